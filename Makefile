@@ -1,0 +1,32 @@
+# `make` alone lists the targets.
+CARGO ?= cargo
+E2E = -p tokenward-e2e
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint demo cluster bench crds
+
+help: ## List these targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+build: ## Build the operator's release binary
+	$(CARGO) build --release --locked
+
+test: lint build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
+	$(CARGO) test --workspace --locked
+
+lint: ## Check the format and the lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+demo: build ## Show and check the whole story on a control plane of its own
+	$(CARGO) run --locked $(E2E) --bin demo
+
+cluster: ## Run a control plane in the foreground until Ctrl-C (CLUSTER_DIR, default target/cluster)
+	$(CARGO) run --locked -q $(E2E) --bin cluster
+
+bench: build ## Measure the operator against a bare loop of the same calls
+	$(CARGO) run --release --locked $(E2E) --bin bench
+
+crds: ## Generate crds/ from the code
+	@new=$$(mktemp) && trap 'rm -f "$$new"' EXIT && \
+	$(CARGO) run --locked -q --bin tokenward -- crds > "$$new" && cat "$$new" > crds/tokenpolicies.yaml

@@ -1,0 +1,46 @@
+//! Kubeconfig files with everything embedded.
+
+use crate::pki::Identity;
+use anyhow::{Context, Result};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The text of a kubeconfig that authenticates with a bearer token.
+#[must_use]
+pub fn with_token(server: &str, ca_pem: &str, token: &str) -> String {
+    render(server, ca_pem, &json!({ "token": token }))
+}
+
+pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) -> String {
+    let user = json!({
+        "client-certificate-data": BASE64_STANDARD.encode(&identity.certificate),
+        "client-key-data": BASE64_STANDARD.encode(&identity.key),
+    });
+    render(server, ca_pem, &user)
+}
+
+fn render(server: &str, ca_pem: &str, user: &Value) -> String {
+    let ca = BASE64_STANDARD.encode(ca_pem);
+    // JSON is YAML, and needs no care for quoting.
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "e2e",
+        "clusters": [{"name": "e2e", "cluster": {"server": server, "certificate-authority-data": ca}}],
+        "users": [{"name": "e2e", "user": user}],
+        "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": "e2e"}}],
+    });
+    format!("{config:#}\n")
+}
+
+/// A client that uses the kubeconfig at `path`; it belongs to the runtime it was made in.
+///
+/// # Errors
+/// When the file cannot be read or used.
+pub async fn client(path: &Path) -> Result<kube::Client> {
+    let text = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(text, &KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
+}

@@ -1,0 +1,20 @@
+//! A real control plane, a fault proxy, the operator under test and a leak scanner: what Tokenward's
+//! end-to-end scenarios and benchmarks are made of.
+
+pub mod control_plane;
+mod http;
+pub mod kubeconfig;
+pub mod leak;
+pub mod operator;
+mod paths;
+mod pki;
+pub mod poll;
+mod ports;
+pub mod process;
+pub mod proxy;
+
+pub use control_plane::{Component, ControlPlane, Profile, audit::AuditEvent};
+pub use operator::{Operator, Options};
+pub use paths::{target_dir, workspace_dir};
+pub use poll::eventually;
+pub use proxy::{Act, Call, Proxy, Rule};

@@ -1,0 +1,382 @@
+//! The operator under test: a process with its own `ServiceAccount`'s token.
+
+use crate::control_plane::printed;
+use crate::poll::eventually_every;
+use crate::process::Process;
+use crate::{Component, ControlPlane, Proxy, eventually, http, kubeconfig, ports, target_dir, workspace_dir};
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use kube::api::{Api, PostParams};
+use rustix::process::Signal;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The namespace that Tokenward is installed in.
+pub const NAMESPACE: &str = "tokenward-system";
+/// Tokenward's own `ServiceAccount`.
+pub const ACCOUNT: &str = "tokenward";
+
+/// How to start an operator.
+#[derive(Default)]
+pub struct Options<'a> {
+    /// Names its files; operators in one folder need different names. Empty: `operator`.
+    pub name: String,
+    /// Where its kubeconfig and log go.
+    pub dir: PathBuf,
+    /// Talk through this proxy rather than to the API server.
+    pub via: Option<&'a Proxy>,
+    /// The namespaces to govern; none means all.
+    pub namespaces: Vec<String>,
+    /// More arguments.
+    pub args: Vec<String>,
+    /// More environment, for example `RUST_LOG`.
+    pub env: Vec<(String, String)>,
+    /// Run this program rather than `TOKENWARD_BIN` or the release build.
+    pub program: Option<PathBuf>,
+    /// Authenticate with this token rather than with a fresh one of the installed account.
+    pub token: Option<SecretString>,
+}
+
+/// An operator's process; dropping it kills it.
+pub struct Operator {
+    command: Recipe,
+    running: Mutex<Running>,
+}
+
+/// What every start has in common.
+struct Recipe {
+    program: PathBuf,
+    name: String,
+    dir: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+#[derive(Clone)]
+struct Running {
+    process: Arc<Process>,
+    metrics: u16,
+    health: u16,
+}
+
+impl Operator {
+    /// Starts the operator (`TOKENWARD_BIN`, else the release build); see [`Operator::ready`].
+    ///
+    /// # Errors
+    /// When there is no program, no token, or no place for its files.
+    pub async fn start(plane: &ControlPlane, options: Options<'_>) -> Result<Self> {
+        let token = match options.token {
+            Some(token) => token,
+            None => token(plane, NAMESPACE, ACCOUNT, Duration::from_hours(24)).await?,
+        };
+        let name = if options.name.is_empty() {
+            "operator".to_owned()
+        } else {
+            options.name
+        };
+        fs::create_dir_all(&options.dir)?;
+        let dir = std::path::absolute(options.dir)?;
+        let (url, ca) = match options.via {
+            Some(proxy) => (proxy.url().to_owned(), proxy.ca_pem()),
+            None => (plane.url(), plane.ca_pem()),
+        };
+        let config = kubeconfig::with_token(&url, ca, token.expose_secret());
+        fs::write(dir.join(format!("{name}.kubeconfig")), config)?;
+        let mut args: Vec<String> = options
+            .namespaces
+            .iter()
+            .map(|name| format!("--namespace={name}"))
+            .collect();
+        args.extend(options.args);
+        let program = options.program.map_or_else(program, Ok)?;
+        let command = Recipe {
+            program,
+            name,
+            dir,
+            args,
+            env: options.env,
+        };
+        let running = Mutex::new(command.spawn()?);
+        Ok(Self { command, running })
+    }
+
+    /// Waits until `/readyz` answers 200, and returns how long that took from the start of the process.
+    ///
+    /// # Errors
+    /// After 60 s, with the last answer; at once when the process ends.
+    pub async fn ready(&self) -> Result<Duration> {
+        let process = self.running().process;
+        let check = async || {
+            let (status, body) = self.readyz().await?;
+            ensure!(status == 200, "/readyz: {status} {body}");
+            Ok(process.started().elapsed())
+        };
+        let pause = Duration::from_millis(10);
+        tokio::select! {
+            done = eventually_every(pause, Duration::from_mins(1), "the operator is ready", check) => {
+                done.with_context(|| process.log_tail())
+            }
+            end = process.wait(Duration::from_mins(2)) => bail!("it ended: {end:?}\n{}", process.log_tail()),
+        }
+    }
+
+    /// Status and body of `/readyz`.
+    ///
+    /// # Errors
+    /// When nothing answers.
+    pub async fn readyz(&self) -> Result<(u16, String)> {
+        http::get(&format!("http://127.0.0.1:{}/readyz", self.running().health)).await
+    }
+
+    /// The text of `/metrics`.
+    ///
+    /// # Errors
+    /// When nothing answers, or not with 200.
+    pub async fn metrics(&self) -> Result<String> {
+        let (status, body) =
+            http::get(&format!("http://127.0.0.1:{}/metrics", self.running().metrics)).await?;
+        ensure!(status == 200, "/metrics: {status} {body}");
+        Ok(body)
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill9(&self) -> Result<ExitStatus> {
+        self.running().process.kill()
+    }
+
+    /// SIGTERM; returns how it ended and how long that took.
+    ///
+    /// # Errors
+    /// When it has ended before, or still runs after 60 s.
+    pub async fn terminate(&self) -> Result<(ExitStatus, Duration)> {
+        let process = self.running().process;
+        let start = Instant::now();
+        process.signal(Signal::TERM)?;
+        let status = process.wait(Duration::from_mins(1)).await?;
+        let status =
+            status.with_context(|| format!("still running 60 s after SIGTERM\n{}", process.log_tail()))?;
+        Ok((status, start.elapsed()))
+    }
+
+    /// Stops it as if its machine slept.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn sigstop(&self) -> Result<()> {
+        self.running().process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn sigcont(&self) -> Result<()> {
+        self.running().process.signal(Signal::CONT)
+    }
+
+    /// Starts it again with the same kubeconfig, killing it first if it still runs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart(&self) -> Result<()> {
+        self.kill9()?;
+        let next = self.command.spawn()?;
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    /// How it ended, or `None` while it runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn exited(&self) -> Result<Option<ExitStatus>> {
+        self.running().process.exited()
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.running().process.id()
+    }
+
+    /// The file with its output, of all starts.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.command.log()
+    }
+
+    /// Its output so far, of all starts.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.log_path())?).into_owned())
+    }
+
+    /// Resident memory in KiB.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn rss_kib(&self) -> Result<u64> {
+        self.proc_status("VmRSS:")
+    }
+
+    /// The most resident memory it ever had, in KiB.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn peak_rss_kib(&self) -> Result<u64> {
+        self.proc_status("VmHWM:")
+    }
+
+    fn proc_status(&self, field: &str) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let value = text.lines().find_map(|line| line.strip_prefix(field));
+        let value = value.and_then(|value| value.split_whitespace().next());
+        Ok(value
+            .with_context(|| format!("no {field} for {}", self.command.name))?
+            .parse()?)
+    }
+
+    fn running(&self) -> Running {
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Recipe {
+    fn log(&self) -> PathBuf {
+        self.dir.join(format!("{}.log", self.name))
+    }
+
+    fn spawn(&self) -> Result<Running> {
+        let (metrics, health) = (ports::free()?, ports::free()?);
+        let mut command = Command::new(&self.program);
+        let names = std::env::vars_os().map(|(name, _)| name);
+        for name in names.filter(|name| is_setting(&name.to_string_lossy())) {
+            command.env_remove(name);
+        }
+        command.arg("run").args(&self.args);
+        command.arg(format!("--metrics-bind-address=127.0.0.1:{metrics}"));
+        command.arg(format!("--health-probe-bind-address=127.0.0.1:{health}"));
+        command
+            .env("KUBECONFIG", self.dir.join(format!("{}.kubeconfig", self.name)))
+            .envs(self.env.iter().cloned());
+        let process = Process::spawn(&self.name, &mut command, &self.log())?;
+        Ok(Running {
+            process: Arc::new(process),
+            metrics,
+            health,
+        })
+    }
+}
+
+fn is_setting(name: &str) -> bool {
+    name.starts_with("KUBE") || name.starts_with("TOKENWARD_")
+}
+
+fn program() -> Result<PathBuf> {
+    let chosen = std::env::var_os("TOKENWARD_BIN").map(PathBuf::from);
+    let path = chosen.unwrap_or_else(|| target_dir().join("release/tokenward"));
+    ensure!(
+        path.is_file(),
+        "{} is missing: run `cargo build --release`, or set TOKENWARD_BIN",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// A token of any `ServiceAccount`, asked for as administrator, unbound, for the API server's own audience.
+///
+/// # Errors
+/// When the API server gives none.
+pub async fn token(
+    plane: &ControlPlane,
+    namespace: &str,
+    account: &str,
+    life: Duration,
+) -> Result<SecretString> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(plane.client().await?, namespace);
+    let spec = TokenRequestSpec {
+        expiration_seconds: Some(life.as_secs().try_into()?),
+        ..Default::default()
+    };
+    let request = TokenRequest {
+        spec,
+        ..TokenRequest::default()
+    };
+    let answer = accounts
+        .create_token_request(account, &PostParams::default(), &request)
+        .await;
+    let answer = answer.with_context(|| format!("a token for {namespace}/{account}"))?;
+    Ok(SecretString::from(
+        answer.status.context("a TokenRequest without status")?.token,
+    ))
+}
+
+/// Installs `config/install`: the CRDs, the namespace, the RBAC and all else that is shipped.
+///
+/// # Errors
+/// When kubectl fails, or the API server or the garbage collector do not take notice within 30 s.
+pub async fn install(plane: &ControlPlane) -> Result<()> {
+    apply_overlay(plane, "config/install").await?;
+    plane
+        .kubectl_ok([
+            "wait",
+            "crd",
+            "--all",
+            "--for=condition=Established",
+            "--timeout=30s",
+        ])
+        .await?;
+    // The garbage collector looks for new kinds every 30 s, and when it starts.
+    plane.stop_component(Component::ControllerManager).await?;
+    plane.start_component(Component::ControllerManager).await?;
+    garbage_collector_knows(plane, "tokenward.dev/v1alpha1", "TokenPolicy").await
+}
+
+/// `kubectl apply --server-side -k` of a folder of the repository.
+///
+/// # Errors
+/// When kubectl fails, with what it said.
+pub async fn apply_overlay(plane: &ControlPlane, folder: &str) -> Result<()> {
+    let path = workspace_dir().join(folder);
+    let output = plane
+        .kubectl(["apply", "--server-side", "-k", &path.to_string_lossy()])
+        .await?;
+    printed(&output).with_context(|| format!("applying {folder}"))?;
+    Ok(())
+}
+
+/// Waits until the garbage collector removes dependents of this kind, by giving it an orphan.
+///
+/// # Errors
+/// When the orphan is still there after 40 s.
+pub async fn garbage_collector_knows(plane: &ControlPlane, api_version: &str, kind: &str) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(plane.client().await?, "default");
+    let owner = json!({"apiVersion": api_version, "kind": kind, "name": "none", "uid": "00000000-none"});
+    let orphan = json!({"metadata": {"generateName": "gc-probe-", "ownerReferences": [owner]}});
+    let orphan = maps
+        .create(&PostParams::default(), &serde_json::from_value(orphan)?)
+        .await?;
+    let name = orphan.metadata.name.context("no name")?;
+    let gone = async || {
+        ensure!(
+            maps.get_opt(&name).await?.is_none(),
+            "the orphan of {kind} is still there"
+        );
+        Ok(())
+    };
+    eventually(Duration::from_secs(40), "the garbage collector works", gone).await
+}

@@ -1,0 +1,143 @@
+//! Flags and environment, checked, as [`Settings`].
+
+use std::net::SocketAddr;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
+#[derive(Debug, Parser)]
+#[command(name = "tokenward", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the operator, with KUBECONFIG or the pod's own account.
+    Run(Settings),
+    /// Prints the CustomResourceDefinitions.
+    Crds,
+}
+
+/// Everything the operator can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// Namespace to govern; may be given several times. None means all.
+    #[arg(long = "namespace", env = "TOKENWARD_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
+    pub namespaces: Vec<String>,
+    /// Grants that are worked on at the same time.
+    #[arg(long, env = "TOKENWARD_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// Where /metrics is served.
+    #[arg(long, env = "TOKENWARD_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub metrics_bind_address: SocketAddr,
+    /// Where /livez and /readyz are served.
+    #[arg(long, env = "TOKENWARD_HEALTH_PROBE_BIND_ADDRESS", default_value = ":8081", value_parser = address)]
+    pub health_probe_bind_address: SocketAddr,
+    /// URL of the API server that is written into Secrets. Default: kube-public/cluster-info, else the operator's own.
+    #[arg(long, env = "TOKENWARD_CLUSTER_SERVER", value_parser = server)]
+    pub cluster_server: Option<String>,
+    /// Form of the log. Default: text on a terminal, else json.
+    #[arg(long, env = "TOKENWARD_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// A DNS label, as namespaces are called (RFC 1123).
+fn namespace(text: &str) -> Result<String, String> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let legal = !text.is_empty()
+        && text.len() <= 63
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if legal {
+        Ok(text.into())
+    } else {
+        Err("a namespace is at most 63 lower-case letters, digits and inner dashes".into())
+    }
+}
+
+/// `host:port`; a missing host means every address.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
+    full.parse()
+        .map_err(|_| "write IP:PORT, or :PORT for every address, as in 127.0.0.1:8080".into())
+}
+
+fn server(text: &str) -> Result<String, String> {
+    let legal = text.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("https")
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+    });
+    if legal {
+        Ok(text.into())
+    } else {
+        Err("write an https URL, as in https://api.example.com:6443".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Settings, String> {
+        let args = ["tokenward", "run"].iter().chain(args);
+        match Cli::try_parse_from(args) {
+            Ok(Cli {
+                command: Command::Run(settings),
+            }) => Ok(settings),
+            Ok(_) => panic!("not run"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn defaults_are_as_documented() {
+        let settings = parse(&[]).unwrap();
+        assert_eq!(settings.metrics_bind_address.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.health_probe_bind_address.to_string(), "0.0.0.0:8081");
+        assert_eq!((settings.concurrency, settings.namespaces.len()), (32, 0));
+    }
+
+    #[test]
+    fn namespaces_may_be_repeated() {
+        assert_eq!(
+            parse(&["--namespace=a", "--namespace", "b"]).unwrap().namespaces,
+            ["a", "b"]
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_answered_in_the_first_line_with_what_is_right() {
+        for (arg, hint) in [
+            ("--namespace=A", "lower-case"),
+            ("--concurrency=0", "1..=256"),
+            ("--metrics-bind-address=8080", "IP:PORT"),
+            ("--cluster-server=http://x", "https URL"),
+            ("--cluster-server=api", "https URL"),
+        ] {
+            let error = parse(&[arg]).unwrap_err();
+            assert!(
+                error.lines().next().is_some_and(|line| line.contains(hint)),
+                "{arg}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! What is known of the objects, read from the API's answers into small owned values.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, SecondsFormat};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::core::{Selector, SelectorExt as _};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Time, keys,
+    managed::{Owned, stable_hash},
+};
+use crate::crd::token_policy::{
+    DeletionPolicy, FormatType, Token, TokenPolicy, TokenPolicySpec, TokenPolicyStatus,
+};
+
+/// What the operator writes into every target besides the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// URL of the API server as consumers reach it.
+    pub server: String,
+    /// The CA bundle of that server, PEM.
+    pub ca: Vec<u8>,
+    /// Whether `server` is only reachable from inside the cluster.
+    pub internal: bool,
+}
+
+/// A `TokenPolicy` as far as decisions need it.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.creationTimestamp`: of two claims to one name the older wins.
+    pub created: Time,
+    /// Deletion has begun.
+    pub terminating: bool,
+    /// What the user asked for.
+    pub spec: TokenPolicySpec,
+    /// Which labels select, unless accounts are named.
+    pub selector: Option<Selector>,
+    /// Annotation `tokenward.dev/rotate`.
+    pub rotate: Option<String>,
+    /// What must be equal for a token to still be the one asked for.
+    pub token_inputs: Box<str>,
+    /// What must be equal for a target to look as asked for.
+    pub layout: Box<str>,
+    /// The status as stored, to write only differences.
+    pub status: TokenPolicyStatus,
+}
+
+/// A policy as the watch delivers it.
+#[derive(Clone, Debug)]
+pub enum PolicyState {
+    /// It says what to do.
+    Readable(Arc<Policy>),
+    /// It is stored but does not parse; its grants freeze.
+    Unreadable {
+        /// `metadata.uid`.
+        uid: Box<str>,
+        /// What is wrong with it.
+        error: String,
+    },
+}
+
+impl PolicyState {
+    /// Reads a policy; a selector that does not compile makes it unreadable.
+    #[must_use]
+    pub fn read(policy: TokenPolicy, site: &Site) -> Self {
+        let uid: Box<str> = policy.metadata.uid.clone().unwrap_or_default().into();
+        match policy
+            .spec
+            .service_accounts
+            .selector
+            .clone()
+            .map(Selector::try_from)
+            .transpose()
+        {
+            Ok(selector) => Self::Readable(Arc::new(Policy::read(policy, uid, selector, site))),
+            Err(error) => Self::Unreadable {
+                uid,
+                error: format!("spec.serviceAccounts.selector: {error}"),
+            },
+        }
+    }
+
+    /// `metadata.uid`.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        match self {
+            Self::Readable(policy) => &policy.uid,
+            Self::Unreadable { uid, .. } => uid,
+        }
+    }
+
+    /// The policy, if it can be read.
+    #[must_use]
+    pub fn readable(&self) -> Option<&Arc<Policy>> {
+        match self {
+            Self::Readable(policy) => Some(policy),
+            Self::Unreadable { .. } => None,
+        }
+    }
+}
+
+impl Policy {
+    fn read(policy: TokenPolicy, uid: Box<str>, selector: Option<Selector>, site: &Site) -> Self {
+        let TokenPolicy {
+            metadata,
+            spec,
+            status,
+        } = policy;
+        Self {
+            uid,
+            generation: metadata.generation.unwrap_or_default(),
+            created: created(&metadata),
+            terminating: metadata.deletion_timestamp.is_some(),
+            rotate: annotation(&metadata, keys::ROTATE)
+                .map(str::to_owned)
+                .filter(|value| !value.is_empty()),
+            selector,
+            token_inputs: token_inputs(&spec),
+            layout: layout(&spec, site),
+            spec,
+            status: status.unwrap_or_default(),
+        }
+    }
+
+    /// Whether targets and anchors go when the policy or the selection goes.
+    #[must_use]
+    pub fn deletes(&self) -> bool {
+        self.spec.deletion_policy == DeletionPolicy::Delete
+    }
+
+    /// Whether the policy governs an account with this name and these labels.
+    #[must_use]
+    pub fn selects(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        match (&self.spec.service_accounts.names, &self.selector) {
+            (Some(names), _) => names.iter().any(|wanted| wanted == name),
+            (None, Some(selector)) => selector.matches(labels),
+            (None, None) => false,
+        }
+    }
+}
+
+/// A ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Deletion has begun.
+    pub terminating: bool,
+}
+
+impl Account {
+    /// Reads an account's metadata.
+    #[must_use]
+    pub fn read(meta: &ObjectMeta) -> Self {
+        Self {
+            uid: meta.uid.clone().unwrap_or_default().into(),
+            labels: meta.labels.clone().unwrap_or_default(),
+            terminating: meta.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// What is known of a published token without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// `jti`.
+    pub id: Box<str>,
+    /// `kid`.
+    pub key_id: Box<str>,
+    /// `iss`.
+    pub issuer: Arc<str>,
+    /// `iat`.
+    pub issued_at: Time,
+    /// `exp`.
+    pub expires_at: Time,
+    /// Name of the anchor it is bound to.
+    pub anchor: Box<str>,
+    /// UID of that anchor.
+    pub anchor_uid: Box<str>,
+}
+
+/// An older token that may still be valid.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Previous {
+    /// Name of its anchor.
+    pub anchor: Box<str>,
+    /// UID of its anchor.
+    pub uid: Box<str>,
+    /// `jti`.
+    pub token_id: Box<str>,
+    /// When its anchor is deleted; fixed when its successor was published.
+    #[serde(with = "instant")]
+    pub retires_at: Time,
+}
+
+/// Instants as RFC 3339 text in whole seconds.
+mod instant {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub fn serialize<S: Serializer>(time: &super::Time, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::text(*time))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<super::Time, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::time(&text).ok_or_else(|| D::Error::custom("not RFC 3339"))
+    }
+}
+
+/// A Secret that carries a target's annotations and its own name in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Box<str>,
+    /// Name of the policy it was written for.
+    pub policy: Box<str>,
+    /// UID of that policy.
+    pub policy_uid: Box<str>,
+    /// Name of the account.
+    pub service_account: Box<str>,
+    /// UID of that account.
+    pub account_uid: Box<str>,
+    /// The token, if the annotations describe one.
+    pub token: Option<TokenFacts>,
+    /// The rotate value it was issued under; empty for none.
+    pub rotate: Box<str>,
+    /// Older tokens.
+    pub previous: Vec<Previous>,
+    /// Hash the token was issued under.
+    pub token_inputs: Box<str>,
+    /// Hash the Secret was written under.
+    pub layout: Box<str>,
+    /// What our Apply entry owns.
+    pub owned: Owned,
+    /// Has the label that the watch selects by.
+    pub marked: bool,
+    /// The owners.
+    pub owners: Owners,
+}
+
+/// Whether the owner references are as we write them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owners {
+    /// UID in a plain reference to a `TokenPolicy`, if there is one.
+    pub policy: Option<Box<str>>,
+    /// There are other references, or ours was given powers it must not have.
+    pub foreign: bool,
+}
+
+impl Owners {
+    fn read(meta: &ObjectMeta) -> Self {
+        let all = meta.owner_references.as_deref().unwrap_or_default();
+        let ours = |owner: &&OwnerReference| {
+            owner.kind == "TokenPolicy"
+                && owner.api_version.starts_with("tokenward.dev/")
+                && owner.controller != Some(true)
+                && owner.block_owner_deletion != Some(true)
+        };
+        let policy = all.iter().find(ours).map(|owner| owner.uid.clone().into());
+        Self {
+            foreign: all.len() > usize::from(policy.is_some()),
+            policy,
+        }
+    }
+
+    /// Whether these are exactly the owners that a policy of this UID wants.
+    #[must_use]
+    pub fn fit(&self, policy: &Policy) -> bool {
+        !self.foreign && self.policy.as_deref() == policy.deletes().then_some(&*policy.uid)
+    }
+}
+
+impl Target {
+    /// Reads a target from a Secret's metadata. `None` means the Secret is not a target of ours, whatever its
+    /// labels say: its annotations name no policy and account, or another Secret.
+    #[must_use]
+    pub fn read(meta: &ObjectMeta) -> Option<Self> {
+        let name = meta.name.as_deref()?;
+        let text = |key| annotation(meta, key).unwrap_or_default();
+        if text(keys::TARGET) != name
+            || text(keys::POLICY).is_empty()
+            || text(keys::SERVICE_ACCOUNT).is_empty()
+        {
+            return None;
+        }
+        Some(Self {
+            uid: meta.uid.as_deref()?.into(),
+            resource_version: meta.resource_version.as_deref()?.into(),
+            policy: text(keys::POLICY).into(),
+            policy_uid: label(meta, keys::POLICY_UID).unwrap_or_default().into(),
+            service_account: text(keys::SERVICE_ACCOUNT).into(),
+            account_uid: text(keys::SERVICE_ACCOUNT_UID).into(),
+            token: token(meta),
+            rotate: text(keys::ROTATE).into(),
+            previous: serde_json::from_str(text(keys::PREVIOUS)).unwrap_or_default(),
+            token_inputs: text(keys::TOKEN_INPUTS).into(),
+            layout: text(keys::LAYOUT).into(),
+            owned: Owned::read(meta),
+            marked: label(meta, keys::ROLE) == Some(keys::TARGET_ROLE),
+            owners: Owners::read(meta),
+        })
+    }
+}
+
+fn token(meta: &ObjectMeta) -> Option<TokenFacts> {
+    let text = |key| annotation(meta, key);
+    Some(TokenFacts {
+        id: text(keys::TOKEN_ID)?.into(),
+        key_id: text(keys::KEY_ID)?.into(),
+        issuer: text(keys::ISSUER)?.into(),
+        issued_at: time(text(keys::ISSUED_AT)?)?,
+        expires_at: time(text(keys::EXPIRES_AT)?)?,
+        anchor: text(keys::ANCHOR)?.into(),
+        anchor_uid: text(keys::ANCHOR_UID)?.into(),
+    })
+}
+
+/// An anchor: an empty, immutable Secret of our type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Box<str>,
+    /// `metadata.creationTimestamp`.
+    pub created: Time,
+    /// Annotation `policy`; empty when somebody removed it.
+    pub policy: Box<str>,
+    /// Annotation `service-account`; empty when somebody removed it.
+    pub service_account: Box<str>,
+    /// Annotation `target`; empty when somebody removed it.
+    pub target: Box<str>,
+    /// No token bound to it outlives this.
+    pub dies_at_latest: Option<Time>,
+    /// Has the label that people list anchors by.
+    pub marked: bool,
+    /// The owners.
+    pub owners: Owners,
+}
+
+impl Anchor {
+    /// Reads an anchor from the metadata of a Secret whose type is known to be the anchors'. `None` for a
+    /// name that is not ours.
+    #[must_use]
+    pub fn read(meta: &ObjectMeta) -> Option<Self> {
+        meta.name
+            .as_deref()
+            .filter(|name| name.starts_with(keys::ANCHOR_PREFIX))?;
+        let text = |key| annotation(meta, key).unwrap_or_default();
+        Some(Self {
+            uid: meta.uid.as_deref()?.into(),
+            resource_version: meta.resource_version.as_deref()?.into(),
+            created: created(meta),
+            policy: text(keys::POLICY).into(),
+            service_account: text(keys::SERVICE_ACCOUNT).into(),
+            target: text(keys::TARGET).into(),
+            dies_at_latest: time(text(keys::DIES_AT_LATEST)),
+            marked: label(meta, keys::ROLE) == Some(keys::ANCHOR_ROLE),
+            owners: Owners::read(meta),
+        })
+    }
+}
+
+/// RFC 3339 in UTC and whole seconds, as Kubernetes writes instants.
+#[must_use]
+pub fn text(time: Time) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Reads RFC 3339.
+#[must_use]
+pub fn time(text: &str) -> Option<Time> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+fn created(meta: &ObjectMeta) -> Time {
+    let seconds = meta.creation_timestamp.as_ref().map(|time| time.0.as_second());
+    seconds
+        .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
+        .unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+/// Hash over the fields that need a new token when they change. Defaults are left out, so that an upgrade
+/// that adds a field changes nothing.
+fn token_inputs(spec: &TokenPolicySpec) -> Box<str> {
+    let default = Token::default();
+    let mut inputs: Vec<String> = spec
+        .token
+        .audiences
+        .iter()
+        .map(|audience| format!("audience={audience}"))
+        .collect();
+    if spec.token.duration != default.duration {
+        inputs.push(format!("duration={}", spec.token.duration));
+    }
+    if spec.deletion_policy != DeletionPolicy::default() {
+        inputs.push("deletionPolicy=Retain".into());
+    }
+    versioned(&inputs)
+}
+
+/// Hash over the fields that need only a new rendering when they change.
+fn layout(spec: &TokenPolicySpec, site: &Site) -> Box<str> {
+    let mut inputs = vec![
+        format!("server={}", site.server),
+        format!(
+            "ca={:016x}",
+            stable_hash([String::from_utf8_lossy(&site.ca).as_ref()])
+        ),
+    ];
+    inputs.extend(
+        spec.secret
+            .labels
+            .iter()
+            .map(|(key, value)| format!("label={key}={value}")),
+    );
+    inputs.extend(
+        spec.secret
+            .annotations
+            .iter()
+            .map(|(key, value)| format!("annotation={key}={value}")),
+    );
+    let format = &spec.secret.format;
+    if format.kind != FormatType::default() {
+        inputs.push(format!("format={:?}", format.kind));
+    }
+    if let Some(options) = &format.kubeconfig {
+        inputs.extend(
+            options
+                .cluster_name
+                .iter()
+                .map(|name| format!("clusterName={name}")),
+        );
+        inputs.extend(options.namespace.iter().map(|name| format!("namespace={name}")));
+    }
+    versioned(&inputs)
+}
+
+/// The version in front lets a later release tell its own hashes from these.
+fn versioned(inputs: &[String]) -> Box<str> {
+    format!("v1:{:016x}", stable_hash(inputs.iter().map(String::as_str))).into()
+}

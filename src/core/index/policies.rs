@@ -1,0 +1,215 @@
+//! Statuses: which are due to be written, at what pace, and what they say.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::TimeDelta;
+
+use super::{Grant, Index};
+use crate::{
+    core::{
+        Time,
+        facts::PolicyState,
+        failure::{Failure, Reason},
+        grant::GrantKey,
+        notice::{Notice, What},
+        status::{self, Context, Row},
+        table::Key,
+    },
+    crd::token_policy::TokenPolicyStatus,
+};
+
+/// One policy's status is written at most this often.
+const PER_POLICY: TimeDelta = TimeDelta::seconds(1);
+/// All statuses together are written at most 20 times a second.
+const OVER_ALL: TimeDelta = TimeDelta::milliseconds(50);
+/// After a failed write.
+const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(5);
+
+/// Policies whose status may have changed.
+#[derive(Debug, Default)]
+pub(super) struct StatusQueue {
+    due: BTreeMap<Key, Time>,
+    written: HashMap<Key, (Time, TokenPolicyStatus)>,
+    next: Option<Time>,
+}
+
+impl StatusQueue {
+    /// The status of this policy may have changed.
+    pub(super) fn mark(&mut self, key: Key, now: Time) {
+        let earliest = self
+            .written
+            .get(&key)
+            .map_or(now, |(at, _)| now.max(*at + PER_POLICY));
+        self.due.entry(key).or_insert(earliest);
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Time> {
+        let first = self.due.values().min()?;
+        Some(self.next.map_or(*first, |next| next.max(*first)))
+    }
+
+    fn pop(&mut self, now: Time) -> Option<Key> {
+        if self.next.is_some_and(|next| next > now) {
+            return None;
+        }
+        let key = self.due.iter().find(|(_, at)| **at <= now)?.0.clone();
+        self.due.remove(&key);
+        Some(key)
+    }
+}
+
+/// A status to be written.
+#[derive(Debug)]
+pub struct StatusWrite {
+    /// The policy.
+    pub policy: Key,
+    /// Its UID: a policy re-created meanwhile gets its own.
+    pub uid: Box<str>,
+    /// The status.
+    pub status: TokenPolicyStatus,
+}
+
+impl Index {
+    /// The next status that differs from what is stored and may be written now.
+    pub fn take_status(&mut self, now: Time) -> Option<StatusWrite> {
+        while let Some(key) = self.statuses.pop(now) {
+            let Some(state) = self.policies.get(&key) else {
+                self.statuses.written.remove(&key);
+                continue;
+            };
+            let uid = state.uid().into();
+            let stored = self.stored(&key, state);
+            let blocked = self.blocked(&key.namespace).cloned();
+            if blocked.is_none() && !self.is_complete(&key.namespace) {
+                // Half a view says nothing; the policy is marked again when the lists are complete.
+                continue;
+            }
+            let status = match &blocked {
+                Some(failure) => status::stalled(failure, &stored, now),
+                None => self.summary(&key, state, &stored, now),
+            };
+            let differs = status != stored;
+            if let Some(failure) = blocked.filter(|_| differs) {
+                self.notify_policy(&key, What::Failing(failure));
+            }
+            self.statuses.written.insert(key.clone(), (now, status.clone()));
+            if differs {
+                self.statuses.next = Some(now + OVER_ALL);
+                return Some(StatusWrite {
+                    policy: key,
+                    uid,
+                    status,
+                });
+            }
+        }
+        None
+    }
+
+    /// The write failed: the next one is tried in a while, against what is stored.
+    pub fn status_failed(&mut self, key: &Key, now: Time) {
+        self.statuses.written.remove(key);
+        self.statuses.due.insert(key.clone(), now + AFTER_FAILURE);
+    }
+
+    /// The difference between the local clock and the API server's.
+    pub fn set_skew(&mut self, skew: TimeDelta, now: Time) {
+        let flips = (self.skew.abs() > status::MAX_SKEW) != (skew.abs() > status::MAX_SKEW);
+        self.skew = skew;
+        if flips {
+            let keys: Vec<Key> = self.policies.iter().map(|(key, _)| key.clone()).collect();
+            for key in keys {
+                self.statuses.mark(key, now);
+            }
+        }
+    }
+
+    /// Something that concerns every account of a policy.
+    fn notify_policy(&mut self, key: &Key, what: What) {
+        let policy_uid = self
+            .policies
+            .get(key)
+            .map(|policy| policy.uid().into())
+            .unwrap_or_default();
+        let grant = GrantKey {
+            namespace: key.namespace.clone(),
+            policy: key.name.clone(),
+            account: "*".into(),
+        };
+        self.notices.push(Notice {
+            grant,
+            policy_uid,
+            target: None,
+            what,
+        });
+    }
+
+    /// What we wrote last, or what the watch showed.
+    fn stored(&self, key: &Key, state: &PolicyState) -> TokenPolicyStatus {
+        let written = self.statuses.written.get(key).map(|(_, status)| status.clone());
+        written
+            .or_else(|| state.readable().map(|policy| policy.status.clone()))
+            .unwrap_or_default()
+    }
+
+    fn summary(
+        &self,
+        key: &Key,
+        state: &PolicyState,
+        stored: &TokenPolicyStatus,
+        now: Time,
+    ) -> TokenPolicyStatus {
+        match state {
+            PolicyState::Readable(policy) => {
+                let rows = self
+                    .grants_of(key)
+                    .filter_map(|grant| self.row(grant, now))
+                    .collect();
+                status::summarise(
+                    policy,
+                    rows,
+                    stored,
+                    Context {
+                        now,
+                        skew: self.skew,
+                        site: &self.site,
+                    },
+                )
+            }
+            PolicyState::Unreadable { error, .. } => {
+                let failure = Failure::new(
+                    Reason::PolicyUnreadable,
+                    &format!("TokenPolicy {key} does not parse: {error}"),
+                );
+                status::stalled(&failure, stored, now)
+            }
+        }
+    }
+
+    fn row(&self, key: &GrantKey, now: Time) -> Option<Row> {
+        let facts = self.facts(key).filter(|_| self.selects(key))?;
+        let Grant { standing, since, .. } = self.grants.get(key)?;
+        let target = facts.target();
+        let token = target.and_then(|target| target.token.as_ref());
+        Some(Row {
+            account: key.account.to_string(),
+            valid: target.is_some_and(|target| facts.is_valid(target, now)),
+            standing: standing.clone(),
+            since: *since,
+            token: token.map(|token| (token.issued_at, token.expires_at)),
+            due: target.and_then(|target| facts.due(target)),
+        })
+    }
+
+    /// Earliest expiration and next rotation of every policy that has any, for metrics.
+    pub fn times(&self) -> impl Iterator<Item = (&Key, [Option<&str>; 2])> {
+        self.statuses.written.iter().map(|(key, (_, status))| {
+            (
+                key,
+                [
+                    status.earliest_expiration.as_deref(),
+                    status.next_rotation.as_deref(),
+                ],
+            )
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! Decisions, without a clock, a client, a runtime or randomness: every function here is a plain function
+//! of its arguments and can be tested as one.
+
+pub mod claims;
+pub mod facts;
+pub mod failure;
+pub mod grant;
+pub mod index;
+pub mod keys;
+pub mod managed;
+pub mod notice;
+pub mod plan;
+pub mod queue;
+pub mod redact;
+pub mod render;
+pub mod schedule;
+pub mod select;
+pub mod status;
+pub mod table;
+
+/// An instant by the API server's clock.
+pub type Time = chrono::DateTime<chrono::Utc>;

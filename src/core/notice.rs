@@ -1,0 +1,122 @@
+//! What people are told: one notice becomes one event, perhaps one log line, and a count.
+
+use super::{
+    claims::Claims,
+    facts::text,
+    failure::Failure,
+    grant::GrantKey,
+    plan::{Retirement, Why},
+};
+
+/// Something happened to a grant.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// Policy and account.
+    pub grant: GrantKey,
+    /// UID of the policy, for the event's reference; empty when it is gone.
+    pub policy_uid: Box<str>,
+    /// Name of the target, if it has one.
+    pub target: Option<String>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// A token was published.
+    Issued {
+        /// Why.
+        why: Why,
+        /// What the token says.
+        claims: Box<Claims>,
+    },
+    /// A Secret was written again with the same token, or its metadata was mended.
+    Repaired {
+        /// Why.
+        why: Why,
+    },
+    /// An anchor was deleted, and the token bound to it is dead.
+    Retired(Retirement),
+    /// A target was deleted.
+    Removed,
+    /// It began to fail, or fails for another reason.
+    Failing(Failure),
+    /// It stopped failing.
+    Recovered,
+}
+
+impl What {
+    /// The event's reason.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Issued {
+                why: Why::FirstIssue, ..
+            } => "TokenIssued",
+            Self::Issued {
+                why: Why::Due | Why::RotationRequested | Why::SpecChanged,
+                ..
+            } => "TokenRotated",
+            Self::Issued { .. } => "TokenReissued",
+            Self::Repaired { .. } => "SecretRepaired",
+            Self::Retired(_) => "TokenRevoked",
+            Self::Removed => "SecretDeleted",
+            Self::Failing(failure) => failure.reason.as_str(),
+            Self::Recovered => "Recovered",
+        }
+    }
+
+    /// The event's action: what the operator was doing, in the words of events.k8s.io.
+    #[must_use]
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Self::Issued { .. } | Self::Failing(_) | Self::Recovered => "Issue",
+            Self::Repaired { .. } => "Repair",
+            Self::Retired(_) => "Revoke",
+            Self::Removed => "Delete",
+        }
+    }
+
+    /// Whether somebody should look.
+    #[must_use]
+    pub const fn is_warning(&self) -> bool {
+        matches!(self, Self::Failing(_))
+    }
+}
+
+impl Notice {
+    /// The text for people.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let account = &self.grant.account;
+        match &self.what {
+            What::Issued { why, claims } => format!(
+                "ServiceAccount {account}: token {} published in Secret {}, expires {} ({})",
+                claims.token_id,
+                self.target.as_deref().unwrap_or_default(),
+                text(claims.expires_at),
+                why.as_str()
+            ),
+            What::Repaired { why } => format!(
+                "ServiceAccount {account}: Secret {} mended, same token ({})",
+                self.target.as_deref().unwrap_or_default(),
+                why.as_str()
+            ),
+            What::Retired(retirement) => format!(
+                "ServiceAccount {account}: token {} revoked by deleting anchor {} ({})",
+                retirement.token_id.as_deref().unwrap_or("never published"),
+                retirement.anchor,
+                retirement.cause.as_str()
+            ),
+            What::Removed => {
+                format!(
+                    "ServiceAccount {account}: Secret {} deleted",
+                    self.target.as_deref().unwrap_or_default()
+                )
+            }
+            What::Failing(failure) => format!("ServiceAccount {account}: {}", failure.message),
+            What::Recovered => format!("ServiceAccount {account}: works again"),
+        }
+    }
+}

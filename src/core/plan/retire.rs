@@ -1,0 +1,214 @@
+//! Which anchors to delete now. Nothing that blocks issuing blocks this.
+
+use chrono::TimeDelta;
+
+use super::{Ending, Facts, Look, deletes, ending};
+use crate::core::{
+    Time,
+    facts::{Anchor, Target},
+    render,
+};
+
+/// An anchor that no target names is what a crash left behind, or another process at work: after this long it
+/// is the former.
+const LOST_AFTER: TimeDelta = TimeDelta::seconds(60);
+
+/// Why an anchor is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Its token was replaced long enough ago.
+    OverlapEnded,
+    /// Its token was replaced and nobody remembers it, or more than eight were remembered.
+    Superseded,
+    /// It was left behind by a crash or a failed request.
+    Lost,
+    /// Its token has expired.
+    Expired,
+    /// The policy goes.
+    PolicyDeleted,
+    /// The policy does not select the account any more.
+    Unselected,
+    /// Its token was minted and then not needed.
+    Discarded,
+}
+
+impl Cause {
+    /// The word in events, logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OverlapEnded => "OverlapEnded",
+            Self::Superseded => "Superseded",
+            Self::Lost => "Lost",
+            Self::Expired => "Expired",
+            Self::PolicyDeleted => "PolicyDeleted",
+            Self::Unselected => "Unselected",
+            Self::Discarded => "Discarded",
+        }
+    }
+}
+
+/// One anchor to delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retirement {
+    /// Its name.
+    pub anchor: Box<str>,
+    /// Its UID: an anchor re-created under the same name is another one.
+    pub uid: Box<str>,
+    /// The token bound to it, where known.
+    pub token_id: Option<Box<str>>,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// How a target names an anchor.
+enum Named {
+    Current,
+    Previous { retires_at: Time, token_id: Box<str> },
+    Not,
+}
+
+/// Every anchor to delete now.
+pub(super) fn due(now: Time, facts: &Facts<'_>, drop_attempt: bool) -> Vec<Retirement> {
+    if facts.memory.retire_after.is_some_and(|after| now < after) {
+        return Vec::new();
+    }
+    let end = end(now, facts);
+    let anchors = facts.anchors.iter().filter_map(|(name, (anchor, seen))| {
+        let named = named(facts, name, anchor);
+        let cause = match end {
+            Some(cause) => deletes(facts, anchor.owners.policy.as_deref()).then_some(cause),
+            None if is_held(facts, name) => drop_attempt.then_some(Cause::Discarded),
+            None => cause(now, facts, anchor, *seen, &named),
+        };
+        // With `Retain`, and after the policy let go, an anchor still goes when its token cannot be alive.
+        let cause = cause.or_else(|| is_expired(now, anchor, &named).then_some(Cause::Expired))?;
+        let token_id = match named {
+            Named::Previous { token_id, .. } => Some(token_id),
+            Named::Current => current(facts, name).map(|(_, id)| id),
+            Named::Not => None,
+        };
+        Some(Retirement {
+            anchor: (*name).into(),
+            uid: anchor.uid.clone(),
+            token_id,
+            cause,
+        })
+    });
+    anchors.collect()
+}
+
+/// The cause that takes all anchors of a grant, once its end is sure.
+fn end(now: Time, facts: &Facts<'_>) -> Option<Cause> {
+    let sure = ending(now, facts)? == Ending::Sure;
+    let selected = facts.memory.unselected_since.is_none();
+    sure.then_some(if selected {
+        Cause::PolicyDeleted
+    } else {
+        Cause::Unselected
+    })
+}
+
+fn is_held(facts: &Facts<'_>, name: &str) -> bool {
+    facts
+        .memory
+        .attempt
+        .as_ref()
+        .is_some_and(|attempt| attempt.anchor.name == name)
+}
+
+fn cause(now: Time, facts: &Facts<'_>, anchor: &Anchor, seen: Time, named: &Named) -> Option<Cause> {
+    match named {
+        Named::Current => None,
+        Named::Previous { retires_at, .. } => (*retires_at <= now).then_some(Cause::OverlapEnded),
+        Named::Not
+            if facts
+                .targets()
+                .any(|(_, target)| supersedes(facts, target, anchor)) =>
+        {
+            Some(Cause::Superseded)
+        }
+        Named::Not => (lost_at(seen) <= now && looked_since(facts, lost_at(seen))).then_some(Cause::Lost),
+    }
+}
+
+/// A published token whose anchor is younger than `anchor` is the successor of the latter's. Believed only while
+/// nobody has touched the annotations, `previous` among them.
+fn supersedes(facts: &Facts<'_>, target: &Target, anchor: &Anchor) -> bool {
+    let untouched = facts
+        .readable()
+        .is_some_and(|policy| target.owned.metadata == render::owned(policy).metadata);
+    let published = target
+        .token
+        .as_ref()
+        .and_then(|token| facts.anchors.get(&*token.anchor));
+    untouched && published.is_some_and(|(published, _)| published.created > anchor.created)
+}
+
+fn lost_at(seen: Time) -> Time {
+    seen + LOST_AFTER
+}
+
+fn looked_since(facts: &Facts<'_>, since: Time) -> bool {
+    facts.memory.proof.target_seen.is_some_and(|seen| seen >= since)
+}
+
+fn is_expired(now: Time, anchor: &Anchor, named: &Named) -> bool {
+    matches!(named, Named::Not | Named::Previous { .. })
+        && anchor.dies_at_latest.is_some_and(|dies| dies <= now)
+}
+
+fn named(facts: &Facts<'_>, name: &str, anchor: &Anchor) -> Named {
+    if current(facts, name).is_some_and(|(uid, _)| uid == anchor.uid) {
+        return Named::Current;
+    }
+    let entry = facts
+        .targets()
+        .flat_map(|(_, target)| &target.previous)
+        .find(|entry| *entry.anchor == *name && entry.uid == anchor.uid);
+    entry.map_or(Named::Not, |entry| Named::Previous {
+        retires_at: entry.retires_at,
+        token_id: entry.token_id.clone(),
+    })
+}
+
+/// UID of the anchor and id of the token, if a target of the grant names it as the current one.
+fn current(facts: &Facts<'_>, name: &str) -> Option<(Box<str>, Box<str>)> {
+    let mut tokens = facts.targets().filter_map(|(_, target)| target.token.as_ref());
+    tokens
+        .find(|token| *token.anchor == *name)
+        .map(|token| (token.anchor_uid.clone(), token.id.clone()))
+}
+
+/// The look at the target that a sweep needs first.
+pub(super) fn look(now: Time, facts: &Facts<'_>) -> Option<Look> {
+    let lost = facts.anchors.iter().any(|(name, (anchor, seen))| {
+        !is_held(facts, name)
+            && matches!(named(facts, name, anchor), Named::Not)
+            && lost_at(*seen) <= now
+            && !looked_since(facts, lost_at(*seen))
+    });
+    let failing = facts
+        .memory
+        .failing
+        .as_ref()
+        .is_some_and(|failing| failing.retry_at > now);
+    let name = facts.name.as_deref().ok()?;
+    (lost && !failing).then(|| Look::Target(name.to_owned()))
+}
+
+/// When the next anchor has to be looked at again.
+pub(super) fn next(now: Time, facts: &Facts<'_>) -> Option<Time> {
+    let times = facts
+        .anchors
+        .iter()
+        .filter_map(|(name, (anchor, seen))| match named(facts, name, anchor) {
+            Named::Current => None,
+            Named::Previous { retires_at, .. } => Some(retires_at),
+            Named::Not => Some(lost_at(*seen)),
+        });
+    times
+        .filter(|time| *time > now)
+        .chain(facts.memory.retire_after.filter(|after| *after > now))
+        .min()
+}

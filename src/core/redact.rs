@@ -1,0 +1,66 @@
+//! Texts that others wrote, made safe to show: no tokens, no control characters, no more than fits.
+
+/// Longest message that is shown in a condition or event, in characters.
+pub const MAX_MESSAGE: usize = 256;
+
+/// Cuts a foreign text to [`MAX_MESSAGE`] characters, replaces anything shaped like a JSON Web Token, and
+/// turns control characters into blanks, so that a message cannot forge log lines.
+#[must_use]
+pub fn message(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(4 * MAX_MESSAGE));
+    for word in text.split_inclusive(|c: char| !is_token_char(c)) {
+        let end = word.trim_end_matches(|c: char| !is_token_char(c)).len();
+        let (body, tail) = word.split_at(end);
+        out.push_str(if is_secret(body) { "[removed]" } else { body });
+        out.extend(tail.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        if out.len() > 4 * MAX_MESSAGE {
+            break;
+        }
+    }
+    out.chars().take(MAX_MESSAGE).collect()
+}
+
+/// Letters of base64 (plain and URL-safe) and the dots between the parts of a token.
+fn is_token_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+' | '/' | '=')
+}
+
+/// `eyJ` is how every JSON object starts in base64, `ZXlK` how that does in base64 once more.
+fn is_secret(word: &str) -> bool {
+    ["eyJ", "ZXlK"]
+        .iter()
+        .any(|start| word.find(start).is_some_and(|at| word.len() - at > 40))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn removes_tokens_and_keeps_the_rest() {
+        let token = format!("eyJhbGciOiJFUzI1NiJ9.{}.sig", "A".repeat(80));
+        assert_eq!(
+            message(&format!("denied: \"{token}\" is bad")),
+            "denied: \"[removed]\" is bad"
+        );
+        assert_eq!(message("exceeded quota: secrets=1"), "exceeded quota: secrets=1");
+        assert_eq!(message("two\nlines\u{1b}[31m"), "two lines [31m");
+    }
+
+    proptest! {
+        #[test]
+        fn is_short_and_without_control_characters(text in any::<String>()) {
+            let safe = message(&text);
+            prop_assert!(safe.chars().count() <= MAX_MESSAGE);
+            prop_assert!(!safe.chars().any(char::is_control));
+        }
+
+        #[test]
+        fn never_shows_a_token(before in "[ a-z:\"{]{0,300}", body in "[A-Za-z0-9_-]{60}") {
+            let safe = message(&format!("{before}eyJ{body}.{body}"));
+            prop_assert!(!safe.contains(&body[..40]));
+        }
+    }
+}

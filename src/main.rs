@@ -1,0 +1,92 @@
+//! The program: parse, install the TLS provider, run, exit code.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser as _, error::ErrorKind};
+use tokenward::{
+    cli::{Cli, Command, LogFormat, Settings},
+    crd, shell,
+};
+use tracing_subscriber::EnvFilter;
+
+/// kube logs answers that it cannot parse at WARN; nothing that could hold a token is sent through that path,
+/// and this keeps it so.
+const DEFAULT_FILTER: &str = "info,kube_client=error";
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(Cli {
+            command: Command::Crds,
+        }) => print_crds(),
+        Ok(Cli {
+            command: Command::Run(settings),
+        }) => run(&settings),
+        Err(error) => usage(&error),
+    }
+}
+
+/// Help goes out whole; of an error the first line says what is right.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+        _ => {
+            let text = error.to_string();
+            let _ = writeln!(std::io::stderr(), "{}", text.lines().next().unwrap_or_default());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print_crds() -> ExitCode {
+    match crd::yaml() {
+        Ok(yaml) => std::io::stdout()
+            .write_all(yaml.as_bytes())
+            .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run(settings: &Settings) -> ExitCode {
+    log_to_stderr(settings.log_format);
+    // The provider can be installed once, and here nobody has done so before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // The loop and its calls wait more than they compute: two threads serve any number of grants.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    match runtime.map(|runtime| runtime.block_on(shell::run::run(settings))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::FAILURE
+}
+
+fn log_to_stderr(format: Option<LogFormat>) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let terminal = std::io::stderr().is_terminal();
+    match format.unwrap_or(if terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    }) {
+        LogFormat::Text => builder.with_ansi(terminal).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,176 @@
+//! One request to the API server and its answer, without kube's typed response path: that one logs bodies it
+//! cannot parse, and the bodies here hold tokens.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, header};
+use http_body_util::{BodyExt as _, Limited};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::{
+    Client, Config,
+    client::{Body, ClientBuilder},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::de::DeserializeOwned;
+
+use super::time::Clock;
+use crate::core::failure::Failure;
+
+/// A call that has no answer by then is given up: a slot must not wait for a silent peer.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Longest answer that is read; a Secret has at most 1 MiB of data.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// Answers with metadata only: token bytes never come back.
+pub const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// The same for a list.
+pub const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+/// Plain JSON.
+pub const JSON: &str = "application/json";
+/// Server-side apply.
+pub const APPLY: &str = "application/apply-patch+yaml";
+/// RFC 7396.
+pub const MERGE_PATCH: &str = "application/merge-patch+json";
+/// RFC 6902.
+pub const JSON_PATCH: &str = "application/json-patch+json";
+
+/// The API server, for single calls. Nothing is retried here: a repeated TokenRequest would be a second token.
+#[derive(Clone)]
+pub struct Api {
+    client: Client,
+    clock: Arc<Clock>,
+}
+
+/// One request.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// What is being done to which object, for messages: "create Secret ci/x".
+    pub what: &'a str,
+    /// HTTP method.
+    pub method: &'a Method,
+    /// Path and query.
+    pub path: &'a str,
+    /// `Accept`.
+    pub accept: &'static str,
+    /// `Content-Type`.
+    pub content: &'static str,
+    /// The body.
+    pub body: &'a SecretString,
+}
+
+/// Why a call brought nothing.
+#[derive(Debug)]
+pub struct CallError {
+    /// The HTTP status, if the API server itself answered.
+    pub code: Option<u16>,
+    /// What it was about, when the server said so: `details.kind` and `details.name`.
+    pub object: Option<(String, String)>,
+    /// For people.
+    pub failure: Failure,
+}
+
+impl CallError {
+    fn unanswered(what: &str, error: &str) -> Box<Self> {
+        Box::new(Self {
+            code: None,
+            object: None,
+            failure: Failure::unanswered(what, error),
+        })
+    }
+
+    fn refused(what: &str, code: u16, body: &str) -> Box<Self> {
+        let Ok(mut status) = serde_json::from_str::<Status>(body) else {
+            return Self::unanswered(what, &format!("answered HTTP {code} without a Kubernetes status"));
+        };
+        status.code = Some(i32::from(code));
+        let object = status.details.as_ref().map(|details| {
+            (
+                details.kind.clone().unwrap_or_default(),
+                details.name.clone().unwrap_or_default(),
+            )
+        });
+        Box::new(Self {
+            code: Some(code),
+            object,
+            failure: Failure::refused(what, &status),
+        })
+    }
+}
+
+impl Api {
+    /// A client of its own for this configuration.
+    ///
+    /// # Errors
+    /// When the TLS or authentication settings of the configuration cannot be used.
+    pub fn new(mut config: Config, clock: Arc<Clock>) -> Result<Self, kube::Error> {
+        config.default_retry = false;
+        Ok(Self {
+            client: ClientBuilder::try_from(config)?.build(),
+            clock,
+        })
+    }
+
+    /// The clock that follows the answers.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Sends one call and returns the body of a successful answer.
+    ///
+    /// # Errors
+    /// When there is no answer in time, or it is a refusal.
+    pub async fn call(&self, call: Call<'_>) -> Result<SecretString, Box<CallError>> {
+        let answer = tokio::time::timeout(DEADLINE, self.exchange(call)).await;
+        let (code, body) = answer.map_err(|_| CallError::unanswered(call.what, "no answer in 10 s"))??;
+        if (200..300).contains(&code) {
+            Ok(body)
+        } else {
+            Err(CallError::refused(call.what, code, body.expose_secret()))
+        }
+    }
+
+    async fn exchange(&self, call: Call<'_>) -> Result<(u16, SecretString), Box<CallError>> {
+        let unanswered = |error: &dyn std::fmt::Display| CallError::unanswered(call.what, &error.to_string());
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(call.path)
+            .header(header::ACCEPT, call.accept)
+            .body(Body::from(call.body.expose_secret().as_bytes().to_vec()))
+            .map_err(|error| unanswered(&error))?;
+        if !call.body.expose_secret().is_empty() {
+            request
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static(call.content));
+        }
+        let response = self
+            .client
+            .send(request)
+            .await
+            .map_err(|error| unanswered(&error))?;
+        let code = response.status().as_u16();
+        if let Some(date) = response
+            .headers()
+            .get(header::DATE)
+            .and_then(|date| date.to_str().ok())
+        {
+            self.clock.follow(date);
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| unanswered(&error))?;
+        let text =
+            String::from_utf8(body.to_bytes().into()).map_err(|_| unanswered(&"the answer is not text"))?;
+        Ok((code, text.into()))
+    }
+}
+
+/// Reads an answer that holds no token.
+///
+/// # Errors
+/// When it is not what was asked for; the answer itself is never quoted.
+pub fn parse<T: DeserializeOwned>(what: &str, body: &SecretString) -> Result<T, Box<CallError>> {
+    serde_json::from_str(body.expose_secret())
+        .map_err(|_| CallError::unanswered(what, "the answer has another form than asked for"))
+}

@@ -1,0 +1,158 @@
+//! Notices, told: an event on the policy, a log line, and a limit so that a storm of them harms nobody.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use chrono::SecondsFormat;
+use http::Method;
+use secrecy::SecretString;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::{
+    api::{Api, Call, JSON, METADATA},
+    metrics::Metrics,
+};
+use crate::core::{
+    facts::text,
+    notice::{Notice, What},
+};
+
+/// Events in a row before the pace is limited.
+const BURST: f64 = 100.0;
+/// Events a second after that.
+const PER_SECOND: f64 = 10.0;
+/// The longest note that events.k8s.io/v1 takes.
+const MAX_NOTE: usize = 1024;
+
+/// Tells people what happened.
+#[derive(Clone)]
+pub struct Reporter {
+    api: Api,
+    metrics: Arc<Metrics>,
+    instance: Arc<str>,
+    bucket: Arc<Mutex<(f64, Instant)>>,
+}
+
+impl Reporter {
+    /// A reporter with a full bucket.
+    #[must_use]
+    pub fn new(api: Api, metrics: Arc<Metrics>) -> Self {
+        let instance = std::env::var("HOSTNAME").unwrap_or_else(|_| "tokenward".into());
+        Self {
+            api,
+            metrics,
+            instance: instance.into(),
+            bucket: Arc::new(Mutex::new((BURST, Instant::now()))),
+        }
+    }
+
+    /// Logs a notice, counts it, and publishes it as an event if the bucket allows.
+    pub fn report(&self, notice: Notice) {
+        log(&notice);
+        self.metrics.notice(&notice.what);
+        if self.may_publish() {
+            let reporter = self.clone();
+            tokio::spawn(async move { reporter.publish(&notice).await });
+        } else {
+            self.metrics.events_dropped.inc();
+        }
+    }
+
+    fn may_publish(&self) -> bool {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let (level, since) = *bucket;
+        let now = Instant::now();
+        let level = (level + (now - since).as_secs_f64() * PER_SECOND).min(BURST);
+        let allowed = level >= 1.0;
+        *bucket = (if allowed { level - 1.0 } else { level }, now);
+        allowed
+    }
+
+    async fn publish(&self, notice: &Notice) {
+        let namespace = &notice.grant.namespace;
+        let what = format!("create an Event in namespace {namespace}");
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        let body: SecretString = self.event(notice).into();
+        let call = Call {
+            what: &what,
+            method: &Method::POST,
+            path: &path,
+            accept: METADATA,
+            content: JSON,
+            body: &body,
+        };
+        if let Err(error) = self.api.call(call).await {
+            self.metrics.events_dropped.inc();
+            warn!(error = error.failure.message, "event lost");
+        }
+    }
+
+    fn event(&self, notice: &Notice) -> String {
+        let namespace = &*notice.grant.namespace;
+        let related = notice
+            .target
+            .as_ref()
+            .map(|name| json!({"apiVersion": "v1", "kind": "Secret", "namespace": namespace, "name": name}));
+        let mut event = json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": "tokenward-", "namespace": namespace},
+            "eventTime": self.api.clock().now().to_rfc3339_opts(SecondsFormat::Micros, true),
+            "reportingController": "tokenward.dev/tokenward",
+            "reportingInstance": &*self.instance,
+            "action": notice.what.action(),
+            "reason": notice.what.reason(),
+            "regarding": {
+                "apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy",
+                "namespace": namespace, "name": &*notice.grant.policy, "uid": notice.policy_uid,
+            },
+            "note": notice.message().chars().take(MAX_NOTE).collect::<String>(),
+            "type": if notice.what.is_warning() { "Warning" } else { "Normal" },
+        });
+        if let Some(related) = related {
+            event["related"] = related;
+        }
+        event.to_string()
+    }
+}
+
+/// One line per issue and retirement joins the audit log's credential ids to policies.
+fn log(notice: &Notice) {
+    let policy = notice.grant.policy_key().to_string();
+    let account = &*notice.grant.account;
+    let target = notice.target.as_deref().unwrap_or_default();
+    match &notice.what {
+        What::Issued { why, claims } => info!(
+            policy,
+            account,
+            target,
+            token_id = claims.token_id,
+            issued = text(claims.issued_at),
+            expires = text(claims.expires_at),
+            reason = why.as_str(),
+            "token issued"
+        ),
+        What::Retired(retirement) => info!(
+            policy,
+            account,
+            anchor = &*retirement.anchor,
+            token_id = retirement.token_id.as_deref().unwrap_or_default(),
+            reason = retirement.cause.as_str(),
+            "token revoked"
+        ),
+        What::Failing(failure) => warn!(
+            policy,
+            account,
+            target,
+            reason = failure.reason.as_str(),
+            "{}",
+            failure.message
+        ),
+        What::Repaired { .. } | What::Removed | What::Recovered => {
+            info!(policy, account, target, "{}", notice.message())
+        }
+    }
+}

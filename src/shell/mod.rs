@@ -1,0 +1,11 @@
+//! Acting: the API server, the clock, processes. Nothing here decides what should happen to a token.
+
+pub mod act;
+pub mod admin;
+pub mod api;
+pub mod events;
+pub mod metrics;
+pub mod run;
+pub mod site;
+pub mod time;
+pub mod watch;

@@ -1,0 +1,344 @@
+//! The loop: changes in, due work out, outcomes back in, until somebody says stop. One task owns the index.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::{Either, pending};
+use http::Method;
+use kube::{Client, Config};
+use secrecy::SecretString;
+use serde_json::json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    act, admin,
+    api::{APPLY, Api, Call, METADATA},
+    events::Reporter,
+    metrics::Metrics,
+    site,
+    watch::Report,
+};
+use crate::{
+    cli::Settings,
+    core::{
+        facts::Site,
+        failure::Failure,
+        grant::GrantKey,
+        index::{Index, Job, Outcome, StatusWrite},
+        table::{Key, Scope},
+    },
+};
+
+/// Work under way at SIGTERM may go on for so long; the pod's grace period is 30 s.
+const GRACE: Duration = Duration::from_secs(8);
+/// Steps of watches that are taken in at once before due work is looked for.
+const BATCH: usize = 256;
+/// Pause between two tries to reach the API server at start.
+const CONNECT_AGAIN: Duration = Duration::from_secs(2);
+/// How often gauges are refreshed when nothing else happens.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// The operator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no usable client configuration.
+    #[error("no way to the API server: {0}; set KUBECONFIG, or run in a pod with a ServiceAccount")]
+    Config(#[from] kube::config::InferConfigError),
+    /// The client configuration cannot be used.
+    #[error("the configuration of the API server cannot be used: {0}")]
+    Client(#[from] kube::Error),
+    /// An address is taken or not ours.
+    #[error("cannot listen on {0}: {1}; choose another address")]
+    Listen(std::net::SocketAddr, std::io::Error),
+    /// The CA bundle cannot be read.
+    #[error("cannot read the CA bundle of the API server: {0}")]
+    Ca(std::io::Error),
+    /// Signals cannot be handled.
+    #[error("cannot listen for signals: {0}")]
+    Signal(std::io::Error),
+}
+
+/// Runs the operator until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start. Once started, nothing that the API server does ends it.
+pub async fn run(settings: &Settings) -> Result<(), StartError> {
+    let stop = stop_signal().map_err(StartError::Signal)?;
+    let config = Config::infer().await?;
+    let metrics = Arc::new(Metrics::default());
+    let (waiting, readiness) = watch::channel(vec![format!("the API server at {}", config.cluster_url)]);
+    let listen = |address| move |error| StartError::Listen(address, error);
+    admin::health(settings.health_probe_bind_address, readiness)
+        .await
+        .map_err(listen(settings.health_probe_bind_address))?;
+    admin::metrics(settings.metrics_bind_address, metrics.clone())
+        .await
+        .map_err(listen(settings.metrics_bind_address))?;
+    let ca = site::ca_bundle(&config).map_err(StartError::Ca)?;
+    let api = Api::new(config.clone(), Arc::default())?;
+    let client = Client::try_from(config.clone())?;
+    let operate = async {
+        let site = connect(&api, &config, ca, settings, &waiting).await;
+        let mut operator = Operator::new(api, metrics, site, settings, waiting);
+        operator.serve(&client, stop.clone()).await;
+    };
+    let mut stopped = stop.clone();
+    tokio::select! {
+        () = operate => {}
+        // Before the first connection there is nothing to finish; after it `serve` finishes in time by itself.
+        () = async { let _ = stopped.wait_for(|stop| *stop).await; sleep(GRACE + Duration::from_secs(1)).await } => {}
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Turns true at the first SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        sender.send_replace(true);
+    });
+    Ok(receiver)
+}
+
+/// Waits until the API server answers.
+async fn connect(
+    api: &Api,
+    config: &Config,
+    ca: Vec<u8>,
+    settings: &Settings,
+    waiting: &watch::Sender<Vec<String>>,
+) -> Site {
+    loop {
+        match site::discover(api, config, ca.clone(), settings.cluster_server.as_deref()).await {
+            Ok(site) => return site,
+            Err(failure) => {
+                warn!("{}", failure.message);
+                waiting.send_replace(vec![format!(
+                    "the API server at {}: {}",
+                    config.cluster_url, failure.message
+                )]);
+                sleep(CONNECT_AGAIN).await;
+            }
+        }
+    }
+}
+
+struct Operator {
+    api: Api,
+    site: Arc<Site>,
+    scopes: Vec<Scope>,
+    slots: usize,
+    index: Index,
+    metrics: Arc<Metrics>,
+    reporter: Reporter,
+    waiting: watch::Sender<Vec<String>>,
+    /// Watches that fail, by kind and namespace.
+    unhealthy: BTreeMap<(&'static str, Scope), Failure>,
+    jobs: JoinSet<(GrantKey, Vec<Outcome>)>,
+    statuses: JoinSet<(Key, bool)>,
+}
+
+impl Operator {
+    fn new(
+        api: Api,
+        metrics: Arc<Metrics>,
+        site: Site,
+        settings: &Settings,
+        waiting: watch::Sender<Vec<String>>,
+    ) -> Self {
+        let named: Vec<Scope> = settings
+            .namespaces
+            .iter()
+            .map(|namespace| Some(namespace.as_str().into()))
+            .collect();
+        let scopes = if named.is_empty() { vec![None] } else { named };
+        Self {
+            reporter: Reporter::new(api.clone(), metrics.clone()),
+            api,
+            site: Arc::new(site.clone()),
+            index: Index::new(site, scopes.clone()),
+            scopes,
+            slots: settings.concurrency.into(),
+            metrics,
+            waiting,
+            unhealthy: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            statuses: JoinSet::new(),
+        }
+    }
+
+    async fn serve(&mut self, client: &Client, mut stop: watch::Receiver<bool>) {
+        let (sender, mut reports) = mpsc::channel(BATCH);
+        let _watches = super::watch::start(client, &self.site, &self.scopes, &sender);
+        let mut batch = Vec::with_capacity(BATCH);
+        while !*stop.borrow() {
+            let wake = self.wake();
+            tokio::select! {
+                _ = stop.changed() => {}
+                _ = reports.recv_many(&mut batch, BATCH) => batch.drain(..).for_each(|report| self.report(report)),
+                Some(done) = self.jobs.join_next() => self.finished(done, true),
+                Some(done) = self.statuses.join_next() => self.status_written(done),
+                () = wake => {}
+                () = sleep(REFRESH) => {}
+            }
+            self.work();
+        }
+        self.drain().await;
+    }
+
+    /// Resolves when the index has something to do without a change.
+    fn wake(&self) -> impl Future<Output = ()> + use<> {
+        match self.index.next_wake() {
+            Some(at) => {
+                let pause = (at - self.api.clock().now()).to_std().unwrap_or_default();
+                Either::Left(sleep_until(Instant::now() + pause.min(REFRESH)))
+            }
+            None => Either::Right(pending()),
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        let now = self.api.clock().now();
+        match report {
+            Report::Change(scope, change) => self.index.apply(&scope, change, now),
+            Report::Health(scope, kind, Some(failure)) => {
+                if self.unhealthy.get(&(kind, scope.clone())) != Some(&failure) {
+                    warn!(kind, "{}", failure.message);
+                }
+                self.index.watch_health(&scope, kind, Some(failure.clone()), now);
+                self.unhealthy.insert((kind, scope), failure);
+            }
+            Report::Health(scope, kind, None) => {
+                self.index.watch_health(&scope, kind, None, now);
+                self.unhealthy.remove(&(kind, scope));
+            }
+        }
+    }
+
+    /// Starts due work, writes due statuses, tells what happened.
+    fn work(&mut self) {
+        let now = self.api.clock().now();
+        while self.jobs.len() < self.slots
+            && let Some(job) = self.index.take(self.slots, now)
+        {
+            self.start(job);
+        }
+        while let Some(status) = self.index.take_status(now) {
+            self.write_status(status);
+        }
+        for notice in self.index.notices() {
+            self.reporter.report(notice);
+        }
+        let skew = self.api.clock().skew();
+        self.index.set_skew(skew, now);
+        self.metrics.refresh(&self.index, skew);
+        self.publish_readiness();
+    }
+
+    fn publish_readiness(&self) {
+        let mut waiting = self.index.waiting_for();
+        if !waiting.is_empty() {
+            waiting.extend(self.unhealthy.values().map(|failure| failure.message.clone()));
+        }
+        self.waiting.send_if_modified(|current| {
+            let changed = *current != waiting;
+            *current = waiting;
+            changed
+        });
+    }
+
+    fn start(&mut self, job: Job) {
+        let (api, site) = (self.api.clone(), self.site.clone());
+        self.jobs.spawn(async move {
+            let key = job.grant.clone();
+            (key, act::perform(&api, &site, job).await)
+        });
+    }
+
+    /// Takes outcomes in; a grant in the middle of its work goes on at once.
+    fn finished(&mut self, done: Result<(GrantKey, Vec<Outcome>), tokio::task::JoinError>, go_on: bool) {
+        let (key, outcomes) = match done {
+            Ok(done) => done,
+            // A bug in one job must not pass for success: the process ends, and starts again from what is stored.
+            Err(bug) => std::panic::resume_unwind(bug.into_panic()),
+        };
+        self.metrics.outcomes(&outcomes);
+        if let Some(job) = self.index.finish(&key, outcomes, self.api.clock().now())
+            && go_on
+        {
+            self.start(job);
+        }
+    }
+
+    fn write_status(&mut self, write: StatusWrite) {
+        let api = self.api.clone();
+        self.statuses.spawn(async move {
+            let written = apply_status(&api, &write).await;
+            (write.policy, written)
+        });
+    }
+
+    fn status_written(&mut self, done: Result<(Key, bool), tokio::task::JoinError>) {
+        if let Ok((key, false)) = done {
+            self.index.status_failed(&key, self.api.clock().now());
+        }
+    }
+
+    /// Finishes what is under way, token by token, but begins nothing new.
+    async fn drain(&mut self) {
+        let deadline = Instant::now() + GRACE;
+        let finish = async {
+            while let Some(done) = self.jobs.join_next().await {
+                self.finished(done, Instant::now() < deadline);
+            }
+            for notice in self.index.notices() {
+                self.reporter.report(notice);
+            }
+            while self.statuses.join_next().await.is_some() {}
+        };
+        if timeout(GRACE, finish).await.is_err() {
+            error!("stopped with calls unanswered; the next start puts them right");
+        }
+    }
+}
+
+/// Applies a status; the UID keeps it off a policy that was re-created meanwhile. A policy that is gone needs none.
+async fn apply_status(api: &Api, write: &StatusWrite) -> bool {
+    let Key { namespace, name } = &write.policy;
+    let what = format!("apply the status of TokenPolicy {namespace}/{name}");
+    let path = format!(
+        "/apis/tokenward.dev/v1alpha1/namespaces/{namespace}/tokenpolicies/{name}/status?fieldManager=tokenward&force=true"
+    );
+    let body: SecretString = json!({
+        "apiVersion": "tokenward.dev/v1alpha1",
+        "kind": "TokenPolicy",
+        "metadata": {"namespace": &**namespace, "name": &**name, "uid": write.uid},
+        "status": write.status,
+    })
+    .to_string()
+    .into();
+    let call = Call {
+        what: &what,
+        method: &Method::PATCH,
+        path: &path,
+        accept: METADATA,
+        content: APPLY,
+        body: &body,
+    };
+    match api.call(call).await {
+        Ok(_) => true,
+        Err(error) if matches!(error.code, Some(404 | 409)) => true,
+        Err(error) => {
+            warn!("{}", error.failure.message);
+            false
+        }
+    }
+}

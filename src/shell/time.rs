@@ -1,0 +1,81 @@
+//! The clock: the API server's, carried on by the local monotonic clock.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Instant,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::core::Time;
+
+/// A `Date` header has whole seconds, so within this much of its middle the clocks agree.
+const TOLERANCE: TimeDelta = TimeDelta::seconds(1);
+
+/// Now, by the API server's clock. Steps of the local clock do not move it.
+#[derive(Debug)]
+pub struct Clock {
+    start: Instant,
+    wall: DateTime<Utc>,
+    offset: AtomicI64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            wall: Utc::now(),
+            offset: AtomicI64::new(0),
+        }
+    }
+}
+
+impl Clock {
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        let elapsed = TimeDelta::from_std(self.start.elapsed()).unwrap_or(TimeDelta::MAX);
+        self.wall + elapsed + TimeDelta::milliseconds(self.offset.load(Ordering::Relaxed))
+    }
+
+    /// Follows the `Date` header of an answer of the API server.
+    pub fn follow(&self, date: &str) {
+        let Ok(date) = DateTime::parse_from_rfc2822(date) else {
+            return;
+        };
+        let middle = date.to_utc() + TimeDelta::milliseconds(500);
+        let behind = middle - self.now();
+        if behind.abs() > TOLERANCE {
+            self.offset
+                .fetch_add(behind.num_milliseconds(), Ordering::Relaxed);
+        }
+    }
+
+    /// How far the local wall clock is ahead of the API server's.
+    #[must_use]
+    pub fn skew(&self) -> TimeDelta {
+        Utc::now() - self.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_the_server_and_tells_the_skew() {
+        let clock = Clock::default();
+        let server = Utc::now() + TimeDelta::seconds(100);
+        clock.follow(&server.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        assert!((clock.now() - server).abs() <= TimeDelta::seconds(2));
+        assert!((clock.skew() + TimeDelta::seconds(100)).abs() <= TimeDelta::seconds(2));
+    }
+
+    #[test]
+    fn small_differences_and_nonsense_change_nothing() {
+        let clock = Clock::default();
+        clock.follow("yesterday");
+        clock.follow(&Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        assert!(clock.skew().abs() < TimeDelta::milliseconds(50));
+    }
+}

@@ -1,0 +1,242 @@
+//! kube-runtime's watchers, turned into one stream of changes.
+
+use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use k8s_openapi::{
+    api::core::v1::{Secret, ServiceAccount},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status},
+};
+use kube::{
+    Client,
+    api::Api,
+    core::{DeserializeGuard, PartialObjectMeta, Resource, ResourceExt as _},
+    runtime::watcher::{self, Config},
+};
+use serde::de::DeserializeOwned;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    core::{
+        facts::{Account, Anchor, PolicyState, Site, Target},
+        failure::Failure,
+        index::Change,
+        keys,
+        table::{Event, Key, Scope},
+    },
+    crd::token_policy::TokenPolicy,
+};
+
+/// A policy, or what is wrong with it: one bad object must not stop the watch.
+pub type GuardedPolicy = DeserializeGuard<TokenPolicy>;
+
+/// A watch that is silent for so many seconds is renewed: a dead connection must not go unnoticed for minutes.
+const RENEW_SECONDS: u32 = 60;
+/// Pause after the first error of a watch.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause: what comes back (the CRD, a right, the server) is seen within this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Errors in a row after which a watch begins anew with a list: its resourceVersion may be too old to resume.
+const ERRORS_BEFORE_LIST: u32 = 4;
+
+/// What a watch reports.
+#[derive(Debug)]
+pub enum Report {
+    /// One step.
+    Change(Scope, Change),
+    /// The watch of this kind fails, or works again.
+    Health(Scope, &'static str, Option<Failure>),
+}
+
+/// Starts the four watches over every scope.
+pub fn start(
+    client: &Client,
+    site: &Arc<Site>,
+    scopes: &[Scope],
+    reports: &mpsc::Sender<Report>,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for scope in scopes {
+        let watch = |kind| Watch {
+            kind,
+            scope: scope.clone(),
+            reports: reports.clone(),
+        };
+        let site = site.clone();
+        tasks.spawn(watch("tokenpolicies").follow(
+            api::<GuardedPolicy>(client, scope),
+            Config::default(),
+            move |policy: GuardedPolicy| Some(self::policy(policy, &site)),
+            Change::Policy,
+        ));
+        tasks.spawn(watch("serviceaccounts").follow(
+            api::<PartialObjectMeta<ServiceAccount>>(client, scope),
+            Config::default(),
+            |object| Some((version(&object.metadata), Account::read(&object.metadata))),
+            Change::Account,
+        ));
+        tasks.spawn(watch("secrets").follow(
+            api::<PartialObjectMeta<Secret>>(client, scope),
+            Config::default().labels(&format!("{}={}", keys::ROLE, keys::TARGET_ROLE)),
+            |object| Some((version(&object.metadata), Target::read(&object.metadata)?)),
+            Change::Target,
+        ));
+        tasks.spawn(watch("secrets").follow(
+            api::<PartialObjectMeta<Secret>>(client, scope),
+            Config::default().fields(&format!("type={}", keys::ANCHOR_TYPE)),
+            |object| Some((version(&object.metadata), Anchor::read(&object.metadata)?)),
+            Change::Anchor,
+        ));
+    }
+    tasks
+}
+
+fn api<K>(client: &Client, scope: &Scope) -> Api<K>
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Reads a policy as a watch or a GET delivers it, with its resourceVersion.
+#[must_use]
+pub fn policy(policy: GuardedPolicy, site: &Site) -> (u64, PolicyState) {
+    let version = version(policy.meta());
+    let uid = policy.uid().unwrap_or_default();
+    let state = match policy.0 {
+        Ok(policy) => PolicyState::read(policy, site),
+        Err(invalid) => PolicyState::Unreadable {
+            uid: uid.into(),
+            error: invalid.error,
+        },
+    };
+    (version, state)
+}
+
+/// The resourceVersion as a number; the API promises that these compare (KEP-5504).
+#[must_use]
+pub fn version(meta: &ObjectMeta) -> u64 {
+    meta.resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or_default()
+}
+
+/// One watch.
+struct Watch {
+    kind: &'static str,
+    scope: Scope,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Watch {
+    /// Follows for ever; ends only when nobody reads the reports any more.
+    async fn follow<K, V>(
+        self,
+        api: Api<K>,
+        config: Config,
+        read: impl Fn(K) -> Option<(u64, V)>,
+        change: fn(Event<V>) -> Change,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let config = config.timeout(RENEW_SECONDS);
+        let mut errors = 0;
+        loop {
+            let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
+            while let Some(step) = stream.next().await {
+                let (report, failed) = match step {
+                    Ok(step) => (
+                        step_event(step, &read)
+                            .map(|event| Report::Change(self.scope.clone(), change(event))),
+                        false,
+                    ),
+                    Err(error) => (Some(self.failure(&error)), true),
+                };
+                if errors > 0 && !failed {
+                    let healthy = Report::Health(self.scope.clone(), self.kind, None);
+                    if self.reports.send(healthy).await.is_err() {
+                        return;
+                    }
+                }
+                errors = if failed { errors + 1 } else { 0 };
+                if let Some(report) = report
+                    && self.reports.send(report).await.is_err()
+                {
+                    return;
+                }
+                if failed {
+                    tokio::time::sleep(pause(errors)).await;
+                }
+                if failed && errors % ERRORS_BEFORE_LIST == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn failure(&self, error: &watcher::Error) -> Report {
+        let place = self.scope.as_deref().unwrap_or("all namespaces");
+        let what = format!("watch {} in {place}", self.kind);
+        let failure = api_error(error).map_or_else(
+            || Failure::unanswered(&what, &error.to_string()),
+            |status| Failure::refused(&what, &status),
+        );
+        Report::Health(self.scope.clone(), self.kind, Some(failure))
+    }
+}
+
+fn pause(errors: u32) -> Duration {
+    FIRST_PAUSE
+        .saturating_mul(2_u32.saturating_pow(errors.saturating_sub(1)))
+        .min(LONGEST_PAUSE)
+}
+
+fn step_event<K: Resource, V>(
+    step: watcher::Event<K>,
+    read: &impl Fn(K) -> Option<(u64, V)>,
+) -> Option<Event<V>> {
+    let key = |object: &K| {
+        Key::new(
+            object.meta().namespace.as_deref().unwrap_or_default(),
+            object.meta().name.as_deref().unwrap_or_default(),
+        )
+    };
+    Some(match step {
+        watcher::Event::Init => Event::Listing,
+        watcher::Event::InitApply(object) => {
+            let key = key(&object);
+            let (version, value) = read(object)?;
+            Event::Item(key, version, value)
+        }
+        watcher::Event::InitDone => Event::Listed,
+        watcher::Event::Apply(object) => {
+            let (key, at) = (key(&object), version(object.meta()));
+            // What is not ours any more is to us as if it were deleted.
+            read(object).map_or(Event::Deleted(key.clone(), at), |(version, value)| {
+                Event::Applied(key, version, value)
+            })
+        }
+        watcher::Event::Delete(object) => Event::Deleted(key(&object), version(object.meta())),
+    })
+}
+
+/// The API server's own refusal inside a watcher's error.
+fn api_error(error: &watcher::Error) -> Option<Status> {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
+        watcher::Error::WatchError(status) => status,
+        _ => return None,
+    };
+    Some(Status {
+        code: Some(i32::from(status.code)),
+        message: Some(status.message.clone()),
+        ..Status::default()
+    })
+}
