@@ -71,26 +71,15 @@ fn namespace(text: &str) -> Result<String, String> {
 
 /// `host:port`; a missing host means every address.
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let full = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text.to_owned()
-    };
-    full.parse()
-        .map_err(|_| "write IP:PORT, or :PORT for every address, as in 127.0.0.1:8080".into())
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| "write IP:PORT, or :PORT for every address, as in 127.0.0.1:8080".into())
 }
 
 fn server(text: &str) -> Result<String, String> {
     let legal = text.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("https")
-            && uri.host().is_some_and(|host| !host.is_empty())
-            && uri.query().is_none()
+        uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
     });
-    if legal {
-        Ok(text.into())
-    } else {
-        Err("write an https URL, as in https://api.example.com:6443".into())
-    }
+    if legal { Ok(text.into()) } else { Err("write an https URL, as in https://api.example.com:6443".into()) }
 }
 
 #[cfg(test)]
@@ -100,9 +89,7 @@ mod tests {
     fn parse(args: &[&str]) -> Result<Settings, String> {
         let args = ["tokenward", "run"].iter().chain(args);
         match Cli::try_parse_from(args) {
-            Ok(Cli {
-                command: Command::Run(settings),
-            }) => Ok(settings),
+            Ok(Cli { command: Command::Run(settings) }) => Ok(settings),
             Ok(_) => panic!("not run"),
             Err(error) => Err(error.to_string()),
         }
@@ -118,10 +105,7 @@ mod tests {
 
     #[test]
     fn namespaces_may_be_repeated() {
-        assert_eq!(
-            parse(&["--namespace=a", "--namespace", "b"]).unwrap().namespaces,
-            ["a", "b"]
-        );
+        assert_eq!(parse(&["--namespace=a", "--namespace", "b"]).unwrap().namespaces, ["a", "b"]);
     }
 
     #[test]
@@ -134,10 +118,7 @@ mod tests {
             ("--cluster-server=api", "https URL"),
         ] {
             let error = parse(&[arg]).unwrap_err();
-            assert!(
-                error.lines().next().is_some_and(|line| line.contains(hint)),
-                "{arg}: {error}"
-            );
+            assert!(error.lines().next().is_some_and(|line| line.contains(hint)), "{arg}: {error}");
         }
     }
 }

@@ -18,12 +18,8 @@ const DEFAULT_FILTER: &str = "info,kube_client=error";
 
 fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(Cli {
-            command: Command::Crds,
-        }) => print_crds(),
-        Ok(Cli {
-            command: Command::Run(settings),
-        }) => run(&settings),
+        Ok(Cli { command: Command::Crds }) => print_crds(),
+        Ok(Cli { command: Command::Run(settings) }) => run(&settings),
         Err(error) => usage(&error),
     }
 }
@@ -31,9 +27,7 @@ fn main() -> ExitCode {
 /// Help goes out whole; of an error the first line says what is right.
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
@@ -47,9 +41,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn print_crds() -> ExitCode {
     match crd::yaml() {
-        Ok(yaml) => std::io::stdout()
-            .write_all(yaml.as_bytes())
-            .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+        Ok(yaml) => std::io::stdout().write_all(yaml.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Err(error) => fail(&error),
     }
 }
@@ -59,10 +51,7 @@ fn run(settings: &Settings) -> ExitCode {
     // The provider can be installed once, and here nobody has done so before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // The loop and its calls wait more than they compute: two threads serve any number of grants.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime.map(|runtime| runtime.block_on(shell::run::run(settings))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&error),
@@ -77,15 +66,9 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 
 fn log_to_stderr(format: Option<LogFormat>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
-    match format.unwrap_or(if terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    }) {
+    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
         LogFormat::Text => builder.with_ansi(terminal).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }

@@ -83,9 +83,7 @@ struct Kubernetes {
 /// When the text is not a token that a Kubernetes API server would issue to a ServiceAccount.
 pub fn read(token: &SecretString) -> Result<Claims, Malformed> {
     let mut parts = token.expose_secret().split('.');
-    let (Some(header), Some(payload), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(Malformed::Shape);
     };
     let header: Header = decode(header)?;
@@ -122,12 +120,7 @@ pub(crate) mod tests {
     /// An unsigned token with these claims, shaped as the API server shapes it.
     pub(crate) fn token(payload: &Value) -> SecretString {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        format!(
-            "{}.{}.c2ln",
-            encode(&json!({"alg": "ES256", "kid": "key-1"})),
-            encode(payload)
-        )
-        .into()
+        format!("{}.{}.c2ln", encode(&json!({"alg": "ES256", "kid": "key-1"})), encode(payload)).into()
     }
 
     pub(crate) fn payload() -> Value {
@@ -144,18 +137,9 @@ pub(crate) mod tests {
     #[test]
     fn reads_a_bound_token() {
         let claims = read(&token(&payload())).unwrap();
-        assert_eq!(
-            (claims.token_id.as_str(), claims.key_id.as_str()),
-            ("id-1", "key-1")
-        );
+        assert_eq!((claims.token_id.as_str(), claims.key_id.as_str()), ("id-1", "key-1"));
         assert_eq!((claims.expires_at - claims.issued_at).num_seconds(), 3600);
-        assert_eq!(
-            claims.secret,
-            Some(ObjectRef {
-                name: "tw-1".into(),
-                uid: "anchor-1".into()
-            })
-        );
+        assert_eq!(claims.secret, Some(ObjectRef { name: "tw-1".into(), uid: "anchor-1".into() }));
     }
 
     #[test]
@@ -163,11 +147,7 @@ pub(crate) mod tests {
         for text in ["", "a", "a.b", "a.b.c", "e30.e30.", "e30.e30.x.y", "e30.e30.x"] {
             assert!(read(&text.into()).is_err(), "{text}");
         }
-        for (claim, value) in [
-            ("iat", json!("now")),
-            ("exp", json!(i64::MAX)),
-            ("kubernetes.io", json!({})),
-        ] {
+        for (claim, value) in [("iat", json!("now")), ("exp", json!(i64::MAX)), ("kubernetes.io", json!({}))] {
             let mut payload = payload();
             payload[claim] = value;
             assert_eq!(read(&token(&payload)), Err(Malformed::Claims), "{claim}");

@@ -11,9 +11,7 @@ use super::{
     Time, keys,
     managed::{Owned, stable_hash},
 };
-use crate::crd::token_policy::{
-    DeletionPolicy, FormatType, Token, TokenPolicy, TokenPolicySpec, TokenPolicyStatus,
-};
+use crate::crd::token_policy::{DeletionPolicy, FormatType, Token, TokenPolicy, TokenPolicySpec, TokenPolicyStatus};
 
 /// What the operator writes into every target besides the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,19 +68,9 @@ impl PolicyState {
     #[must_use]
     pub fn read(policy: TokenPolicy, site: &Site) -> Self {
         let uid: Box<str> = policy.metadata.uid.clone().unwrap_or_default().into();
-        match policy
-            .spec
-            .service_accounts
-            .selector
-            .clone()
-            .map(Selector::try_from)
-            .transpose()
-        {
+        match policy.spec.service_accounts.selector.clone().map(Selector::try_from).transpose() {
             Ok(selector) => Self::Readable(Arc::new(Policy::read(policy, uid, selector, site))),
-            Err(error) => Self::Unreadable {
-                uid,
-                error: format!("spec.serviceAccounts.selector: {error}"),
-            },
+            Err(error) => Self::Unreadable { uid, error: format!("spec.serviceAccounts.selector: {error}") },
         }
     }
 
@@ -107,19 +95,13 @@ impl PolicyState {
 
 impl Policy {
     fn read(policy: TokenPolicy, uid: Box<str>, selector: Option<Selector>, site: &Site) -> Self {
-        let TokenPolicy {
-            metadata,
-            spec,
-            status,
-        } = policy;
+        let TokenPolicy { metadata, spec, status } = policy;
         Self {
             uid,
             generation: metadata.generation.unwrap_or_default(),
             created: created(&metadata),
             terminating: metadata.deletion_timestamp.is_some(),
-            rotate: annotation(&metadata, keys::ROTATE)
-                .map(str::to_owned)
-                .filter(|value| !value.is_empty()),
+            rotate: annotation(&metadata, keys::ROTATE).map(str::to_owned).filter(|value| !value.is_empty()),
             selector,
             token_inputs: token_inputs(&spec),
             layout: layout(&spec, site),
@@ -268,10 +250,7 @@ impl Owners {
                 && owner.block_owner_deletion != Some(true)
         };
         let policy = all.iter().find(ours).map(|owner| owner.uid.clone().into());
-        Self {
-            foreign: all.len() > usize::from(policy.is_some()),
-            policy,
-        }
+        Self { foreign: all.len() > usize::from(policy.is_some()), policy }
     }
 
     /// Whether these are exactly the owners that a policy of this UID wants.
@@ -288,10 +267,7 @@ impl Target {
     pub fn read(meta: &ObjectMeta) -> Option<Self> {
         let name = meta.name.as_deref()?;
         let text = |key| annotation(meta, key).unwrap_or_default();
-        if text(keys::TARGET) != name
-            || text(keys::POLICY).is_empty()
-            || text(keys::SERVICE_ACCOUNT).is_empty()
-        {
+        if text(keys::TARGET) != name || text(keys::POLICY).is_empty() || text(keys::SERVICE_ACCOUNT).is_empty() {
             return None;
         }
         Some(Self {
@@ -354,9 +330,7 @@ impl Anchor {
     /// name that is not ours.
     #[must_use]
     pub fn read(meta: &ObjectMeta) -> Option<Self> {
-        meta.name
-            .as_deref()
-            .filter(|name| name.starts_with(keys::ANCHOR_PREFIX))?;
+        meta.name.as_deref().filter(|name| name.starts_with(keys::ANCHOR_PREFIX))?;
         let text = |key| annotation(meta, key).unwrap_or_default();
         Some(Self {
             uid: meta.uid.as_deref()?.into(),
@@ -394,21 +368,14 @@ fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 
 fn created(meta: &ObjectMeta) -> Time {
     let seconds = meta.creation_timestamp.as_ref().map(|time| time.0.as_second());
-    seconds
-        .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
-        .unwrap_or(DateTime::UNIX_EPOCH)
+    seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
 /// Hash over the fields that need a new token when they change. Defaults are left out, so that an upgrade
 /// that adds a field changes nothing.
 fn token_inputs(spec: &TokenPolicySpec) -> Box<str> {
     let default = Token::default();
-    let mut inputs: Vec<String> = spec
-        .token
-        .audiences
-        .iter()
-        .map(|audience| format!("audience={audience}"))
-        .collect();
+    let mut inputs: Vec<String> = spec.token.audiences.iter().map(|audience| format!("audience={audience}")).collect();
     if spec.token.duration != default.duration {
         inputs.push(format!("duration={}", spec.token.duration));
     }
@@ -422,34 +389,16 @@ fn token_inputs(spec: &TokenPolicySpec) -> Box<str> {
 fn layout(spec: &TokenPolicySpec, site: &Site) -> Box<str> {
     let mut inputs = vec![
         format!("server={}", site.server),
-        format!(
-            "ca={:016x}",
-            stable_hash([String::from_utf8_lossy(&site.ca).as_ref()])
-        ),
+        format!("ca={:016x}", stable_hash([String::from_utf8_lossy(&site.ca).as_ref()])),
     ];
-    inputs.extend(
-        spec.secret
-            .labels
-            .iter()
-            .map(|(key, value)| format!("label={key}={value}")),
-    );
-    inputs.extend(
-        spec.secret
-            .annotations
-            .iter()
-            .map(|(key, value)| format!("annotation={key}={value}")),
-    );
+    inputs.extend(spec.secret.labels.iter().map(|(key, value)| format!("label={key}={value}")));
+    inputs.extend(spec.secret.annotations.iter().map(|(key, value)| format!("annotation={key}={value}")));
     let format = &spec.secret.format;
     if format.kind != FormatType::default() {
         inputs.push(format!("format={:?}", format.kind));
     }
     if let Some(options) = &format.kubeconfig {
-        inputs.extend(
-            options
-                .cluster_name
-                .iter()
-                .map(|name| format!("clusterName={name}")),
-        );
+        inputs.extend(options.cluster_name.iter().map(|name| format!("clusterName={name}")));
         inputs.extend(options.namespace.iter().map(|name| format!("namespace={name}")));
     }
     versioned(&inputs)

@@ -68,10 +68,7 @@ impl Reason {
     /// Whether the cause lies in the namespace, so that one grant can probe for all.
     #[must_use]
     pub const fn shared(self) -> bool {
-        matches!(
-            self,
-            Self::Forbidden | Self::QuotaExceeded | Self::NamespaceTerminating | Self::ApiUnavailable
-        )
+        matches!(self, Self::Forbidden | Self::QuotaExceeded | Self::NamespaceTerminating | Self::ApiUnavailable)
     }
 
     /// What to do, as the end of a message.
@@ -112,10 +109,7 @@ impl Failure {
     /// A failure whose text is `what`, made safe, and the cure.
     #[must_use]
     pub fn new(reason: Reason, what: &str) -> Self {
-        Self {
-            reason,
-            message: format!("{}; {}", redact::message(what), reason.cure()),
-        }
+        Self { reason, message: format!("{}; {}", redact::message(what), reason.cure()) }
     }
 
     /// Reads the API server's refusal of `operation` (as in "create Secret ci/x").
@@ -156,20 +150,11 @@ fn classify(status: &Status) -> Reason {
 }
 
 fn kind(status: &Status) -> &str {
-    status
-        .details
-        .as_ref()
-        .and_then(|details| details.kind.as_deref())
-        .unwrap_or_default()
+    status.details.as_ref().and_then(|details| details.kind.as_deref()).unwrap_or_default()
 }
 
-fn causes(
-    status: &Status,
-) -> impl Iterator<Item = &k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause> {
-    status
-        .details
-        .iter()
-        .flat_map(|details| details.causes.iter().flatten())
+fn causes(status: &Status) -> impl Iterator<Item = &k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause> {
+    status.details.iter().flat_map(|details| details.causes.iter().flatten())
 }
 
 fn has_cause(status: &Status, reason: &str) -> bool {
@@ -215,23 +200,14 @@ mod tests {
 
     #[test]
     fn reads_the_rest() {
-        let other_uid =
-            json!({"code": 422, "message": "x", "details": {"causes": [{"field": "metadata.uid"}]}});
+        let other_uid = json!({"code": 422, "message": "x", "details": {"causes": [{"field": "metadata.uid"}]}});
         assert_eq!(reason(other_uid), Reason::Conflict);
         assert_eq!(
-            reason(
-                json!({"code": 422, "message": "data: Forbidden: field is immutable when `immutable` is set"})
-            ),
+            reason(json!({"code": 422, "message": "data: Forbidden: field is immutable when `immutable` is set"})),
             Reason::TargetImmutable
         );
-        assert_eq!(
-            reason(json!({"code": 422, "message": "spec.expirationSeconds: Invalid value"})),
-            Reason::Invalid
-        );
-        assert_eq!(
-            reason(json!({"code": 404, "details": {"kind": "serviceaccounts"}})),
-            Reason::AccountNotFound
-        );
+        assert_eq!(reason(json!({"code": 422, "message": "spec.expirationSeconds: Invalid value"})), Reason::Invalid);
+        assert_eq!(reason(json!({"code": 404, "details": {"kind": "serviceaccounts"}})), Reason::AccountNotFound);
         assert_eq!(reason(json!({"code": 500})), Reason::ApiUnavailable);
         assert_eq!(reason(json!({"code": 429})), Reason::ApiUnavailable);
     }
@@ -240,9 +216,6 @@ mod tests {
     fn a_message_names_the_object_and_says_what_to_do() {
         let status = serde_json::from_value(json!({"code": 409, "message": "object was modified"})).unwrap();
         let failure = Failure::refused("apply Secret ci/x", &status);
-        assert_eq!(
-            failure.message,
-            "apply Secret ci/x: object was modified; it is read again and decided again"
-        );
+        assert_eq!(failure.message, "apply Secret ci/x: object was modified; it is read again and decided again");
     }
 }

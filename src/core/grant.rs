@@ -28,19 +28,13 @@ impl GrantKey {
     /// Key of the policy.
     #[must_use]
     pub fn policy_key(&self) -> Key {
-        Key {
-            namespace: self.namespace.clone(),
-            name: self.policy.clone(),
-        }
+        Key { namespace: self.namespace.clone(), name: self.policy.clone() }
     }
 
     /// Key of the account.
     #[must_use]
     pub fn account_key(&self) -> Key {
-        Key {
-            namespace: self.namespace.clone(),
-            name: self.account.clone(),
-        }
+        Key { namespace: self.namespace.clone(), name: self.account.clone() }
     }
 }
 

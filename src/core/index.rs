@@ -22,7 +22,7 @@ use super::{
     failure::{Failure, Reason},
     grant::{GrantKey, Memory},
     notice::{Notice, What},
-    plan::{self, Act, Decision, Facts, Standing},
+    plan::{self, Act, Cause, Decision, Facts, Retirement, Standing},
     queue::Queue,
     select::{self, Claim},
     table::{Event, Key, Scope, Table},
@@ -59,6 +59,8 @@ struct Grant {
     wanted: Option<Arc<str>>,
     standing: Standing,
     since: Time,
+    /// Names of anchors that we are deleting.
+    retiring: Vec<Box<str>>,
     busy: bool,
     /// It changed while busy.
     dirty: bool,
@@ -157,9 +159,7 @@ impl Index {
     /// Nothing is decided for a namespace before each of its four streams has listed once: a half-built view
     /// would take everything for missing.
     fn is_complete(&self, namespace: &Arc<str>) -> bool {
-        self.listed(&self.scope(namespace))
-            .iter()
-            .all(|(_, listed)| *listed)
+        self.listed(&self.scope(namespace)).iter().all(|(_, listed)| *listed)
     }
 
     /// A watch fails, or works again. Policies whose grants cannot be decided for it say so.
@@ -169,13 +169,7 @@ impl Index {
             None => drop(self.unhealthy.remove(&(scope.clone(), kind))),
         }
         let covers = |key: &&Key| scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
-        let policies: Vec<Key> = self
-            .policies
-            .iter()
-            .map(|(key, _)| key)
-            .filter(covers)
-            .cloned()
-            .collect();
+        let policies: Vec<Key> = self.policies.iter().map(|(key, _)| key).filter(covers).cloned().collect();
         for key in policies {
             self.statuses.mark(key, now);
         }
@@ -184,22 +178,12 @@ impl Index {
     /// Why grants of this namespace cannot be decided, if a failing watch is the cause.
     fn blocked(&self, namespace: &Arc<str>) -> Option<&Failure> {
         let scope = self.scope(namespace);
-        let mut failures = self
-            .unhealthy
-            .iter()
-            .filter(|((failing, _), _)| *failing == scope);
-        failures
-            .next()
-            .map(|(_, failure)| failure)
-            .filter(|_| !self.is_complete(namespace))
+        let mut failures = self.unhealthy.iter().filter(|((failing, _), _)| *failing == scope);
+        failures.next().map(|(_, failure)| failure).filter(|_| !self.is_complete(namespace))
     }
 
     fn scope(&self, namespace: &Arc<str>) -> Scope {
-        self.scopes
-            .iter()
-            .find(|scope| scope.as_ref() == Some(namespace))
-            .cloned()
-            .flatten()
+        self.scopes.iter().find(|scope| scope.as_ref() == Some(namespace)).cloned().flatten()
     }
 
     /// Takes one step of a watch in.
@@ -226,6 +210,9 @@ impl Index {
             }
             Change::Anchor(event) => {
                 let changed = self.anchors.apply(scope, event);
+                for (key, before) in &changed {
+                    self.revoked_by_hand(key, before.as_ref());
+                }
                 self.anchors_changed(changed, now);
             }
         }
@@ -251,16 +238,8 @@ impl Index {
     /// A process that dies right after every mint must not get a full budget each time.
     fn charge_restart(&mut self, key: &GrantKey, now: Time) {
         let Some(facts) = self.facts(key) else { return };
-        let issued = facts
-            .target()
-            .and_then(|target| target.token.as_ref())
-            .map(|token| token.issued_at);
-        let newest = facts
-            .anchors
-            .values()
-            .map(|(anchor, _)| anchor.created)
-            .chain(issued)
-            .max();
+        let issued = facts.target().and_then(|target| target.token.as_ref()).map(|token| token.issued_at);
+        let newest = facts.anchors.values().map(|(anchor, _)| anchor.created).chain(issued).max();
         if newest.is_some_and(|newest| now - newest < RESTART_CHARGE) {
             self.grant(key, now).memory.budget.spend(now, None);
         }
@@ -268,22 +247,12 @@ impl Index {
 
     fn policies_changed(&mut self, changed: Vec<(Key, Option<PolicyState>)>, now: Time) {
         for (key, _) in changed {
-            let accounts = self
-                .accounts
-                .in_namespace(&key.namespace)
-                .map(|(account, _)| account.name.clone());
+            let accounts = self.accounts.in_namespace(&key.namespace).map(|(account, _)| account.name.clone());
             let mut accounts: BTreeSet<Arc<str>> = accounts.collect();
             accounts.extend(self.policy(&key).into_iter().flat_map(|policy| named(policy)));
             accounts.extend(self.grants_of(&key).map(|grant| grant.account.clone()));
             for account in accounts {
-                self.refresh(
-                    &GrantKey {
-                        namespace: key.namespace.clone(),
-                        policy: key.name.clone(),
-                        account,
-                    },
-                    now,
-                );
+                self.refresh(&GrantKey { namespace: key.namespace.clone(), policy: key.name.clone(), account }, now);
             }
             self.statuses.mark(key, now);
         }
@@ -291,17 +260,10 @@ impl Index {
 
     fn accounts_changed(&mut self, changed: Vec<(Key, Option<Account>)>, now: Time) {
         for (key, _) in changed {
-            let policies: Vec<Arc<str>> = self
-                .policies
-                .in_namespace(&key.namespace)
-                .map(|(policy, _)| policy.name.clone())
-                .collect();
+            let policies: Vec<Arc<str>> =
+                self.policies.in_namespace(&key.namespace).map(|(policy, _)| policy.name.clone()).collect();
             for policy in policies {
-                let grant = GrantKey {
-                    namespace: key.namespace.clone(),
-                    policy,
-                    account: key.name.clone(),
-                };
+                let grant = GrantKey { namespace: key.namespace.clone(), policy, account: key.name.clone() };
                 if let Some(grant) = self.grants.get_mut(&grant) {
                     grant.memory.proof.account_doubtful = false;
                 }
@@ -315,7 +277,10 @@ impl Index {
             let after = self.targets.get(&key).map(|target| of_target(&key, target));
             let before = before.map(|target| of_target(&key, &target));
             if let Some(owner) = before.filter(|owner| Some(owner) != after.as_ref()) {
-                self.grant(&owner, now).targets.remove(&key.name);
+                let grant = self.grant(&owner, now);
+                grant.targets.remove(&key.name);
+                // What names no anchor any more must be looked at again before an anchor counts as not named.
+                grant.memory.proof.target_seen = None;
                 self.settle(&owner, now);
             }
             if let Some(owner) = after {
@@ -337,9 +302,8 @@ impl Index {
             let before_owner = before.as_ref().and_then(|anchor| of_anchor(&key, anchor));
             let after = self.anchors.get(&key);
             // With its annotations removed an anchor stays where it was known to belong.
-            let after_owner = after
-                .and_then(|anchor| of_anchor(&key, anchor))
-                .or(before_owner.clone().filter(|_| after.is_some()));
+            let after_owner =
+                after.and_then(|anchor| of_anchor(&key, anchor)).or(before_owner.clone().filter(|_| after.is_some()));
             if let Some(owner) = before_owner.filter(|owner| Some(owner) != after_owner.as_ref()) {
                 self.anchor_left(&owner, &key.name, before.as_ref(), now);
             }
@@ -358,12 +322,27 @@ impl Index {
         let grant = self.grant(owner, now);
         grant.anchors.remove(name);
         let attempt = grant.memory.attempt.as_mut();
-        if let Some(attempt) =
-            attempt.filter(|attempt| anchor.is_some_and(|anchor| *attempt.anchor.uid == *anchor.uid))
+        if let Some(attempt) = attempt.filter(|attempt| anchor.is_some_and(|anchor| *attempt.anchor.uid == *anchor.uid))
         {
             attempt.spent = true;
         }
         self.settle(owner, now);
+    }
+
+    /// Tells when somebody else deleted an anchor that one of our targets names. The end of a policy takes them
+    /// all, and is no news.
+    fn revoked_by_hand(&mut self, key: &Key, before: Option<&Anchor>) {
+        let gone = before.filter(|_| self.anchors.get(key).is_none());
+        let Some((anchor, owner)) = gone.and_then(|anchor| Some((anchor, of_anchor(key, anchor)?))) else { return };
+        let retiring =
+            self.grants.get(&owner).is_some_and(|grant| grant.retiring.iter().any(|name| **name == *key.name));
+        let governed = self.policy(&owner.policy_key()).is_some_and(|policy| !policy.terminating);
+        let token = self.facts(&owner).and_then(|facts| facts.token_of(&key.name, &anchor.uid));
+        if let Some(token_id) = token.filter(|_| governed && !retiring) {
+            let (anchor, uid) = ((*key.name).into(), anchor.uid.clone());
+            let retirement = Retirement { anchor, uid, token_id: Some(token_id), cause: Cause::ByHand };
+            self.notify(&owner, What::Retired(retirement));
+        }
     }
 
     fn policy(&self, key: &Key) -> Option<&Arc<Policy>> {
@@ -371,16 +350,9 @@ impl Index {
     }
 
     fn grants_of<'a>(&'a self, policy: &'a Key) -> impl Iterator<Item = &'a GrantKey> {
-        let first = GrantKey {
-            namespace: policy.namespace.clone(),
-            policy: policy.name.clone(),
-            account: "".into(),
-        };
+        let first = GrantKey { namespace: policy.namespace.clone(), policy: policy.name.clone(), account: "".into() };
         let of = |key: &GrantKey| key.namespace == policy.namespace && key.policy == policy.name;
-        self.grants
-            .range(first..)
-            .map(|(key, _)| key)
-            .take_while(move |key| of(key))
+        self.grants.range(first..).map(|(key, _)| key).take_while(move |key| of(key))
     }
 
     fn grant(&mut self, key: &GrantKey, now: Time) -> &mut Grant {
@@ -391,6 +363,7 @@ impl Index {
             wanted: None,
             standing: Standing::Working,
             since: now,
+            retiring: Vec::new(),
             busy: false,
             dirty: false,
         })
@@ -402,10 +375,7 @@ impl Index {
         self.policy(&key.policy_key()).is_some_and(|policy| {
             let named = policy.selector.is_none();
             (named || account.is_some())
-                && policy.selects(
-                    &key.account,
-                    account.map_or(&BTreeMap::new(), |account| &account.labels),
-                )
+                && policy.selects(&key.account, account.map_or(&BTreeMap::new(), |account| &account.labels))
         })
     }
 
@@ -447,17 +417,12 @@ impl Index {
 
     fn wanted(&self, key: &GrantKey) -> Option<Arc<str>> {
         let policy = self.policy(&key.policy_key())?;
-        select::target_name(&policy.spec.secret.name, &key.policy, &key.account)
-            .ok()
-            .map(Into::into)
+        select::target_name(&policy.spec.secret.name, &key.policy, &key.account).ok().map(Into::into)
     }
 
     /// Moves the grant's claim, and lets everybody who wants the old or the new name decide again.
     fn claim(&mut self, key: &GrantKey, before: Option<Arc<str>>, after: Option<Arc<str>>) {
-        let place = |name| Key {
-            namespace: key.namespace.clone(),
-            name,
-        };
+        let place = |name| Key { namespace: key.namespace.clone(), name };
         let mut rivals = BTreeSet::new();
         if let Some(before) = before.map(place) {
             let claims = self.claims.entry(before.clone()).or_default();
@@ -501,15 +466,10 @@ impl Index {
     /// Until when the grant can wait: the end of its published token, or not at all.
     fn deadline(&self, key: &GrantKey) -> Time {
         let grant = self.grants.get(key);
-        let target = grant.and_then(|grant| grant.wanted.clone()).and_then(|name| {
-            self.targets.get(&Key {
-                namespace: key.namespace.clone(),
-                name,
-            })
-        });
-        target
-            .and_then(|target| target.token.as_ref())
-            .map_or(Time::MIN_UTC, |token| token.expires_at)
+        let target = grant
+            .and_then(|grant| grant.wanted.clone())
+            .and_then(|name| self.targets.get(&Key { namespace: key.namespace.clone(), name }));
+        target.and_then(|target| target.token.as_ref()).map_or(Time::MIN_UTC, |token| token.expires_at)
     }
 
     /// The most urgent job for one of `slots` places, if any work is ready.
@@ -529,11 +489,7 @@ impl Index {
     /// When [`Index::take`] has something to do again if nothing changes.
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
-        self.queue
-            .next_wake()
-            .into_iter()
-            .chain(self.statuses.next_wake())
-            .min()
+        self.queue.next_wake().into_iter().chain(self.statuses.next_wake()).min()
     }
 
     /// Decides for one grant: work to do now, or sleep.
@@ -553,12 +509,10 @@ impl Index {
                 None
             }
             _ => {
+                grant.retiring = decision.retire.iter().map(|retirement| retirement.anchor.clone()).collect();
                 grant.busy = true;
                 grant.dirty = false;
-                Some(Job {
-                    grant: key.clone(),
-                    decision,
-                })
+                Some(Job { grant: key.clone(), decision })
             }
         }
     }
@@ -569,7 +523,7 @@ impl Index {
             return;
         };
         let settled = decision.standing == Standing::Ready && matches!(decision.act, Act::Idle(_));
-        let recovered = settled && grant.memory.failing.take().is_some();
+        let recovered = settled && grant.memory.failing.take_if(|failing| failing.retry_at <= now).is_some();
         if grant.standing == decision.standing {
             return;
         }
@@ -596,22 +550,10 @@ impl Index {
     }
 
     fn notify(&mut self, key: &GrantKey, what: What) {
-        let policy_uid = self
-            .policies
-            .get(&key.policy_key())
-            .map(|policy| policy.uid().into())
-            .unwrap_or_default();
-        let target = self
-            .grants
-            .get(key)
-            .and_then(|grant| grant.wanted.as_ref().or(grant.targets.first()));
+        let policy_uid = self.policies.get(&key.policy_key()).map(|policy| policy.uid().into()).unwrap_or_default();
+        let target = self.grants.get(key).and_then(|grant| grant.wanted.as_ref().or(grant.targets.first()));
         let target = target.map(ToString::to_string);
-        self.notices.push(Notice {
-            grant: key.clone(),
-            policy_uid,
-            target,
-            what,
-        });
+        self.notices.push(Notice { grant: key.clone(), policy_uid, target, what });
     }
 
     /// What happened since the last call.
@@ -622,31 +564,18 @@ impl Index {
     /// Gathers what a decision is made of.
     fn facts<'a>(&'a self, key: &'a GrantKey) -> Option<Facts<'a>> {
         let grant = self.grants.get(key)?;
-        let place = |name: &Arc<str>| Key {
-            namespace: key.namespace.clone(),
-            name: name.clone(),
-        };
-        let old = grant
-            .targets
-            .iter()
-            .filter(|name| Some(*name) != grant.wanted.as_ref());
-        let anchors = grant
-            .anchors
-            .iter()
-            .filter_map(|(name, seen)| Some((&**name, (self.anchors.get(&place(name))?, *seen))));
+        let place = |name: &Arc<str>| Key { namespace: key.namespace.clone(), name: name.clone() };
+        let old = grant.targets.iter().filter(|name| Some(*name) != grant.wanted.as_ref());
+        let anchors =
+            grant.anchors.iter().filter_map(|(name, seen)| Some((&**name, (self.anchors.get(&place(name))?, *seen))));
         Some(Facts {
             key,
             site: &self.site,
             policy: self.policies.get(&key.policy_key()),
             account: self.accounts.get(&key.account_key()),
             name: self.claimed_name(key, grant),
-            occupant: grant
-                .wanted
-                .as_ref()
-                .and_then(|name| self.targets.get(&place(name))),
-            old: old
-                .filter_map(|name| Some((&**name, self.targets.get(&place(name))?)))
-                .collect(),
+            occupant: grant.wanted.as_ref().and_then(|name| self.targets.get(&place(name))),
+            old: old.filter_map(|name| Some((&**name, self.targets.get(&place(name))?))).collect(),
             anchors: anchors.collect(),
             memory: &grant.memory,
         })
@@ -655,25 +584,15 @@ impl Index {
     /// The wanted name, unless it is illegal or another policy has the better claim.
     fn claimed_name(&self, key: &GrantKey, grant: &Grant) -> Result<String, Failure> {
         let invalid = |what: &str| Failure::new(Reason::TargetNameInvalid, what);
-        let policy = self
-            .policy(&key.policy_key())
-            .ok_or_else(|| invalid("no policy"))?;
-        let name = select::target_name(&policy.spec.secret.name, &key.policy, &key.account)
-            .map_err(|what| invalid(&what))?;
+        let policy = self.policy(&key.policy_key()).ok_or_else(|| invalid("no policy"))?;
+        let name =
+            select::target_name(&policy.spec.secret.name, &key.policy, &key.account).map_err(|what| invalid(&what))?;
         let Some(wanted) = &grant.wanted else {
             return Ok(name);
         };
-        let place = Key {
-            namespace: key.namespace.clone(),
-            name: wanted.clone(),
-        };
-        let claims: Vec<Claim<'_>> = self
-            .claims
-            .get(&place)
-            .into_iter()
-            .flatten()
-            .filter_map(|claimant| self.claim_of(claimant))
-            .collect();
+        let place = Key { namespace: key.namespace.clone(), name: wanted.clone() };
+        let claims: Vec<Claim<'_>> =
+            self.claims.get(&place).into_iter().flatten().filter_map(|claimant| self.claim_of(claimant)).collect();
         match select::holder(&claims, self.targets.get(&place)) {
             Some(holder) if (holder.policy_name, holder.account) != (&*key.policy, &*key.account) => {
                 let what = format!(
@@ -688,22 +607,12 @@ impl Index {
 
     fn claim_of<'a>(&'a self, key: &'a GrantKey) -> Option<Claim<'a>> {
         let policy = self.policy(&key.policy_key())?;
-        Some(Claim {
-            policy_name: &key.policy,
-            policy,
-            account: &key.account,
-        })
+        Some(Claim { policy_name: &key.policy, policy, account: &key.account })
     }
 }
 
 fn named(policy: &Policy) -> impl Iterator<Item = Arc<str>> {
-    policy
-        .spec
-        .service_accounts
-        .names
-        .iter()
-        .flatten()
-        .map(|name| name.as_str().into())
+    policy.spec.service_accounts.names.iter().flatten().map(|name| name.as_str().into())
 }
 
 fn of_target(key: &Key, target: &Target) -> GrantKey {

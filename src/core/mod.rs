@@ -8,6 +8,8 @@ pub mod grant;
 pub mod index;
 pub mod keys;
 pub mod managed;
+#[cfg(test)]
+mod model;
 pub mod notice;
 pub mod plan;
 pub mod queue;

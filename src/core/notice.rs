@@ -51,13 +51,8 @@ impl What {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Issued {
-                why: Why::FirstIssue, ..
-            } => "TokenIssued",
-            Self::Issued {
-                why: Why::Due | Why::RotationRequested | Why::SpecChanged,
-                ..
-            } => "TokenRotated",
+            Self::Issued { why: Why::FirstIssue, .. } => "TokenIssued",
+            Self::Issued { why: Why::Due | Why::RotationRequested | Why::SpecChanged, .. } => "TokenRotated",
             Self::Issued { .. } => "TokenReissued",
             Self::Repaired { .. } => "SecretRepaired",
             Self::Retired(_) => "TokenRevoked",
@@ -76,6 +71,12 @@ impl What {
             Self::Retired(_) => "Revoke",
             Self::Removed => "Delete",
         }
+    }
+
+    /// Whether it is worth an event: the planned end of an old token is part of its rotation, which had one.
+    #[must_use]
+    pub const fn is_news(&self) -> bool {
+        !matches!(self, Self::Retired(retirement) if retirement.cause.is_planned())
     }
 
     /// Whether somebody should look.
@@ -110,10 +111,7 @@ impl Notice {
                 retirement.cause.as_str()
             ),
             What::Removed => {
-                format!(
-                    "ServiceAccount {account}: Secret {} deleted",
-                    self.target.as_deref().unwrap_or_default()
-                )
+                format!("ServiceAccount {account}: Secret {} deleted", self.target.as_deref().unwrap_or_default())
             }
             What::Failing(failure) => format!("ServiceAccount {account}: {}", failure.message),
             What::Recovered => format!("ServiceAccount {account}: works again"),

@@ -21,6 +21,7 @@ use super::{
     managed::stable_hash,
     render, schedule,
 };
+use issue::Case;
 pub use issue::Why;
 pub use retire::{Cause, Retirement};
 
@@ -153,11 +154,7 @@ struct Verdict {
 
 impl Verdict {
     fn stop(standing: Standing) -> Self {
-        Self {
-            act: Act::Idle(None),
-            standing,
-            active: false,
-        }
+        Self { act: Act::Idle(None), standing, active: false }
     }
 
     fn failing(reason: Reason, what: &str) -> Self {
@@ -165,18 +162,9 @@ impl Verdict {
     }
 }
 
-/// A policy that can be read and an account that exists: what everything below row 4 needs.
-#[derive(Clone, Copy)]
-struct Parties<'a> {
-    policy: &'a Policy,
-    account: &'a Account,
-}
-
 impl<'a> Facts<'a> {
     fn readable(&self) -> Option<&'a Policy> {
-        self.policy
-            .and_then(|policy| policy.readable())
-            .map(|policy| &**policy)
+        self.policy.and_then(|policy| policy.readable()).map(|policy| &**policy)
     }
 
     /// The target under the wanted name, if it is this grant's.
@@ -205,8 +193,7 @@ impl<'a> Facts<'a> {
     /// rotate do not matter.
     #[must_use]
     pub fn is_valid(&self, target: &Target, now: Time) -> bool {
-        let (Some(policy), Some(account), Some(token)) = (self.readable(), self.account, &target.token)
-        else {
+        let (Some(policy), Some(account), Some(token)) = (self.readable(), self.account, &target.token) else {
             return false;
         };
         token.expires_at > now
@@ -219,21 +206,20 @@ impl<'a> Facts<'a> {
 
     /// Whether this anchor is there.
     fn alive(&self, name: &str, uid: &str) -> bool {
-        self.anchors
-            .get(name)
-            .is_some_and(|(anchor, _)| *anchor.uid == *uid)
+        self.anchors.get(name).is_some_and(|(anchor, _)| *anchor.uid == *uid)
+    }
+
+    /// Id of the token that is bound to this anchor, if a target of the grant names it.
+    #[must_use]
+    pub fn token_of(&self, anchor: &str, uid: &str) -> Option<Box<str>> {
+        retire::token_of(self, anchor, uid)
     }
 
     /// When the published token of a target is replaced.
     #[must_use]
     pub fn due(&self, target: &Target) -> Option<Time> {
         let token = target.token.as_ref()?;
-        Some(schedule::due(
-            token.issued_at,
-            token.expires_at,
-            &self.readable()?.spec.rotation,
-            self.hash(),
-        ))
+        Some(schedule::due(token.issued_at, token.expires_at, &self.readable()?.spec.rotation, self.hash()))
     }
 }
 
@@ -254,45 +240,30 @@ const CHECKS: [Check; 4] = [
 /// Decides for one grant. Pure: the same facts at the same instant give the same decision.
 #[must_use]
 pub fn decide(now: Time, facts: &Facts<'_>) -> Decision {
-    let verdict = CHECKS
-        .iter()
-        .find_map(|check| check(now, facts))
-        .unwrap_or_else(|| govern(now, facts));
+    let verdict = CHECKS.iter().find_map(|check| check(now, facts)).unwrap_or_else(|| govern(now, facts));
     let drop_attempt = facts.memory.attempt.is_some() && !verdict.active;
     let retire = retire::due(now, facts, drop_attempt);
     let wake = retire::next(now, facts);
     let (act, standing) = (verdict.act, verdict.standing);
     let act = match act {
         Act::Idle(until) => match retire::look(now, facts) {
-            Some(look) if retire.is_empty() => Act::Look(look),
+            Some(look) if retire.is_empty() => throttled(now, facts, Act::Look(look)),
             _ => Act::Idle(until.into_iter().chain(wake).min()),
         },
         act => act,
     };
-    Decision {
-        retire,
-        drop_attempt,
-        act,
-        standing,
-    }
+    Decision { retire, drop_attempt, act, standing }
 }
 
 /// Row 1: the policy goes or is gone, or has not selected the account for 10 s.
 fn ended(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     let ending = ending(now, facts)?;
     Some(match ending {
-        Ending::Wait(until) => Verdict {
-            act: Act::Idle(Some(until)),
-            ..Verdict::stop(Standing::Unselected)
-        },
-        Ending::Prove(look) => Verdict {
-            act: throttled(now, facts, Act::Look(look)),
-            ..Verdict::stop(Standing::Unselected)
-        },
-        Ending::Sure => Verdict {
-            act: throttled(now, facts, remove(facts)),
-            ..Verdict::stop(Standing::Unselected)
-        },
+        Ending::Wait(until) => Verdict { act: Act::Idle(Some(until)), ..Verdict::stop(Standing::Unselected) },
+        Ending::Prove(look) => {
+            Verdict { act: throttled(now, facts, Act::Look(look)), ..Verdict::stop(Standing::Unselected) }
+        }
+        Ending::Sure => Verdict { act: throttled(now, facts, remove(facts)), ..Verdict::stop(Standing::Unselected) },
     })
 }
 
@@ -317,16 +288,8 @@ fn ending(now: Time, facts: &Facts<'_>) -> Option<Ending> {
                 return Some(Ending::Wait(since + UNSELECTED_FOR));
             }
             // What took the account out of the selection is what has to be looked at: the names or the labels.
-            let look = if policy.selector.is_some() {
-                Look::Account
-            } else {
-                Look::Policy
-            };
-            Some(if proof.unselected {
-                Ending::Sure
-            } else {
-                Ending::Prove(look)
-            })
+            let look = if policy.selector.is_some() { Look::Account } else { Look::Policy };
+            Some(if proof.unselected { Ending::Sure } else { Ending::Prove(look) })
         }
     }
 }
@@ -339,13 +302,14 @@ fn deletes(facts: &Facts<'_>, owner: Option<&str>) -> bool {
 
 fn remove(facts: &Facts<'_>) -> Act {
     let mut targets = facts.targets();
-    targets
-        .find(|(_, target)| deletes(facts, target.owners.policy.as_deref()))
-        .map_or(Act::Idle(None), |(name, target)| Act::Remove {
+    targets.find(|(_, target)| deletes(facts, target.owners.policy.as_deref())).map_or(
+        Act::Idle(None),
+        |(name, target)| Act::Remove {
             name: name.to_owned(),
             uid: target.uid.clone(),
             resource_version: target.resource_version.clone(),
-        })
+        },
+    )
 }
 
 /// Row 2: a stored policy that does not parse.
@@ -363,19 +327,14 @@ fn frozen(_: Time, facts: &Facts<'_>) -> Option<Verdict> {
 fn accountless(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     let name = facts.key.account_key();
     match facts.account {
-        None => Some(Verdict::failing(
-            Reason::AccountNotFound,
-            &format!("ServiceAccount {name} does not exist"),
-        )),
-        Some(account) if account.terminating => Some(Verdict::failing(
-            Reason::AccountTerminating,
-            &format!("ServiceAccount {name} is being deleted"),
-        )),
+        None => Some(Verdict::failing(Reason::AccountNotFound, &format!("ServiceAccount {name} does not exist"))),
+        Some(account) if account.terminating => {
+            Some(Verdict::failing(Reason::AccountTerminating, &format!("ServiceAccount {name} is being deleted")))
+        }
         // The server said the account is another one by now: issuing for the one we know would fail again.
-        Some(_) if facts.memory.proof.account_doubtful => Some(Verdict {
-            act: throttled(now, facts, Act::Look(Look::Account)),
-            ..Verdict::stop(Standing::Working)
-        }),
+        Some(_) if facts.memory.proof.account_doubtful => {
+            Some(Verdict { act: throttled(now, facts, Act::Look(Look::Account)), ..Verdict::stop(Standing::Working) })
+        }
         Some(_) => None,
     }
 }
@@ -384,10 +343,7 @@ fn accountless(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
 fn suspended(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     let policy = facts.readable()?;
     let valid = facts.target().is_some_and(|target| facts.is_valid(target, now));
-    policy
-        .spec
-        .suspend
-        .then(|| Verdict::stop(if valid { Standing::Ready } else { Standing::Working }))
+    policy.spec.suspend.then(|| Verdict::stop(if valid { Standing::Ready } else { Standing::Working }))
 }
 
 /// Rows 5 to 11: the grant is alive.
@@ -395,17 +351,13 @@ fn govern(now: Time, facts: &Facts<'_>) -> Verdict {
     let (Some(policy), Some(account)) = (facts.readable(), facts.account) else {
         return Verdict::stop(Standing::Working);
     };
-    let parties = Parties { policy, account };
+    let serve = |name: &str, target| issue::serve(&Case { now, facts, policy, account, name, target });
     match (claimed(facts), facts.old.first()) {
-        (Ok(name), _) => issue::serve(now, facts, parties, &name, facts.target()),
+        (Ok(name), _) => serve(&name, facts.target()),
         (Err(failure), None) => Verdict::stop(Standing::Failing(failure)),
         // Row 10: the old target is kept fresh until the new name can be had.
         (Err(failure), Some((name, target))) => {
-            let verdict = issue::serve(now, facts, parties, name, Some(target));
-            Verdict {
-                standing: Standing::Failing(failure),
-                ..verdict
-            }
+            Verdict { standing: Standing::Failing(failure), ..serve(name, Some(target)) }
         }
     }
 }

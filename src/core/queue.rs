@@ -77,8 +77,7 @@ impl Queue {
 
     /// Takes the next ready grant for one of `slots` places.
     pub fn take(&mut self, slots: usize) -> Option<GrantKey> {
-        let under_half =
-            |namespace: &Arc<str>| self.running.get(namespace).copied().unwrap_or(0) < slots.div_ceil(2);
+        let under_half = |namespace: &Arc<str>| self.running.get(namespace).copied().unwrap_or(0) < slots.div_ceil(2);
         let fair = self.heads.iter().find(|(_, namespace)| under_half(namespace));
         let (_, namespace) = fair.or_else(|| self.heads.first()).cloned()?;
         let key = self.ready.get(&namespace)?.first()?.1.clone();
@@ -129,11 +128,7 @@ mod tests {
     use super::*;
 
     fn key(namespace: &str, account: &str) -> GrantKey {
-        GrantKey {
-            namespace: namespace.into(),
-            policy: "p".into(),
-            account: account.into(),
-        }
+        GrantKey { namespace: namespace.into(), policy: "p".into(), account: account.into() }
     }
 
     fn at(seconds: i64) -> Time {
@@ -158,9 +153,7 @@ mod tests {
             queue.ready(&key("greedy", &n.to_string()), at(n));
         }
         queue.ready(&key("modest", "x"), at(100));
-        let taken: Vec<_> = (0..4)
-            .filter_map(|_| queue.take(4).inspect(|key| queue.started(key)))
-            .collect();
+        let taken: Vec<_> = (0..4).filter_map(|_| queue.take(4).inspect(|key| queue.started(key))).collect();
         assert_eq!(taken.iter().filter(|key| &*key.namespace == "modest").count(), 1);
         assert_eq!(taken[2], key("modest", "x"));
     }

@@ -27,9 +27,7 @@ fn is_token_char(c: char) -> bool {
 
 /// `eyJ` is how every JSON object starts in base64, `ZXlK` how that does in base64 once more.
 fn is_secret(word: &str) -> bool {
-    ["eyJ", "ZXlK"]
-        .iter()
-        .any(|start| word.find(start).is_some_and(|at| word.len() - at > 40))
+    ["eyJ", "ZXlK"].iter().any(|start| word.find(start).is_some_and(|at| word.len() - at > 40))
 }
 
 #[cfg(test)]
@@ -41,10 +39,7 @@ mod tests {
     #[test]
     fn removes_tokens_and_keeps_the_rest() {
         let token = format!("eyJhbGciOiJFUzI1NiJ9.{}.sig", "A".repeat(80));
-        assert_eq!(
-            message(&format!("denied: \"{token}\" is bad")),
-            "denied: \"[removed]\" is bad"
-        );
+        assert_eq!(message(&format!("denied: \"{token}\" is bad")), "denied: \"[removed]\" is bad");
         assert_eq!(message("exceeded quota: secrets=1"), "exceeded quota: secrets=1");
         assert_eq!(message("two\nlines\u{1b}[31m"), "two lines [31m");
     }

@@ -46,9 +46,7 @@ pub fn retires_at(now: Time, expires: Time, overlap: Option<Duration>) -> Time {
 pub fn retry_at(now: Time, failures: u32, expires: Option<Time>, hash: u64) -> Time {
     let doubled = FIRST_BACKOFF * 2_i32.pow(failures.saturating_sub(1).min(6));
     let pause = doubled.min(MAX_BACKOFF);
-    let left = expires
-        .map(|end| end - now)
-        .filter(|left| *left > TimeDelta::zero());
+    let left = expires.map(|end| end - now).filter(|left| *left > TimeDelta::zero());
     let pause = left.map_or(pause, |left| pause.min((left / 4).max(FIRST_BACKOFF)));
     now + (pause - jitter(pause / JITTER_SHARE, hash.rotate_left(failures % 64)))
 }
@@ -83,23 +81,13 @@ impl Budget {
     /// A full budget.
     #[must_use]
     pub fn new(now: Time) -> Self {
-        Self {
-            available: BURST,
-            refilled: now,
-            spent: None,
-            interval: PACE,
-            last_repair: None,
-        }
+        Self { available: BURST, refilled: now, spent: None, interval: PACE, last_repair: None }
     }
 
     /// The first instant at which a mint is allowed, `now` or later.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Time {
-        if self.refill(now).available > 0 {
-            now
-        } else {
-            now.max(self.refilled + self.interval)
-        }
+        if self.refill(now).available > 0 { now } else { now.max(self.refilled + self.interval) }
     }
 
     /// Takes one mint. `repair` names the cause when something undid our work; a schedule or a hand is none.
@@ -146,11 +134,7 @@ mod tests {
     }
 
     fn rotation(percentage: i32, max_age: Option<u32>) -> Rotation {
-        Rotation {
-            renew_before_percentage: percentage,
-            max_age: max_age.map(Duration::from_secs),
-            overlap: None,
-        }
+        Rotation { renew_before_percentage: percentage, max_age: max_age.map(Duration::from_secs), overlap: None }
     }
 
     #[test]
@@ -168,10 +152,7 @@ mod tests {
 
     #[test]
     fn jitter_is_at_most_a_tenth_of_the_interval() {
-        assert_eq!(
-            due(at(0), at(1000), &rotation(50, None), u64::MAX),
-            at(450) + TimeDelta::milliseconds(1)
-        );
+        assert_eq!(due(at(0), at(1000), &rotation(50, None), u64::MAX), at(450) + TimeDelta::milliseconds(1));
     }
 
     #[test]
@@ -211,10 +192,7 @@ mod tests {
             budget.spend(now, Some("DataChanged"));
         }
         assert_eq!(budget.ready_at(now) - now, TimeDelta::minutes(10));
-        assert_eq!(
-            budget.ready_at(now + TimeDelta::hours(1)),
-            now + TimeDelta::hours(1)
-        );
+        assert_eq!(budget.ready_at(now + TimeDelta::hours(1)), now + TimeDelta::hours(1));
     }
 
     #[test]

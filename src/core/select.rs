@@ -12,9 +12,7 @@ const MAX_NAME: usize = 253;
 /// # Errors
 /// With the reason, when that is not a legal name of a Secret.
 pub fn target_name(template: &str, policy: &str, account: &str) -> Result<String, String> {
-    let name = template
-        .replace("{policy}", policy)
-        .replace("{serviceAccount}", account);
+    let name = template.replace("{policy}", policy).replace("{serviceAccount}", account);
     if name.len() > MAX_NAME {
         return Err(format!(
             "the Secret's name {name:.40}… would have {} characters, more than {MAX_NAME}",
@@ -25,11 +23,7 @@ pub fn target_name(template: &str, policy: &str, account: &str) -> Result<String
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
     };
-    if name.split('.').all(label) {
-        Ok(name)
-    } else {
-        Err(format!("{name:?} is not a legal name of a Secret"))
-    }
+    if name.split('.').all(label) { Ok(name) } else { Err(format!("{name:?} is not a legal name of a Secret")) }
 }
 
 /// A policy that wants a name for an account.
@@ -51,13 +45,9 @@ pub struct Claim<'a> {
 #[must_use]
 pub fn holder<'a>(claims: &'a [Claim<'a>], occupant: Option<&Target>) -> Option<&'a Claim<'a>> {
     claims.iter().max_by_key(|claim| {
-        let incumbent = occupant.is_some_and(|target| {
-            *target.policy == *claim.policy_name && *target.service_account == *claim.account
-        });
-        (
-            incumbent,
-            Reverse((claim.policy.created, claim.policy_name, claim.account)),
-        )
+        let incumbent = occupant
+            .is_some_and(|target| *target.policy == *claim.policy_name && *target.service_account == *claim.account);
+        (incumbent, Reverse((claim.policy.created, claim.policy_name, claim.account)))
     })
 }
 
@@ -67,10 +57,7 @@ mod tests {
 
     #[test]
     fn fills_the_template() {
-        assert_eq!(
-            target_name("{policy}-{serviceAccount}", "p", "a").as_deref(),
-            Ok("p-a")
-        );
+        assert_eq!(target_name("{policy}-{serviceAccount}", "p", "a").as_deref(), Ok("p-a"));
         assert_eq!(target_name("fixed", "p", "a").as_deref(), Ok("fixed"));
     }
 

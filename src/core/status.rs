@@ -72,11 +72,7 @@ pub fn summarise(
     context: Context<'_>,
 ) -> TokenPolicyStatus {
     rows.sort_by_cached_key(|row| (row.expires(), row.account.clone()));
-    let granted = rows
-        .iter()
-        .filter_map(|row| row.token)
-        .map(|(start, end)| end - start)
-        .min();
+    let granted = rows.iter().filter_map(|row| row.token).map(|(start, end)| end - start).min();
     let conditions = conditions(policy, &rows, granted, context);
     TokenPolicyStatus {
         observed_generation: Some(policy.generation),
@@ -87,12 +83,7 @@ pub fn summarise(
         accounts: Some(counts(&rows)),
         granted_duration: granted.map(whole_seconds),
         earliest_expiration: rows.iter().find_map(Row::expires).map(text),
-        next_rotation: rows
-            .iter()
-            .filter_map(|row| row.due)
-            .min()
-            .filter(|_| !policy.spec.suspend)
-            .map(text),
+        next_rotation: rows.iter().filter_map(|row| row.due).min().filter(|_| !policy.spec.suspend).map(text),
         failures: rows.iter().filter_map(failure).take(MAX_FAILURES).collect(),
     }
 }
@@ -101,10 +92,8 @@ pub fn summarise(
 #[must_use]
 pub fn stalled(failure: &Failure, before: &TokenPolicyStatus, now: Time) -> TokenPolicyStatus {
     let reason = failure.reason.as_str();
-    let conditions = [
-        Draft::new("Ready", false, reason, &failure.message),
-        Draft::new("Stalled", true, reason, &failure.message),
-    ];
+    let conditions =
+        [Draft::new("Ready", false, reason, &failure.message), Draft::new("Stalled", true, reason, &failure.message)];
     let generation = before.observed_generation.unwrap_or_default();
     TokenPolicyStatus {
         conditions: conditions
@@ -120,9 +109,8 @@ fn whole_seconds(span: TimeDelta) -> Duration {
 }
 
 fn counts(rows: &[Row]) -> AccountCounts {
-    let count = |test: &dyn Fn(&Row) -> bool| {
-        i32::try_from(rows.iter().filter(|row| test(row)).count()).unwrap_or(i32::MAX)
-    };
+    let count =
+        |test: &dyn Fn(&Row) -> bool| i32::try_from(rows.iter().filter(|row| test(row)).count()).unwrap_or(i32::MAX);
     let (selected, ready) = (count(&|_| true), count(&|row| row.valid));
     AccountCounts {
         selected,
@@ -152,19 +140,12 @@ struct Draft {
 
 impl Draft {
     fn new(kind: &'static str, status: bool, reason: &'static str, message: &str) -> Self {
-        Self {
-            kind,
-            status,
-            reason,
-            message: message.to_owned(),
-        }
+        Self { kind, status, reason, message: message.to_owned() }
     }
 
     fn since(self, before: &[Condition], generation: i64, now: Time) -> Condition {
         let status = if self.status { "True" } else { "False" };
-        let same = before
-            .iter()
-            .find(|old| old.type_ == self.kind && old.status == status);
+        let same = before.iter().find(|old| old.type_ == self.kind && old.status == status);
         Condition {
             type_: self.kind.into(),
             status: status.into(),
@@ -186,29 +167,18 @@ fn conditions(policy: &Policy, rows: &[Row], granted: Option<TimeDelta>, context
     let optional = [
         progress(policy, rows, &ready),
         policy.spec.suspend.then(|| {
-            Draft::new(
-                "Suspended",
-                true,
-                "Suspended",
-                "no token is issued; set spec.suspend to false to go on",
-            )
+            Draft::new("Suspended", true, "Suspended", "no token is issued; set spec.suspend to false to go on")
         }),
         granted.and_then(|granted| shortened(policy, granted)),
         context.site.internal.then(|| internal_server(context.site)),
         (context.skew.abs() > MAX_SKEW).then(|| skewed(context.skew)),
     ];
-    std::iter::once(ready)
-        .chain(optional.into_iter().flatten())
-        .collect()
+    std::iter::once(ready).chain(optional.into_iter().flatten()).collect()
 }
 
 fn ready(rows: &[Row]) -> Draft {
     let missing: Vec<&Row> = rows.iter().filter(|row| !row.valid).collect();
-    let Some(first) = missing
-        .iter()
-        .find(|row| row.failure().is_some())
-        .or(missing.first())
-    else {
+    let Some(first) = missing.iter().find(|row| row.failure().is_some()).or(missing.first()) else {
         return match rows.len() {
             0 => Draft::new(
                 "Ready",
@@ -216,25 +186,14 @@ fn ready(rows: &[Row]) -> Draft {
                 "NoAccountsSelected",
                 "no ServiceAccount is selected; check spec.serviceAccounts if that is not meant",
             ),
-            n => Draft::new(
-                "Ready",
-                true,
-                "TokensPublished",
-                &format!("{n} of {n} accounts have a valid token"),
-            ),
+            n => Draft::new("Ready", true, "TokensPublished", &format!("{n} of {n} accounts have a valid token")),
         };
     };
-    let (reason, cause) = first
-        .failure()
-        .map_or(("Issuing", "its token is being issued"), |failure| {
-            (failure.reason.as_str(), failure.message.as_str())
-        });
-    let message = format!(
-        "{} of {} accounts have no valid token; {}: {cause}",
-        missing.len(),
-        rows.len(),
-        first.account
-    );
+    let (reason, cause) = first.failure().map_or(("Issuing", "its token is being issued"), |failure| {
+        (failure.reason.as_str(), failure.message.as_str())
+    });
+    let message =
+        format!("{} of {} accounts have no valid token; {}: {cause}", missing.len(), rows.len(), first.account);
     Draft::new("Ready", false, reason, &message)
 }
 
@@ -243,15 +202,12 @@ fn progress(policy: &Policy, rows: &[Row], ready: &Draft) -> Option<Draft> {
     let failing = rows.iter().find(|row| row.failure().is_some());
     let working = rows.iter().any(|row| row.standing == Standing::Working);
     match failing {
-        Some(_) if !ready.status => Some(Draft {
-            kind: "Stalled",
-            status: true,
-            reason: ready.reason,
-            message: ready.message.clone(),
-        }),
-        Some(row) => row
-            .failure()
-            .map(|failure| Draft::new("Reconciling", true, failure.reason.as_str(), &failure.message)),
+        Some(_) if !ready.status => {
+            Some(Draft { kind: "Stalled", status: true, reason: ready.reason, message: ready.message.clone() })
+        }
+        Some(row) => {
+            row.failure().map(|failure| Draft::new("Reconciling", true, failure.reason.as_str(), &failure.message))
+        }
         None => (working && !policy.spec.suspend)
             .then(|| Draft::new("Reconciling", true, "Issuing", "tokens are being issued")),
     }

@@ -17,10 +17,7 @@ pub struct Key {
 impl Key {
     /// A key of these parts.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -72,10 +69,7 @@ struct List {
 
 impl<V> Default for Table<V> {
     fn default() -> Self {
-        Self {
-            rows: BTreeMap::new(),
-            lists: HashMap::new(),
-        }
+        Self { rows: BTreeMap::new(), lists: HashMap::new() }
     }
 }
 
@@ -99,14 +93,8 @@ impl<V> Table<V> {
 
     /// The rows of one namespace.
     pub fn in_namespace<'a>(&'a self, namespace: &'a Arc<str>) -> impl Iterator<Item = (&'a Key, &'a V)> {
-        let rows = self.rows.range(
-            Key {
-                namespace: namespace.clone(),
-                name: "".into(),
-            }..,
-        );
-        rows.take_while(|(key, _)| key.namespace == *namespace)
-            .map(|(key, row)| (key, &row.value))
+        let rows = self.rows.range(Key { namespace: namespace.clone(), name: "".into() }..);
+        rows.take_while(|(key, _)| key.namespace == *namespace).map(|(key, row)| (key, &row.value))
     }
 
     /// Takes a step of the watch over `scope` in, and returns the keys whose rows changed, with the row that
@@ -131,11 +119,7 @@ impl<V> Table<V> {
 
     /// Our own call said that there is no such object.
     pub fn answer_absent(&mut self, key: Key) -> Vec<(Key, Option<V>)> {
-        self.rows
-            .remove(&key)
-            .map(|row| (key, Some(row.value)))
-            .into_iter()
-            .collect()
+        self.rows.remove(&key).map(|row| (key, Some(row.value))).into_iter().collect()
     }
 
     /// A list may go back in time (a restored etcd), so it wins over everything but what we wrote while it ran.
@@ -180,9 +164,7 @@ impl<V> Table<V> {
         list.complete = true;
         let number = list.number;
         let covers = |key: &Key| scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
-        let gone = self
-            .rows
-            .extract_if(.., |key, row| covers(key) && row.list != number);
+        let gone = self.rows.extract_if(.., |key, row| covers(key) && row.list != number);
         gone.map(|(key, row)| (key, Some(row.value))).collect()
     }
 
@@ -208,11 +190,8 @@ mod tests {
         for (name, version) in items {
             table.apply(&None, Event::Item(key(name), *version, *version));
         }
-        let mut gone: Vec<_> = table
-            .apply(&None, Event::Listed)
-            .into_iter()
-            .map(|(key, _)| key.name.to_string())
-            .collect();
+        let mut gone: Vec<_> =
+            table.apply(&None, Event::Listed).into_iter().map(|(key, _)| key.name.to_string()).collect();
         gone.sort();
         gone
     }
@@ -247,10 +226,7 @@ mod tests {
         table.answer(&None, key("b"), 10, 10);
         table.apply(&None, Event::Item(key("a"), 1, 1));
         assert!(table.apply(&None, Event::Listed).is_empty());
-        assert_eq!(
-            (table.get(&key("a")), table.get(&key("b"))),
-            (Some(&9), Some(&10))
-        );
+        assert_eq!((table.get(&key("a")), table.get(&key("b"))), (Some(&9), Some(&10)));
     }
 
     #[test]

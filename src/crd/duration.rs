@@ -17,18 +17,14 @@ pub struct Duration {
 
 /// The text is not a duration as GEP-2257 defines it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a duration; write one to four parts like 24h, 1h30m or 90s (units h, m, s, ms; a day is 24h)"
-)]
+#[error("{0:?} is not a duration; write one to four parts like 24h, 1h30m or 90s (units h, m, s, ms; a day is 24h)")]
 pub struct InvalidDuration(String);
 
 impl Duration {
     /// A whole number of seconds.
     #[must_use]
     pub const fn from_secs(secs: u32) -> Self {
-        Self {
-            millis: secs as u64 * 1000,
-        }
+        Self { millis: secs as u64 * 1000 }
     }
 
     /// Whole seconds, rounded down, as a TokenRequest's `expirationSeconds` wants them.
@@ -82,9 +78,7 @@ impl FromStr for Duration {
     type Err = InvalidDuration;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse(text)
-            .map(|millis| Self { millis })
-            .ok_or_else(|| InvalidDuration(text.chars().take(40).collect()))
+        parse(text).map(|millis| Self { millis }).ok_or_else(|| InvalidDuration(text.chars().take(40).collect()))
     }
 }
 
@@ -113,9 +107,7 @@ impl Serialize for Duration {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -156,21 +148,7 @@ mod tests {
 
     #[test]
     fn refuses_the_rest_with_a_hint() {
-        for text in [
-            "",
-            "30d",
-            "5",
-            "h",
-            "-1h",
-            "1h-5m",
-            "1.5h",
-            "100000h",
-            "1h1h1h1h1h",
-            " 1h",
-            "1H",
-            "1h ",
-            "١h",
-        ] {
+        for text in ["", "30d", "5", "h", "-1h", "1h-5m", "1.5h", "100000h", "1h1h1h1h1h", " 1h", "1H", "1h ", "١h"] {
             let error = text.parse::<Duration>().expect_err(text).to_string();
             assert!(error.contains("a day is 24h"), "{error}");
         }

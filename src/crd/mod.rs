@@ -12,3 +12,6 @@ use kube::CustomResourceExt as _;
 pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
     serde_saphyr::to_string(&token_policy::TokenPolicy::crd())
 }
+
+#[cfg(test)]
+mod tests;

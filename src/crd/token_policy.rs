@@ -1,9 +1,6 @@
 //! `TokenPolicy`: which accounts get tokens, how long these live, and where they are written.
 
-#![expect(
-    clippy::duplicated_attributes,
-    reason = "each printcolumn has attributes of the same names"
-)]
+#![expect(clippy::duplicated_attributes, reason = "each printcolumn has attributes of the same names")]
 
 use std::collections::BTreeMap;
 
@@ -191,10 +188,7 @@ pub fn default_duration() -> Duration {
 
 impl Default for Token {
     fn default() -> Self {
-        Self {
-            audiences: Vec::new(),
-            duration: default_duration(),
-        }
+        Self { audiences: Vec::new(), duration: default_duration() }
     }
 }
 
@@ -229,11 +223,7 @@ fn default_renew_before() -> i32 {
 
 impl Default for Rotation {
     fn default() -> Self {
-        Self {
-            renew_before_percentage: default_renew_before(),
-            max_age: None,
-            overlap: None,
-        }
+        Self { renew_before_percentage: default_renew_before(), max_age: None, overlap: None }
     }
 }
 
@@ -242,10 +232,7 @@ impl Default for Rotation {
 pub struct Secret {
     /// Name of the Secret: literal text and the placeholders {policy} and {serviceAccount}.
     #[serde(default = "default_name")]
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = r"^([a-z0-9.-]|\{policy\}|\{serviceAccount\})+$")
-    )]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^([a-z0-9.-]|\{policy\}|\{serviceAccount\})+$"))]
     #[x_kube(
         validation = Rule::new("!self.startsWith('bootstrap-token-') && !self.startsWith('sh.helm.release.')")
             .message("Secrets named bootstrap-token-… and sh.helm.release.… belong to others; choose another secret.name")
@@ -282,12 +269,7 @@ fn default_name() -> String {
 
 impl Default for Secret {
     fn default() -> Self {
-        Self {
-            name: default_name(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            format: Format::default(),
-        }
+        Self { name: default_name(), labels: BTreeMap::new(), annotations: BTreeMap::new(), format: Format::default() }
     }
 }
 
@@ -308,10 +290,7 @@ pub struct Format {
 
 /// The shapes there are.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "a description of a variant makes the schema unstructural"
-)]
+#[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
 pub enum FormatType {
     #[default]
     Token,
@@ -334,10 +313,7 @@ pub struct Kubeconfig {
 
 /// What happens to Secrets and tokens at the end.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "a description of a variant makes the schema unstructural"
-)]
+#[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
 pub enum DeletionPolicy {
     #[default]
     Delete,

@@ -32,43 +32,24 @@ pub async fn perform(api: &Api, site: &Site, job: Job) -> Vec<Outcome> {
         let result = retire(api, &job.grant, &retirement).await;
         outcomes.push(Outcome::Retired(retirement, result));
     }
-    let worker = Worker {
-        api,
-        site,
-        grant: &job.grant,
-    };
+    let worker = Worker { api, site, grant: &job.grant };
     outcomes.extend(worker.act(job.decision.act).await);
     outcomes
 }
 
 /// An anchor that is gone, or another one by now, is as good as deleted.
 async fn retire(api: &Api, grant: &GrantKey, retirement: &Retirement) -> Result<(), Failure> {
-    let body = json!({"preconditions": {"uid": retirement.uid}})
-        .to_string()
-        .into();
+    let body = json!({"preconditions": {"uid": retirement.uid}}).to_string().into();
     match delete(api, grant, &retirement.anchor, &body).await {
         Err(error) if !matches!(error.code, Some(404 | 409)) => Err(error.failure),
         _ => Ok(()),
     }
 }
 
-async fn delete(
-    api: &Api,
-    grant: &GrantKey,
-    name: &str,
-    body: &SecretString,
-) -> Result<SecretString, Box<CallError>> {
+async fn delete(api: &Api, grant: &GrantKey, name: &str, body: &SecretString) -> Result<SecretString, Box<CallError>> {
     let what = format!("delete Secret {}/{name}", grant.namespace);
     let path = secret_path(grant, name);
-    api.call(Call {
-        what: &what,
-        method: &Method::DELETE,
-        path: &path,
-        accept: METADATA,
-        content: JSON,
-        body,
-    })
-    .await
+    api.call(Call { what: &what, method: &Method::DELETE, path: &path, accept: METADATA, content: JSON, body }).await
 }
 
 fn secret_path(grant: &GrantKey, name: &str) -> String {
@@ -86,37 +67,23 @@ impl Worker<'_> {
         let (step, result) = match act {
             Act::Idle(_) => return None,
             Act::Look(look) => (Step::Harmless, self.look(look).await),
-            Act::CreateAnchor { why, body } => (
-                Step::Harmless,
-                self.create_anchor(body)
-                    .await
-                    .map(|meta| Outcome::AnchorCreated(why, meta)),
-            ),
+            Act::CreateAnchor { why, body } => {
+                (Step::Harmless, self.create_anchor(body).await.map(|meta| Outcome::AnchorCreated(why, meta)))
+            }
             Act::Mint(body) => (Step::Mint, self.mint(&body).await.map(Outcome::Minted)),
-            Act::Publish { name, why, body } => (
-                Step::Write,
-                self.apply(&name, &body)
-                    .await
-                    .map(|meta| Outcome::Published(why, meta)),
-            ),
+            Act::Publish { name, why, body } => {
+                (Step::Write, self.apply(&name, &body).await.map(|meta| Outcome::Published(why, meta)))
+            }
             Act::ReadBack { name, why } => {
                 let read = self.read_back(&name).await;
-                (
-                    Step::Write,
-                    read.map(|read| Outcome::ReadBack(why, read.meta, read.token)),
-                )
+                (Step::Write, read.map(|read| Outcome::ReadBack(why, read.meta, read.token)))
             }
-            Act::Patch { name, body, why } => (
-                Step::Write,
-                self.patch(&name, &body)
-                    .await
-                    .map(|meta| Outcome::Patched(why, meta)),
-            ),
-            Act::Remove {
-                name,
-                uid,
-                resource_version,
-            } => (Step::Write, self.remove(name, &uid, &resource_version).await),
+            Act::Patch { name, body, why } => {
+                (Step::Write, self.patch(&name, &body).await.map(|meta| Outcome::Patched(why, meta)))
+            }
+            Act::Remove { name, uid, resource_version } => {
+                (Step::Write, self.remove(name, &uid, &resource_version).await)
+            }
         };
         Some(result.unwrap_or_else(|error| Outcome::Failed(step, error.failure)))
     }
@@ -129,17 +96,7 @@ impl Worker<'_> {
         content: &'static str,
         body: &SecretString,
     ) -> Result<ObjectMeta, Box<CallError>> {
-        let answer = self
-            .api
-            .call(Call {
-                what,
-                method: &method,
-                path,
-                accept: METADATA,
-                content,
-                body,
-            })
-            .await?;
+        let answer = self.api.call(Call { what, method: &method, path, accept: METADATA, content, body }).await?;
         Ok(parse::<Meta>(what, &answer)?.metadata)
     }
 
@@ -147,30 +104,16 @@ impl Worker<'_> {
         let name = format!("{}{}", keys::ANCHOR_PREFIX, random_suffix());
         body["metadata"]["name"] = name.as_str().into();
         let what = format!("create Secret {}/{name} (anchor)", self.grant.namespace);
-        let path = format!(
-            "/api/v1/namespaces/{}/secrets?fieldManager={}",
-            self.grant.namespace,
-            keys::MANAGER
-        );
-        self.send(&what, Method::POST, &path, JSON, &body.to_string().into())
-            .await
+        let path = format!("/api/v1/namespaces/{}/secrets?fieldManager={}", self.grant.namespace, keys::MANAGER);
+        self.send(&what, Method::POST, &path, JSON, &body.to_string().into()).await
     }
 
     async fn mint(&self, body: &Value) -> Result<Minted, Box<CallError>> {
-        let GrantKey {
-            namespace, account, ..
-        } = self.grant;
+        let GrantKey { namespace, account, .. } = self.grant;
         let what = format!("request a token for ServiceAccount {namespace}/{account}");
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let body = body.to_string().into();
-        let call = Call {
-            what: &what,
-            method: &Method::POST,
-            path: &path,
-            accept: JSON,
-            content: JSON,
-            body: &body,
-        };
+        let call = Call { what: &what, method: &Method::POST, path: &path, accept: JSON, content: JSON, body: &body };
         let answer: TokenAnswer = parse(&what, &self.api.call(call).await?)?;
         let secret = answer.status.token;
         let claims = claims::read(&secret).map_err(|error| rejected(&what, &error.to_string()))?;
@@ -179,11 +122,7 @@ impl Worker<'_> {
 
     async fn apply(&self, name: &str, body: &SecretString) -> Result<ObjectMeta, Box<CallError>> {
         let what = format!("apply Secret {}/{name}", self.grant.namespace);
-        let path = format!(
-            "{}?fieldManager={}&force=true",
-            secret_path(self.grant, name),
-            keys::MANAGER
-        );
+        let path = format!("{}?fieldManager={}&force=true", secret_path(self.grant, name), keys::MANAGER);
         self.send(&what, Method::PATCH, &path, APPLY, body).await
     }
 
@@ -191,8 +130,7 @@ impl Worker<'_> {
         let what = format!("patch the metadata of Secret {}/{name}", self.grant.namespace);
         let path = format!("{}?fieldManager={}", secret_path(self.grant, name), keys::MANAGER);
         let content = if body.is_array() { JSON_PATCH } else { MERGE_PATCH };
-        self.send(&what, Method::PATCH, &path, content, &body.to_string().into())
-            .await
+        self.send(&what, Method::PATCH, &path, content, &body.to_string().into()).await
     }
 
     async fn read_back(&self, name: &str) -> Result<read_back::ReadBack, Box<CallError>> {
@@ -210,12 +148,7 @@ impl Worker<'_> {
         read_back::read(&answer).map_err(|error| rejected(&what, error))
     }
 
-    async fn remove(
-        &self,
-        name: String,
-        uid: &str,
-        resource_version: &str,
-    ) -> Result<Outcome, Box<CallError>> {
+    async fn remove(&self, name: String, uid: &str, resource_version: &str) -> Result<Outcome, Box<CallError>> {
         let preconditions = json!({"preconditions": {"uid": uid, "resourceVersion": resource_version}});
         match delete(self.api, self.grant, &name, &preconditions.to_string().into()).await {
             Err(error) if error.code != Some(404) => Err(error),
@@ -224,53 +157,29 @@ impl Worker<'_> {
     }
 
     async fn look(&self, look: Look) -> Result<Outcome, Box<CallError>> {
-        let GrantKey {
-            namespace,
-            policy,
-            account,
-        } = self.grant;
+        let GrantKey { namespace, policy, account } = self.grant;
         let found = match &look {
-            Look::Target(name) => self
-                .look_at(&secret_path(self.grant, name), name, "Secret")
-                .await?
-                .map_or(Found::Absent, Found::Secret),
+            Look::Target(name) => {
+                self.look_at(&secret_path(self.grant, name), name, "Secret").await?.map_or(Found::Absent, Found::Secret)
+            }
             Look::Anchor(name) => self.look_at_anchor(name).await?,
             Look::Policy => self.look_at_policy(namespace, policy).await?,
             Look::Account => {
                 let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}");
                 let meta = self.look_at(&path, account, "ServiceAccount").await?;
-                meta.map_or(Found::Absent, |meta| {
-                    Found::Account(watch::version(&meta), Account::read(&meta))
-                })
+                meta.map_or(Found::Absent, |meta| Found::Account(watch::version(&meta), Account::read(&meta)))
             }
         };
         Ok(Outcome::Looked(look, found))
     }
 
-    async fn get(
-        &self,
-        what: &str,
-        path: &str,
-        accept: &'static str,
-    ) -> Result<SecretString, Box<CallError>> {
+    async fn get(&self, what: &str, path: &str, accept: &'static str) -> Result<SecretString, Box<CallError>> {
         self.api
-            .call(Call {
-                what,
-                method: &Method::GET,
-                path,
-                accept,
-                content: JSON,
-                body: &SecretString::default(),
-            })
+            .call(Call { what, method: &Method::GET, path, accept, content: JSON, body: &SecretString::default() })
             .await
     }
 
-    async fn look_at(
-        &self,
-        path: &str,
-        name: &str,
-        kind: &str,
-    ) -> Result<Option<ObjectMeta>, Box<CallError>> {
+    async fn look_at(&self, path: &str, name: &str, kind: &str) -> Result<Option<ObjectMeta>, Box<CallError>> {
         let what = format!("get {kind} {}/{name}", self.grant.namespace);
         match self.get(&what, path, METADATA).await {
             Ok(answer) => Ok(Some(parse::<Meta>(&what, &answer)?.metadata)),
@@ -289,11 +198,7 @@ impl Worker<'_> {
             keys::ANCHOR_TYPE
         );
         let list: MetaList = parse(&what, &self.get(&what, &path, METADATA_LIST).await?)?;
-        Ok(list
-            .items
-            .into_iter()
-            .next()
-            .map_or(Found::Absent, |item| Found::Secret(item.metadata)))
+        Ok(list.items.into_iter().next().map_or(Found::Absent, |item| Found::Secret(item.metadata)))
     }
 
     async fn look_at_policy(&self, namespace: &str, name: &str) -> Result<Found, Box<CallError>> {
@@ -344,7 +249,5 @@ struct MetaList {
 fn random_suffix() -> String {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut random = rand::rng();
-    (0..10)
-        .map(|_| char::from(DIGITS[random.random_range(0..DIGITS.len())]))
-        .collect()
+    (0..10).map(|_| char::from(DIGITS[random.random_range(0..DIGITS.len())])).collect()
 }

@@ -15,10 +15,8 @@ pub type Waiting = watch::Receiver<Vec<String>>;
 /// # Errors
 /// When the address cannot be bound.
 pub async fn health(address: SocketAddr, waiting: Waiting) -> std::io::Result<()> {
-    let routes = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .with_state(waiting);
+    let routes =
+        Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(waiting);
     serve(address, routes).await
 }
 
@@ -27,10 +25,7 @@ async fn ready(State(waiting): State<Waiting>) -> (StatusCode, String) {
     if waiting.is_empty() {
         return (StatusCode::OK, "ok\n".into());
     }
-    let lines: String = waiting
-        .iter()
-        .map(|what| format!("waiting for {what}\n"))
-        .collect();
+    let lines: String = waiting.iter().flat_map(|what| ["waiting for ", what.as_str(), "\n"]).collect();
     (StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 
@@ -47,13 +42,7 @@ async fn scrape(
     State(metrics): State<Arc<Metrics>>,
 ) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
     let text = metrics.encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok((
-        [(
-            "content-type",
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        )],
-        text,
-    ))
+    Ok(([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
 }
 
 async fn serve(address: SocketAddr, routes: Router) -> std::io::Result<()> {

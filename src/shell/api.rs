@@ -69,13 +69,10 @@ pub struct CallError {
     pub failure: Failure,
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "errors travel boxed")]
 impl CallError {
     fn unanswered(what: &str, error: &str) -> Box<Self> {
-        Box::new(Self {
-            code: None,
-            object: None,
-            failure: Failure::unanswered(what, error),
-        })
+        Box::new(Self { code: None, object: None, failure: Failure::unanswered(what, error) })
     }
 
     fn refused(what: &str, code: u16, body: &str) -> Box<Self> {
@@ -83,17 +80,11 @@ impl CallError {
             return Self::unanswered(what, &format!("answered HTTP {code} without a Kubernetes status"));
         };
         status.code = Some(i32::from(code));
-        let object = status.details.as_ref().map(|details| {
-            (
-                details.kind.clone().unwrap_or_default(),
-                details.name.clone().unwrap_or_default(),
-            )
-        });
-        Box::new(Self {
-            code: Some(code),
-            object,
-            failure: Failure::refused(what, &status),
-        })
+        let object = status
+            .details
+            .as_ref()
+            .map(|details| (details.kind.clone().unwrap_or_default(), details.name.clone().unwrap_or_default()));
+        Box::new(Self { code: Some(code), object, failure: Failure::refused(what, &status) })
     }
 }
 
@@ -104,10 +95,7 @@ impl Api {
     /// When the TLS or authentication settings of the configuration cannot be used.
     pub fn new(mut config: Config, clock: Arc<Clock>) -> Result<Self, kube::Error> {
         config.default_retry = false;
-        Ok(Self {
-            client: ClientBuilder::try_from(config)?.build(),
-            clock,
-        })
+        Ok(Self { client: ClientBuilder::try_from(config)?.build(), clock })
     }
 
     /// The clock that follows the answers.
@@ -139,29 +127,16 @@ impl Api {
             .body(Body::from(call.body.expose_secret().as_bytes().to_vec()))
             .map_err(|error| unanswered(&error))?;
         if !call.body.expose_secret().is_empty() {
-            request
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, HeaderValue::from_static(call.content));
+            request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(call.content));
         }
-        let response = self
-            .client
-            .send(request)
-            .await
-            .map_err(|error| unanswered(&error))?;
+        let response = self.client.send(request).await.map_err(|error| unanswered(&error))?;
         let code = response.status().as_u16();
-        if let Some(date) = response
-            .headers()
-            .get(header::DATE)
-            .and_then(|date| date.to_str().ok())
-        {
+        if let Some(date) = response.headers().get(header::DATE).and_then(|date| date.to_str().ok()) {
             self.clock.follow(date);
         }
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| unanswered(&error))?;
-        let text =
-            String::from_utf8(body.to_bytes().into()).map_err(|_| unanswered(&"the answer is not text"))?;
+        let body =
+            Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| unanswered(&error))?;
+        let text = String::from_utf8(body.to_bytes().into()).map_err(|_| unanswered(&"the answer is not text"))?;
         Ok((code, text.into()))
     }
 }

@@ -41,18 +41,16 @@ impl Reporter {
     #[must_use]
     pub fn new(api: Api, metrics: Arc<Metrics>) -> Self {
         let instance = std::env::var("HOSTNAME").unwrap_or_else(|_| "tokenward".into());
-        Self {
-            api,
-            metrics,
-            instance: instance.into(),
-            bucket: Arc::new(Mutex::new((BURST, Instant::now()))),
-        }
+        Self { api, metrics, instance: instance.into(), bucket: Arc::new(Mutex::new((BURST, Instant::now()))) }
     }
 
     /// Logs a notice, counts it, and publishes it as an event if the bucket allows.
     pub fn report(&self, notice: Notice) {
         log(&notice);
         self.metrics.notice(&notice.what);
+        if !notice.what.is_news() {
+            return;
+        }
         if self.may_publish() {
             let reporter = self.clone();
             tokio::spawn(async move { reporter.publish(&notice).await });
@@ -76,14 +74,8 @@ impl Reporter {
         let what = format!("create an Event in namespace {namespace}");
         let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
         let body: SecretString = self.event(notice).into();
-        let call = Call {
-            what: &what,
-            method: &Method::POST,
-            path: &path,
-            accept: METADATA,
-            content: JSON,
-            body: &body,
-        };
+        let call =
+            Call { what: &what, method: &Method::POST, path: &path, accept: METADATA, content: JSON, body: &body };
         if let Err(error) = self.api.call(call).await {
             self.metrics.events_dropped.inc();
             warn!(error = error.failure.message, "event lost");
@@ -143,16 +135,11 @@ fn log(notice: &Notice) {
             reason = retirement.cause.as_str(),
             "token revoked"
         ),
-        What::Failing(failure) => warn!(
-            policy,
-            account,
-            target,
-            reason = failure.reason.as_str(),
-            "{}",
-            failure.message
-        ),
+        What::Failing(failure) => {
+            warn!(policy, account, target, reason = failure.reason.as_str(), "{}", failure.message);
+        }
         What::Repaired { .. } | What::Removed | What::Recovered => {
-            info!(policy, account, target, "{}", notice.message())
+            info!(policy, account, target, "{}", notice.message());
         }
     }
 }

@@ -50,14 +50,8 @@ impl Default for Metrics {
             family
         };
         let published = counters("tokens_published", "Tokens written into their Secret, by reason");
-        let revoked = counters(
-            "tokens_revoked",
-            "Tokens revoked by deleting their anchor, by reason",
-        );
-        let repaired = counters(
-            "secrets_repaired",
-            "Secrets mended without a new token, by reason",
-        );
+        let revoked = counters("tokens_revoked", "Tokens revoked by deleting their anchor, by reason");
+        let repaired = counters("secrets_repaired", "Secrets mended without a new token, by reason");
         let failures = counters("failures", "Calls that failed, by reason");
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
@@ -67,24 +61,10 @@ impl Default for Metrics {
         let minted = counter("tokens_minted", "Tokens that the API server issued");
         let events_dropped = counter("events_dropped", "Events that were not published");
         let skew = Gauge::default();
-        registry.register(
-            "clock_skew_seconds",
-            "How far the local clock is ahead of the API server's",
-            skew.clone(),
-        );
+        registry.register("clock_skew_seconds", "How far the local clock is ahead of the API server's", skew.clone());
         let policies = Policies::default();
         registry.register_collector(Box::new(policies.clone()));
-        Self {
-            registry,
-            minted,
-            published,
-            revoked,
-            repaired,
-            failures,
-            events_dropped,
-            skew,
-            policies,
-        }
+        Self { registry, minted, published, revoked, repaired, failures, events_dropped, skew, policies }
     }
 }
 
@@ -95,7 +75,7 @@ impl Metrics {
             match outcome {
                 Outcome::Minted(_) => drop(self.minted.inc()),
                 Outcome::Failed(_, failure) | Outcome::Retired(_, Err(failure)) => {
-                    count(&self.failures, failure.reason.as_str())
+                    count(&self.failures, failure.reason.as_str());
                 }
                 _ => {}
             }
@@ -118,9 +98,7 @@ impl Metrics {
         let rows = index.times().map(|(key, times)| PolicyTimes {
             namespace: key.namespace.to_string(),
             policy: key.name.to_string(),
-            times: times
-                .map(|time| facts::time(time?))
-                .map(|time| time.map(|time| time.timestamp())),
+            times: times.map(|time| facts::time(time?)).map(|time| time.map(|time| time.timestamp())),
         });
         *self.policies.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows.collect();
     }
@@ -157,24 +135,15 @@ impl Collector for Policies {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let series = [
-            (
-                "policy_earliest_expiration_timestamp_seconds",
-                "When the first token of a policy expires",
-            ),
-            (
-                "policy_next_rotation_timestamp_seconds",
-                "When the next token of a policy is replaced",
-            ),
+            ("policy_earliest_expiration_timestamp_seconds", "When the first token of a policy expires"),
+            ("policy_next_rotation_timestamp_seconds", "When the next token of a policy is replaced"),
         ];
         for (n, (name, help)) in series.into_iter().enumerate() {
             let gauge = ConstGauge::new(0_i64);
             let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             for row in rows.iter() {
                 if let Some(time) = row.times[n] {
-                    let labels = [
-                        ("namespace", row.namespace.as_str()),
-                        ("policy", row.policy.as_str()),
-                    ];
+                    let labels = [("namespace", row.namespace.as_str()), ("policy", row.policy.as_str())];
                     ConstGauge::new(time).encode(family.encode_family(&labels)?)?;
                 }
             }

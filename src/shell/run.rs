@@ -40,8 +40,8 @@ const GRACE: Duration = Duration::from_secs(8);
 const BATCH: usize = 256;
 /// Pause between two tries to reach the API server at start.
 const CONNECT_AGAIN: Duration = Duration::from_secs(2);
-/// How often gauges are refreshed when nothing else happens.
-const REFRESH: Duration = Duration::from_secs(5);
+/// How often gauges are refreshed; Prometheus scrapes far less often.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// The operator cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -121,10 +121,7 @@ async fn connect(
             Ok(site) => return site,
             Err(failure) => {
                 warn!("{}", failure.message);
-                waiting.send_replace(vec![format!(
-                    "the API server at {}: {}",
-                    config.cluster_url, failure.message
-                )]);
+                waiting.send_replace(vec![format!("the API server at {}: {}", config.cluster_url, failure.message)]);
                 sleep(CONNECT_AGAIN).await;
             }
         }
@@ -142,6 +139,7 @@ struct Operator {
     waiting: watch::Sender<Vec<String>>,
     /// Watches that fail, by kind and namespace.
     unhealthy: BTreeMap<(&'static str, Scope), Failure>,
+    refreshed: Instant,
     jobs: JoinSet<(GrantKey, Vec<Outcome>)>,
     statuses: JoinSet<(Key, bool)>,
 }
@@ -154,11 +152,7 @@ impl Operator {
         settings: &Settings,
         waiting: watch::Sender<Vec<String>>,
     ) -> Self {
-        let named: Vec<Scope> = settings
-            .namespaces
-            .iter()
-            .map(|namespace| Some(namespace.as_str().into()))
-            .collect();
+        let named: Vec<Scope> = settings.namespaces.iter().map(|namespace| Some(namespace.as_str().into())).collect();
         let scopes = if named.is_empty() { vec![None] } else { named };
         Self {
             reporter: Reporter::new(api.clone(), metrics.clone()),
@@ -170,6 +164,7 @@ impl Operator {
             metrics,
             waiting,
             unhealthy: BTreeMap::new(),
+            refreshed: Instant::now(),
             jobs: JoinSet::new(),
             statuses: JoinSet::new(),
         }
@@ -237,10 +232,13 @@ impl Operator {
         for notice in self.index.notices() {
             self.reporter.report(notice);
         }
-        let skew = self.api.clock().skew();
-        self.index.set_skew(skew, now);
-        self.metrics.refresh(&self.index, skew);
         self.publish_readiness();
+        if self.refreshed.elapsed() >= REFRESH {
+            self.refreshed = Instant::now();
+            let skew = self.api.clock().skew();
+            self.index.set_skew(skew, now);
+            self.metrics.refresh(&self.index, skew);
+        }
     }
 
     fn publish_readiness(&self) {
@@ -325,14 +323,7 @@ async fn apply_status(api: &Api, write: &StatusWrite) -> bool {
     })
     .to_string()
     .into();
-    let call = Call {
-        what: &what,
-        method: &Method::PATCH,
-        path: &path,
-        accept: METADATA,
-        content: APPLY,
-        body: &body,
-    };
+    let call = Call { what: &what, method: &Method::PATCH, path: &path, accept: METADATA, content: APPLY, body: &body };
     match api.call(call).await {
         Ok(_) => true,
         Err(error) if matches!(error.code, Some(404 | 409)) => true,

@@ -14,56 +14,21 @@ use crate::core::{facts::Site, failure::Failure};
 ///
 /// # Errors
 /// While the API server does not answer. That there is no such ConfigMap, or that it may not be read, is no error.
-pub async fn discover(
-    api: &Api,
-    config: &Config,
-    ca: Vec<u8>,
-    wanted: Option<&str>,
-) -> Result<Site, Failure> {
+pub async fn discover(api: &Api, config: &Config, ca: Vec<u8>, wanted: Option<&str>) -> Result<Site, Failure> {
     let published = cluster_info(api).await?;
     let own = config.cluster_url.to_string();
-    let server = wanted
-        .map(str::to_owned)
-        .or(published)
-        .unwrap_or_else(|| own.clone());
+    let server = wanted.map(str::to_owned).or(published).unwrap_or_else(|| own.clone());
     let server = server.trim_end_matches('/').to_owned();
-    Ok(Site {
-        internal: wanted.is_none() && is_internal(&server),
-        server,
-        ca,
-    })
+    Ok(Site { internal: wanted.is_none() && is_internal(&server), server, ca })
 }
 
 async fn cluster_info(api: &Api) -> Result<Option<String>, Failure> {
     let what = "get ConfigMap kube-public/cluster-info";
     let path = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
-    let call = Call {
-        what,
-        method: &Method::GET,
-        path,
-        accept: JSON,
-        content: JSON,
-        body: &SecretString::default(),
-    };
-    match api
-        .call(call)
-        .await
-        .and_then(|body| parse::<ConfigMap>(what, &body))
-    {
-        Ok(config_map) => Ok(config_map
-            .data
-            .and_then(|data| server_of(data.get("kubeconfig")?))),
-        Err(error)
-            if matches!(
-                *error,
-                CallError {
-                    code: Some(403 | 404),
-                    ..
-                }
-            ) =>
-        {
-            Ok(None)
-        }
+    let call = Call { what, method: &Method::GET, path, accept: JSON, content: JSON, body: &SecretString::default() };
+    match api.call(call).await.and_then(|body| parse::<ConfigMap>(what, &body)) {
+        Ok(config_map) => Ok(config_map.data.and_then(|data| server_of(data.get("kubeconfig")?))),
+        Err(error) if matches!(*error, CallError { code: Some(403 | 404), .. }) => Ok(None),
         Err(error) => Err(error.failure),
     }
 }
@@ -85,22 +50,14 @@ struct Cluster {
 
 fn server_of(kubeconfig: &str) -> Option<String> {
     let kubeconfig: Kubeconfig = serde_saphyr::from_str(kubeconfig).ok()?;
-    kubeconfig
-        .clusters
-        .into_iter()
-        .next()
-        .map(|named| named.cluster.server)
+    kubeconfig.clusters.into_iter().next().map(|named| named.cluster.server)
 }
 
 /// An address that consumers outside the cluster cannot reach.
 fn is_internal(server: &str) -> bool {
-    let host = server
-        .parse::<http::Uri>()
-        .ok()
-        .and_then(|uri| uri.host().map(str::to_owned))
-        .unwrap_or_default();
+    let host = server.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
     let service = std::env::var("KUBERNETES_SERVICE_HOST").ok();
-    host.ends_with(".svc") || host.contains(".svc.") || service.as_deref() == Some(&host)
+    host.split('.').any(|label| label == "svc") || service.as_deref() == Some(&host)
 }
 
 /// The CA bundle that the operator itself trusts, as PEM: the file it is configured with, or the certificates of
@@ -111,11 +68,7 @@ fn is_internal(server: &str) -> bool {
 pub fn ca_bundle(config: &Config) -> std::io::Result<Vec<u8>> {
     match (&config.root_cert_file, &config.root_cert) {
         (Some(path), _) => std::fs::read(path),
-        (None, Some(certificates)) => Ok(certificates
-            .iter()
-            .map(|der| pem(der))
-            .collect::<String>()
-            .into_bytes()),
+        (None, Some(certificates)) => Ok(certificates.iter().map(|der| pem(der)).collect::<String>().into_bytes()),
         (None, None) => Ok(Vec::new()),
     }
 }
@@ -123,15 +76,8 @@ pub fn ca_bundle(config: &Config) -> std::io::Result<Vec<u8>> {
 fn pem(der: &[u8]) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text
-        .as_bytes()
-        .chunks(64)
-        .filter_map(|line| std::str::from_utf8(line).ok())
-        .collect();
-    format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    )
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -22,11 +22,7 @@ pub struct Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self {
-            start: Instant::now(),
-            wall: Utc::now(),
-            offset: AtomicI64::new(0),
-        }
+        Self { start: Instant::now(), wall: Utc::now(), offset: AtomicI64::new(0) }
     }
 }
 
@@ -46,8 +42,7 @@ impl Clock {
         let middle = date.to_utc() + TimeDelta::milliseconds(500);
         let behind = middle - self.now();
         if behind.abs() > TOLERANCE {
-            self.offset
-                .fetch_add(behind.num_milliseconds(), Ordering::Relaxed);
+            self.offset.fetch_add(behind.num_milliseconds(), Ordering::Relaxed);
         }
     }
 

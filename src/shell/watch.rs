@@ -40,6 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const ERRORS_BEFORE_LIST: u32 = 4;
 
 /// What a watch reports.
+#[expect(clippy::large_enum_variant, reason = "nearly all are changes")]
 #[derive(Debug)]
 pub enum Report {
     /// One step.
@@ -49,19 +50,10 @@ pub enum Report {
 }
 
 /// Starts the four watches over every scope.
-pub fn start(
-    client: &Client,
-    site: &Arc<Site>,
-    scopes: &[Scope],
-    reports: &mpsc::Sender<Report>,
-) -> JoinSet<()> {
+pub fn start(client: &Client, site: &Arc<Site>, scopes: &[Scope], reports: &mpsc::Sender<Report>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for scope in scopes {
-        let watch = |kind| Watch {
-            kind,
-            scope: scope.clone(),
-            reports: reports.clone(),
-        };
+        let watch = |kind| Watch { kind, scope: scope.clone(), reports: reports.clone() };
         let site = site.clone();
         tasks.spawn(watch("tokenpolicies").follow(
             api::<GuardedPolicy>(client, scope),
@@ -109,10 +101,7 @@ pub fn policy(policy: GuardedPolicy, site: &Site) -> (u64, PolicyState) {
     let uid = policy.uid().unwrap_or_default();
     let state = match policy.0 {
         Ok(policy) => PolicyState::read(policy, site),
-        Err(invalid) => PolicyState::Unreadable {
-            uid: uid.into(),
-            error: invalid.error,
-        },
+        Err(invalid) => PolicyState::Unreadable { uid: uid.into(), error: invalid.error },
     };
     (version, state)
 }
@@ -120,10 +109,7 @@ pub fn policy(policy: GuardedPolicy, site: &Site) -> (u64, PolicyState) {
 /// The resourceVersion as a number; the API promises that these compare (KEP-5504).
 #[must_use]
 pub fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version
-        .as_deref()
-        .and_then(|version| version.parse().ok())
-        .unwrap_or_default()
+    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
 /// One watch.
@@ -150,11 +136,9 @@ impl Watch {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
             while let Some(step) = stream.next().await {
                 let (report, failed) = match step {
-                    Ok(step) => (
-                        step_event(step, &read)
-                            .map(|event| Report::Change(self.scope.clone(), change(event))),
-                        false,
-                    ),
+                    Ok(step) => {
+                        (step_event(step, &read).map(|event| Report::Change(self.scope.clone(), change(event))), false)
+                    }
                     Err(error) => (Some(self.failure(&error)), true),
                 };
                 if errors > 0 && !failed {
@@ -182,24 +166,17 @@ impl Watch {
     fn failure(&self, error: &watcher::Error) -> Report {
         let place = self.scope.as_deref().unwrap_or("all namespaces");
         let what = format!("watch {} in {place}", self.kind);
-        let failure = api_error(error).map_or_else(
-            || Failure::unanswered(&what, &error.to_string()),
-            |status| Failure::refused(&what, &status),
-        );
+        let failure = api_error(error)
+            .map_or_else(|| Failure::unanswered(&what, &error.to_string()), |status| Failure::refused(&what, &status));
         Report::Health(self.scope.clone(), self.kind, Some(failure))
     }
 }
 
 fn pause(errors: u32) -> Duration {
-    FIRST_PAUSE
-        .saturating_mul(2_u32.saturating_pow(errors.saturating_sub(1)))
-        .min(LONGEST_PAUSE)
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors.saturating_sub(1))).min(LONGEST_PAUSE)
 }
 
-fn step_event<K: Resource, V>(
-    step: watcher::Event<K>,
-    read: &impl Fn(K) -> Option<(u64, V)>,
-) -> Option<Event<V>> {
+fn step_event<K: Resource, V>(step: watcher::Event<K>, read: &impl Fn(K) -> Option<(u64, V)>) -> Option<Event<V>> {
     let key = |object: &K| {
         Key::new(
             object.meta().namespace.as_deref().unwrap_or_default(),
@@ -217,9 +194,7 @@ fn step_event<K: Resource, V>(
         watcher::Event::Apply(object) => {
             let (key, at) = (key(&object), version(object.meta()));
             // What is not ours any more is to us as if it were deleted.
-            read(object).map_or(Event::Deleted(key.clone(), at), |(version, value)| {
-                Event::Applied(key, version, value)
-            })
+            read(object).map_or(Event::Deleted(key.clone(), at), |(version, value)| Event::Applied(key, version, value))
         }
         watcher::Event::Delete(object) => Event::Deleted(key(&object), version(object.meta())),
     })
@@ -227,16 +202,12 @@ fn step_event<K: Resource, V>(
 
 /// The API server's own refusal inside a watcher's error.
 fn api_error(error: &watcher::Error) -> Option<Status> {
-    let status = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
-        watcher::Error::WatchError(status) => status,
-        _ => return None,
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchFailed(kube::Error::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return None;
     };
-    Some(Status {
-        code: Some(i32::from(status.code)),
-        message: Some(status.message.clone()),
-        ..Status::default()
-    })
+    Some(Status { code: Some(i32::from(status.code)), message: Some(status.message.clone()), ..Status::default() })
 }

@@ -82,6 +82,7 @@ impl Index {
     pub fn finish(&mut self, key: &GrantKey, outcomes: Vec<Outcome>, now: Time) -> Option<Job> {
         if let Some(grant) = self.grants.get_mut(key) {
             grant.busy = false;
+            grant.retiring.clear();
         }
         for outcome in outcomes {
             self.outcome(key, outcome, now);
@@ -96,10 +97,7 @@ impl Index {
     }
 
     fn forget_empty(&mut self, key: &GrantKey, now: Time) {
-        let empty = self
-            .grants
-            .get(key)
-            .is_some_and(|grant| grant.targets.is_empty() && grant.anchors.is_empty());
+        let empty = self.grants.get(key).is_some_and(|grant| grant.targets.is_empty() && grant.anchors.is_empty());
         if empty && !self.selects(key) {
             self.settle(key, now);
         }
@@ -157,8 +155,7 @@ impl Index {
         let place = key.policy_key();
         let changed = match found {
             Found::Policy(version, policy) => {
-                self.policies
-                    .answer(&self.scope(&key.namespace), place.clone(), version, policy)
+                self.policies.answer(&self.scope(&key.namespace), place.clone(), version, policy)
             }
             _ => self.policies.answer_absent(place.clone()),
         };
@@ -173,8 +170,7 @@ impl Index {
         let place = key.account_key();
         let changed = match found {
             Found::Account(version, account) => {
-                self.accounts
-                    .answer(&self.scope(&key.namespace), place, version, account)
+                self.accounts.answer(&self.scope(&key.namespace), place, version, account)
             }
             _ => self.accounts.answer_absent(place),
         };
@@ -197,10 +193,7 @@ impl Index {
             self.target_answer(key, target, meta, now);
             self.seen(key, now);
         } else {
-            let what = format!(
-                "Secret {}/{name} exists and was not written by Tokenward",
-                key.namespace
-            );
+            let what = format!("Secret {}/{name} exists and was not written by Tokenward", key.namespace);
             self.target_absent(key, name, now);
             self.seen(key, now).target_absent = false;
             self.fail(key, Failure::new(Reason::TargetNotOwned, &what), now);
@@ -209,36 +202,26 @@ impl Index {
 
     fn target_answer(&mut self, key: &GrantKey, target: Target, meta: &ObjectMeta, now: Time) {
         let place = Key::new(key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
-        let changed = self
-            .targets
-            .answer(&self.scope(&key.namespace), place, version(meta), target);
+        let changed = self.targets.answer(&self.scope(&key.namespace), place, version(meta), target);
         self.targets_changed(changed, now);
     }
 
     fn target_absent(&mut self, key: &GrantKey, name: Arc<str>, now: Time) {
-        let changed = self.targets.answer_absent(Key {
-            namespace: key.namespace.clone(),
-            name,
-        });
+        let changed = self.targets.answer_absent(Key { namespace: key.namespace.clone(), name });
         self.targets_changed(changed, now);
     }
 
     fn anchor_found(&mut self, key: &GrantKey, meta: &ObjectMeta, now: Time) {
         let Some(anchor) = Anchor::read(meta) else { return };
         let place = Key::new(key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
-        let changed = self
-            .anchors
-            .answer(&self.scope(&key.namespace), place.clone(), version(meta), anchor);
+        let changed = self.anchors.answer(&self.scope(&key.namespace), place.clone(), version(meta), anchor);
         self.anchors_changed(changed, now);
         // A target of this grant names it, whatever its own annotations say.
         self.anchor_joined(key, &place.name, now);
     }
 
     fn anchor_absent(&mut self, key: &GrantKey, name: &Arc<str>, now: Time) {
-        let changed = self.anchors.answer_absent(Key {
-            namespace: key.namespace.clone(),
-            name: name.clone(),
-        });
+        let changed = self.anchors.answer_absent(Key { namespace: key.namespace.clone(), name: name.clone() });
         self.anchors_changed(changed, now);
         self.grant(key, now).anchors.remove(name);
     }
@@ -246,19 +229,13 @@ impl Index {
     fn anchor_created(&mut self, key: &GrantKey, why: Why, meta: &ObjectMeta, now: Time) {
         self.anchor_found(key, meta, now);
         let policy = self.policy(&key.policy_key()).cloned();
-        let account = self
-            .accounts
-            .get(&key.account_key())
-            .map(|account| account.uid.clone());
+        let account = self.accounts.get(&key.account_key()).map(|account| account.uid.clone());
         let (Some(policy), Some(account_uid)) = (policy, account) else {
             return;
         };
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         self.grant(key, now).memory.attempt = Some(Attempt {
-            anchor: ObjectRef {
-                name: text(&meta.name),
-                uid: text(&meta.uid),
-            },
+            anchor: ObjectRef { name: text(&meta.name), uid: text(&meta.uid) },
             why,
             account_uid,
             token_inputs: policy.token_inputs.clone(),
@@ -269,10 +246,8 @@ impl Index {
     }
 
     fn minted(&mut self, key: &GrantKey, token: Minted, now: Time) {
-        let audiences = self
-            .policy(&key.policy_key())
-            .map(|policy| policy.spec.token.audiences.clone())
-            .unwrap_or_default();
+        let audiences =
+            self.policy(&key.policy_key()).map(|policy| policy.spec.token.audiences.clone()).unwrap_or_default();
         let Some(attempt) = self.grant(key, now).memory.attempt.as_mut() else {
             return;
         };
@@ -293,22 +268,13 @@ impl Index {
         let memory = &mut self.grant(key, now).memory;
         let minted = memory.attempt.take().and_then(|attempt| attempt.token);
         let (copy, failing) = (memory.copy.take(), memory.failing.take());
-        memory.proof = Proof {
-            target_seen: Some(now),
-            ..Proof::default()
-        };
+        memory.proof = Proof { target_seen: Some(now), ..Proof::default() };
         if let Some(target) = Target::read(meta) {
             self.target_answer(key, target, meta, now);
         }
         match (minted, copy) {
             (_, Some(_)) => self.notify(key, What::Repaired { why }),
-            (Some(token), None) => self.notify(
-                key,
-                What::Issued {
-                    why,
-                    claims: Box::new(token.claims),
-                },
-            ),
+            (Some(token), None) => self.notify(key, What::Issued { why, claims: Box::new(token.claims) }),
             (None, None) => {}
         }
         if failing.is_some() {
@@ -326,10 +292,7 @@ impl Index {
         memory.budget.spend(now, why.repair());
         match token {
             Some(token) => {
-                memory.copy = Some(Copy {
-                    token,
-                    resource_version,
-                });
+                memory.copy = Some(Copy { token, resource_version });
             }
             None => memory.proof.token_lost = Some(resource_version),
         }
@@ -370,10 +333,7 @@ impl Index {
         let hash = stable_hash([&*key.namespace, &*key.policy, &*key.account]);
         let waits = failure.reason.shared() && !self.probes(key, failure.reason);
         let memory = &mut self.grant(key, now).memory;
-        let before = memory
-            .failing
-            .take()
-            .filter(|failing| failing.failure.reason == failure.reason);
+        let before = memory.failing.take().filter(|failing| failing.failure.reason == failure.reason);
         let (since, count) = before.map_or((now, 1), |failing| (failing.since, failing.count + 1));
         let prompt = failure.reason == Reason::Conflict && count <= PROMPT_CONFLICTS;
         let retry_at = match (prompt, waits) {
@@ -381,21 +341,14 @@ impl Index {
             (false, true) => now + PROBE_PATIENCE,
             (false, false) => schedule::retry_at(now, count, expires, hash),
         };
-        memory.failing = Some(Failing {
-            failure,
-            since,
-            count,
-            retry_at,
-        });
+        memory.failing = Some(Failing { failure, since, count, retry_at });
     }
 
     /// Whether this grant is the one that probes its namespace for this reason; else it is entered as waiting.
     fn probes(&mut self, key: &GrantKey, reason: Reason) -> bool {
         let place = (key.namespace.clone(), reason);
-        let trouble = self.troubles.entry(place).or_insert_with(|| Trouble {
-            probe: key.clone(),
-            waiting: BTreeSet::new(),
-        });
+        let trouble =
+            self.troubles.entry(place).or_insert_with(|| Trouble { probe: key.clone(), waiting: BTreeSet::new() });
         let probes = trouble.probe == *key;
         if !probes {
             trouble.waiting.insert(key.clone());
@@ -408,17 +361,9 @@ impl Index {
         let over = |(namespace, reason): &(Arc<str>, Reason), trouble: &mut Trouble| {
             *namespace == key.namespace && trouble.probe == *key && Some(*reason) != still
         };
-        let released: Vec<GrantKey> = self
-            .troubles
-            .extract_if(over)
-            .flat_map(|(_, trouble)| trouble.waiting)
-            .collect();
+        let released: Vec<GrantKey> = self.troubles.extract_if(over).flat_map(|(_, trouble)| trouble.waiting).collect();
         for waiting in released {
-            if let Some(failing) = self
-                .grants
-                .get_mut(&waiting)
-                .and_then(|grant| grant.memory.failing.as_mut())
-            {
+            if let Some(failing) = self.grants.get_mut(&waiting).and_then(|grant| grant.memory.failing.as_mut()) {
                 failing.retry_at = Time::MIN_UTC;
             }
             self.wake(&waiting);
@@ -435,9 +380,7 @@ fn verify(
     claims: &Claims,
     now: Time,
 ) -> Result<(), &'static str> {
-    let asked = audiences
-        .iter()
-        .all(|audience| claims.audiences.contains(audience));
+    let asked = audiences.iter().all(|audience| claims.audiences.contains(audience));
     match claims {
         Claims { namespace, .. } if *namespace != *key.namespace => Err("the token is for another namespace"),
         Claims { account, .. } if *account.name != *key.account => Err("the token is for another account"),
@@ -459,8 +402,5 @@ fn verify(
 }
 
 fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version
-        .as_deref()
-        .and_then(|version| version.parse().ok())
-        .unwrap_or_default()
+    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }

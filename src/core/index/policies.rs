@@ -36,10 +36,7 @@ pub(super) struct StatusQueue {
 impl StatusQueue {
     /// The status of this policy may have changed.
     pub(super) fn mark(&mut self, key: Key, now: Time) {
-        let earliest = self
-            .written
-            .get(&key)
-            .map_or(now, |(at, _)| now.max(*at + PER_POLICY));
+        let earliest = self.written.get(&key).map_or(now, |(at, _)| now.max(*at + PER_POLICY));
         self.due.entry(key).or_insert(earliest);
     }
 
@@ -95,11 +92,7 @@ impl Index {
             self.statuses.written.insert(key.clone(), (now, status.clone()));
             if differs {
                 self.statuses.next = Some(now + OVER_ALL);
-                return Some(StatusWrite {
-                    policy: key,
-                    uid,
-                    status,
-                });
+                return Some(StatusWrite { policy: key, uid, status });
             }
         }
         None
@@ -125,61 +118,26 @@ impl Index {
 
     /// Something that concerns every account of a policy.
     fn notify_policy(&mut self, key: &Key, what: What) {
-        let policy_uid = self
-            .policies
-            .get(key)
-            .map(|policy| policy.uid().into())
-            .unwrap_or_default();
-        let grant = GrantKey {
-            namespace: key.namespace.clone(),
-            policy: key.name.clone(),
-            account: "*".into(),
-        };
-        self.notices.push(Notice {
-            grant,
-            policy_uid,
-            target: None,
-            what,
-        });
+        let policy_uid = self.policies.get(key).map(|policy| policy.uid().into()).unwrap_or_default();
+        let grant = GrantKey { namespace: key.namespace.clone(), policy: key.name.clone(), account: "*".into() };
+        self.notices.push(Notice { grant, policy_uid, target: None, what });
     }
 
     /// What we wrote last, or what the watch showed.
     fn stored(&self, key: &Key, state: &PolicyState) -> TokenPolicyStatus {
         let written = self.statuses.written.get(key).map(|(_, status)| status.clone());
-        written
-            .or_else(|| state.readable().map(|policy| policy.status.clone()))
-            .unwrap_or_default()
+        written.or_else(|| state.readable().map(|policy| policy.status.clone())).unwrap_or_default()
     }
 
-    fn summary(
-        &self,
-        key: &Key,
-        state: &PolicyState,
-        stored: &TokenPolicyStatus,
-        now: Time,
-    ) -> TokenPolicyStatus {
+    fn summary(&self, key: &Key, state: &PolicyState, stored: &TokenPolicyStatus, now: Time) -> TokenPolicyStatus {
         match state {
             PolicyState::Readable(policy) => {
-                let rows = self
-                    .grants_of(key)
-                    .filter_map(|grant| self.row(grant, now))
-                    .collect();
-                status::summarise(
-                    policy,
-                    rows,
-                    stored,
-                    Context {
-                        now,
-                        skew: self.skew,
-                        site: &self.site,
-                    },
-                )
+                let rows = self.grants_of(key).filter_map(|grant| self.row(grant, now)).collect();
+                status::summarise(policy, rows, stored, Context { now, skew: self.skew, site: &self.site })
             }
             PolicyState::Unreadable { error, .. } => {
-                let failure = Failure::new(
-                    Reason::PolicyUnreadable,
-                    &format!("TokenPolicy {key} does not parse: {error}"),
-                );
+                let failure =
+                    Failure::new(Reason::PolicyUnreadable, &format!("TokenPolicy {key} does not parse: {error}"));
                 status::stalled(&failure, stored, now)
             }
         }
@@ -202,14 +160,9 @@ impl Index {
 
     /// Earliest expiration and next rotation of every policy that has any, for metrics.
     pub fn times(&self) -> impl Iterator<Item = (&Key, [Option<&str>; 2])> {
-        self.statuses.written.iter().map(|(key, (_, status))| {
-            (
-                key,
-                [
-                    status.earliest_expiration.as_deref(),
-                    status.next_rotation.as_deref(),
-                ],
-            )
-        })
+        self.statuses
+            .written
+            .iter()
+            .map(|(key, (_, status))| (key, [status.earliest_expiration.as_deref(), status.next_rotation.as_deref()]))
     }
 }

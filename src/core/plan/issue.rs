@@ -1,9 +1,9 @@
 //! Rows 8 and 11: whether a fresh token is needed, and the next call of issuing it.
 
-use super::{Act, Facts, Look, Parties, Standing, Verdict, repair, standing, throttled};
+use super::{Act, Facts, Look, Standing, Verdict, repair, standing, throttled};
 use crate::core::{
     Time,
-    facts::{Policy, Previous, Target},
+    facts::{Account, Policy, Previous, Target, TokenFacts},
     failure::{Failure, Reason},
     grant::{Attempt, Minted},
     render::{self, Draft, Precondition},
@@ -66,14 +66,20 @@ impl Why {
     #[must_use]
     pub const fn repair(self) -> Option<&'static str> {
         match self {
-            Self::FirstIssue
-            | Self::SpecChanged
-            | Self::RotationRequested
-            | Self::Due
-            | Self::LayoutChanged => None,
+            Self::FirstIssue | Self::SpecChanged | Self::RotationRequested | Self::Due | Self::LayoutChanged => None,
             _ => Some(self.as_str()),
         }
     }
+}
+
+/// One target that a grant serves: the wanted one, or the old one while the wanted name cannot be had.
+pub(super) struct Case<'a> {
+    pub now: Time,
+    pub facts: &'a Facts<'a>,
+    pub policy: &'a Policy,
+    pub account: &'a Account,
+    pub name: &'a str,
+    pub target: Option<&'a Target>,
 }
 
 /// What is needed, and what has to be looked at before it is believed.
@@ -88,256 +94,162 @@ impl From<Why> for Need {
     }
 }
 
-/// The next call for a grant whose target is, or shall be, the Secret `name`.
-pub(super) fn serve(
-    now: Time,
-    facts: &Facts<'_>,
-    parties: Parties<'_>,
-    name: &str,
-    target: Option<&Target>,
-) -> Verdict {
-    let valid = target.is_some_and(|target| facts.is_valid(target, now));
-    let verdict = |act, active| Verdict {
-        act,
-        standing: standing(facts, valid),
-        active,
-    };
-    match need(now, facts, parties, name, target) {
-        Some(need) => match usable(now, facts, parties, target) {
-            Some(attempt) => verdict(
-                throttled(now, facts, proceed(now, facts, parties, name, target, attempt)),
-                true,
-            ),
-            None => paced(
-                now,
-                facts,
-                need,
-                |need| create(now, facts, parties, name, need.why),
-                valid,
-            ),
+/// The next call for a target.
+pub(super) fn serve(case: &Case<'_>) -> Verdict {
+    let usable = usable(case);
+    match need(case) {
+        Some(Need { look: Some(look), .. }) => waiting(case, Act::Look(look), usable.is_some()),
+        Some(need) => match usable {
+            Some(attempt) => waiting(case, proceed(case, attempt), true),
+            None => paced(case, need.why, || create(case, need.why)),
         },
-        None => match target.and_then(|target| repair::next(now, facts, parties, name, target)) {
-            Some((why, act)) => paced(now, facts, why.into(), |_| act, valid),
-            None => Verdict {
-                act: settled(now, facts, target),
-                standing: Standing::Ready,
-                active: false,
-            },
+        None => match repair::next(case) {
+            Some((why, act)) => paced(case, why, || act),
+            None => Verdict { act: settled(case), standing: Standing::Ready, active: false },
         },
     }
 }
 
-/// Row 7 for calls that begin something: looks first, then the mint budget.
-fn paced(now: Time, facts: &Facts<'_>, need: Need, act: impl FnOnce(Need) -> Act, valid: bool) -> Verdict {
-    let ready_at = facts.memory.budget.ready_at(now);
-    let standing = standing(facts, valid);
-    let verdict = |act, standing| Verdict {
-        act,
-        standing,
-        active: false,
-    };
-    match need {
-        Need { look: Some(look), .. } => verdict(throttled(now, facts, Act::Look(look)), standing),
-        Need { why, .. } if ready_at > now => {
-            let what = format!("{} again and again", why.as_str());
-            let exhausted = Standing::Failing(Failure::new(Reason::MintBudgetExhausted, &what));
-            verdict(
-                Act::Idle(Some(ready_at)),
-                if valid { standing } else { exhausted },
-            )
-        }
-        need => verdict(throttled(now, facts, act(need)), standing),
+/// Row 7 for every call: the back-off of the last failure.
+fn waiting(case: &Case<'_>, act: Act, active: bool) -> Verdict {
+    Verdict { act: throttled(case.now, case.facts, act), standing: standing(case.facts, case.is_valid()), active }
+}
+
+/// Row 7 for calls that begin something: the mint budget too.
+fn paced(case: &Case<'_>, why: Why, act: impl FnOnce() -> Act) -> Verdict {
+    let ready_at = case.facts.memory.budget.ready_at(case.now);
+    if ready_at <= case.now {
+        return waiting(case, act(), false);
     }
+    let exhausted = Failure::new(Reason::MintBudgetExhausted, &format!("{} again and again", why.as_str()));
+    let standing = if case.is_valid() { Standing::Ready } else { Standing::Failing(exhausted) };
+    Verdict { act: Act::Idle(Some(ready_at)), standing, active: false }
 }
 
 /// Row 8: why a fresh token is needed. The order is from what kills the token to what only ages it.
-fn need(
-    now: Time,
-    facts: &Facts<'_>,
-    parties: Parties<'_>,
-    name: &str,
-    target: Option<&Target>,
-) -> Option<Need> {
-    let Some(target) = target else {
-        return Some(missing(facts, name));
+fn need(case: &Case<'_>) -> Option<Need> {
+    let Some(target) = case.target else {
+        return Some(missing(case));
     };
+    if case.facts.memory.proof.target_doubtful {
+        return Some(Need { why: Why::DataChanged, look: Some(case.look()) });
+    }
     let Some(token) = &target.token else {
         return Some(Why::TargetEmpty.into());
     };
     // Without the label nobody knows for which policy's UID it was written: that is a repair, not a new token.
-    if !target.policy_uid.is_empty() && *target.policy_uid != *parties.policy.uid {
+    if !target.policy_uid.is_empty() && *target.policy_uid != *case.policy.uid {
         return Some(Why::PolicyRecreated.into());
     }
-    if *target.account_uid != *parties.account.uid {
+    if *target.account_uid != *case.account.uid {
         return Some(Why::AccountRecreated.into());
     }
-    if let Some(look) = anchor_doubt(facts, &token.anchor, &token.anchor_uid) {
-        return Some(Need {
-            why: Why::AnchorDeleted,
-            look,
-        });
+    if let Some(look) = anchor_doubt(case.facts, token) {
+        return Some(Need { why: Why::AnchorDeleted, look });
     }
-    changed(facts, parties.policy, target)
-        .or_else(|| facts.due(target).filter(|due| *due <= now).map(|_| Why::Due))
+    changed(case, target)
+        .or_else(|| case.facts.due(target).filter(|due| *due <= case.now).map(|_| Why::Due))
         .map(Need::from)
 }
 
 /// A first write needs proof that there is nothing to overwrite.
-fn missing(facts: &Facts<'_>, name: &str) -> Need {
+fn missing(case: &Case<'_>) -> Need {
+    let facts = case.facts;
     let seen_before = facts.memory.published || !facts.anchors.is_empty();
     let why = match (facts.old.is_empty(), seen_before) {
         (false, _) => Why::SpecChanged,
         (true, true) => Why::TargetDeleted,
         (true, false) => Why::FirstIssue,
     };
-    let proven = facts.memory.proof.target_absent;
-    Need {
-        why,
-        look: (!proven).then(|| Look::Target(name.to_owned())),
-    }
+    Need { why, look: (!facts.memory.proof.target_absent).then(|| case.look()) }
 }
 
-/// `None`: the anchor is there. `Some(None)`: it is gone for sure. `Some(Some(look))`: look first.
+/// `None`: the token's anchor is there. `Some(None)`: it is gone for sure. `Some(Some(look))`: look first.
 #[expect(clippy::option_option, reason = "three answers, each said in the line above")]
-fn anchor_doubt(facts: &Facts<'_>, name: &str, uid: &str) -> Option<Option<Look>> {
-    match facts.anchors.get(name) {
-        Some((anchor, _)) if *anchor.uid == *uid => None,
+fn anchor_doubt(facts: &Facts<'_>, token: &TokenFacts) -> Option<Option<Look>> {
+    match facts.anchors.get(&*token.anchor) {
+        Some((anchor, _)) if anchor.uid == token.anchor_uid => None,
         Some(_) => Some(None),
-        None if facts.memory.proof.anchor_absent.as_deref() == Some(name) => Some(None),
-        None => Some(Some(Look::Anchor(name.to_owned()))),
+        None if facts.memory.proof.anchor_absent.as_deref() == Some(&*token.anchor) => Some(None),
+        None => Some(Some(Look::Anchor(token.anchor.to_string()))),
     }
 }
 
-fn changed(facts: &Facts<'_>, policy: &Policy, target: &Target) -> Option<Why> {
+fn changed(case: &Case<'_>, target: &Target) -> Option<Why> {
+    let policy = case.policy;
     if target.token_inputs != policy.token_inputs {
         return Some(Why::SpecChanged);
     }
     // Removing the annotation never rotates.
-    if policy
-        .rotate
-        .as_deref()
-        .is_some_and(|value| *value != *target.rotate)
-    {
+    if policy.rotate.as_deref().is_some_and(|value| *value != *target.rotate) {
         return Some(Why::RotationRequested);
     }
     // Under another layout other keys were written; the repair of the layout finds out what is left of them.
     let edited = target.layout == policy.layout && target.owned.data != render::owned(policy).data;
-    let lost = facts.memory.proof.token_lost.as_deref() == Some(&*target.resource_version);
+    let lost = case.facts.memory.proof.token_lost.as_deref() == Some(&*target.resource_version);
     (edited || lost).then_some(Why::DataChanged)
 }
 
 /// The attempt in memory, if its token would still be the right one.
-fn usable<'a>(
-    now: Time,
-    facts: &Facts<'a>,
-    parties: Parties<'_>,
-    target: Option<&Target>,
-) -> Option<&'a Attempt> {
-    let attempt = facts.memory.attempt.as_ref()?;
-    let fits = attempt.token_inputs == parties.policy.token_inputs
-        && attempt.account_uid == parties.account.uid
-        && !attempt.spent;
-    let fresh = attempt
-        .token
-        .as_ref()
-        .is_none_or(|token| is_fresh(now, facts, parties.policy, token, target));
-    (fits && fresh).then_some(attempt)
+fn usable<'a>(case: &Case<'a>) -> Option<&'a Attempt> {
+    let attempt = case.facts.memory.attempt.as_ref()?;
+    let fits = attempt.token_inputs == case.policy.token_inputs
+        && attempt.account_uid == case.account.uid
+        && !attempt.spent
+        && attempt.token.as_ref().is_none_or(|token| is_fresh(case, token));
+    fits.then_some(attempt)
 }
 
-/// A held token is worth publishing while it is not due itself and newer than what is published.
-fn is_fresh(now: Time, facts: &Facts<'_>, policy: &Policy, token: &Minted, target: Option<&Target>) -> bool {
-    let claims = &token.claims;
-    let due = schedule::due(
-        claims.issued_at,
-        claims.expires_at,
-        &policy.spec.rotation,
-        facts.hash(),
-    );
-    let published = target.and_then(|target| target.token.as_ref());
-    let newer =
-        published.is_none_or(|published| claims.issued_at > published.issued_at || dead(facts, target));
-    due > now && newer
+/// A held token is worth publishing while it is not due itself, and not older than what is published unless that
+/// is dead. Instants of issue are whole seconds, so two tokens may have the same.
+fn is_fresh(case: &Case<'_>, held: &Minted) -> bool {
+    let claims = &held.claims;
+    let due = schedule::due(claims.issued_at, claims.expires_at, &case.policy.spec.rotation, case.facts.hash());
+    let published = case.target.and_then(|target| target.token.as_ref());
+    let dead = |token| matches!(anchor_doubt(case.facts, token), Some(None));
+    due > case.now && published.is_none_or(|token| claims.issued_at >= token.issued_at || dead(token))
 }
 
-/// The published token cannot be used, so any other is better.
-fn dead(facts: &Facts<'_>, target: Option<&Target>) -> bool {
-    target
-        .and_then(|target| target.token.as_ref())
-        .is_none_or(|token| !facts.alive(&token.anchor, &token.anchor_uid))
-}
-
-fn create(now: Time, facts: &Facts<'_>, parties: Parties<'_>, name: &str, why: Why) -> Act {
-    Act::CreateAnchor {
-        why,
-        body: render::anchor(facts.key, parties.policy, name, now),
-    }
+fn create(case: &Case<'_>, why: Why) -> Act {
+    Act::CreateAnchor { why, body: render::anchor(case.facts.key, case.policy, case.name, case.now) }
 }
 
 /// An anchor is there: mint; a token is there: publish it.
-fn proceed(
-    now: Time,
-    facts: &Facts<'_>,
-    parties: Parties<'_>,
-    name: &str,
-    target: Option<&Target>,
-    attempt: &Attempt,
-) -> Act {
+fn proceed(case: &Case<'_>, attempt: &Attempt) -> Act {
     let anchor = (attempt.anchor.name.as_str(), attempt.anchor.uid.as_str());
     let Some(token) = &attempt.token else {
-        return Act::Mint(render::token_request(
-            facts.key,
-            parties.policy,
-            &attempt.account_uid,
-            anchor,
-        ));
+        return Act::Mint(render::token_request(case.facts.key, case.policy, &attempt.account_uid, anchor));
     };
-    if facts.memory.proof.target_doubtful || target.is_none() && !facts.memory.proof.target_absent {
-        return Act::Look(Look::Target(name.to_owned()));
-    }
     let draft = Draft {
-        grant: facts.key,
-        policy: parties.policy,
+        grant: case.facts.key,
+        policy: case.policy,
         account_uid: &attempt.account_uid,
-        name,
+        name: case.name,
         token: &token.secret,
         claims: &token.claims,
         anchor,
         rotate: attempt.rotate.as_deref().unwrap_or_default(),
-        previous: &previous(now, facts, parties),
+        previous: &previous(case),
         token_inputs: &attempt.token_inputs,
     };
-    Act::Publish {
-        name: name.to_owned(),
-        why: attempt.why,
-        body: render::target(&draft, facts.site, &precondition(target)),
-    }
-}
-
-/// After the first write, both UID and resourceVersion: the resourceVersion alone would create an absent object.
-pub(super) fn precondition(target: Option<&Target>) -> Precondition {
-    target.map_or(Precondition::Absent, |target| Precondition::Exactly {
-        uid: target.uid.clone(),
-        resource_version: target.resource_version.clone(),
-    })
+    let body = render::target(&draft, case.facts.site, &case.precondition());
+    Act::Publish { name: case.name.to_owned(), why: attempt.why, body }
 }
 
 /// Older tokens after a new one is published: those still alive, and the one that it replaces.
-fn previous(now: Time, facts: &Facts<'_>, parties: Parties<'_>) -> Vec<Previous> {
-    let mut previous: Vec<Previous> = facts
-        .targets()
-        .flat_map(|(_, target)| kept(facts, target))
-        .collect();
-    let replaced = facts.targets().filter_map(|(_, target)| target.token.as_ref());
-    previous.extend(
-        replaced
-            .filter(|token| token.expires_at > now && facts.alive(&token.anchor, &token.anchor_uid))
-            .map(|token| Previous {
-                anchor: token.anchor.clone(),
-                uid: token.anchor_uid.clone(),
-                token_id: token.id.clone(),
-                retires_at: schedule::retires_at(now, token.expires_at, parties.policy.spec.rotation.overlap),
-            }),
-    );
+fn previous(case: &Case<'_>) -> Vec<Previous> {
+    let (now, facts) = (case.now, case.facts);
+    // Tokens of an earlier account of this name are dead already.
+    let targets = || facts.targets().filter(|(_, target)| target.account_uid == case.account.uid);
+    let mut previous: Vec<Previous> = targets().flat_map(|(_, target)| kept(facts, target)).collect();
+    let replaced = targets().filter_map(|(_, target)| target.token.as_ref());
+    let alive = replaced.filter(|token| token.expires_at > now && facts.alive(&token.anchor, &token.anchor_uid));
+    previous.extend(alive.map(|token| Previous {
+        anchor: token.anchor.clone(),
+        uid: token.anchor_uid.clone(),
+        token_id: token.id.clone(),
+        retires_at: schedule::retires_at(now, token.expires_at, case.policy.spec.rotation.overlap),
+    }));
     // The oldest beyond the limit loses its name here, and is retired for it.
     previous.drain(..previous.len().saturating_sub(schedule::MAX_PREVIOUS));
     previous
@@ -345,27 +257,40 @@ fn previous(now: Time, facts: &Facts<'_>, parties: Parties<'_>) -> Vec<Previous>
 
 /// Entries of `previous` whose anchor is still there; the others are done.
 pub(super) fn kept(facts: &Facts<'_>, target: &Target) -> Vec<Previous> {
-    target
-        .previous
-        .iter()
-        .filter(|entry| facts.alive(&entry.anchor, &entry.uid))
-        .cloned()
-        .collect()
+    target.previous.iter().filter(|entry| facts.alive(&entry.anchor, &entry.uid)).cloned().collect()
 }
 
 /// Rows 10 and 11: nothing is needed but to remove a target under an old name, or to wait.
-fn settled(now: Time, facts: &Facts<'_>, target: Option<&Target>) -> Act {
-    let old = facts.old.iter().find(|_| facts.target().is_some());
+fn settled(case: &Case<'_>) -> Act {
+    let old = case.facts.old.iter().find(|_| case.facts.target().is_some());
     match old {
         Some((name, old)) => throttled(
-            now,
-            facts,
+            case.now,
+            case.facts,
             Act::Remove {
                 name: (*name).to_owned(),
                 uid: old.uid.clone(),
                 resource_version: old.resource_version.clone(),
             },
         ),
-        None => Act::Idle(target.and_then(|target| facts.due(target))),
+        None => Act::Idle(case.target.and_then(|target| case.facts.due(target))),
+    }
+}
+
+impl Case<'_> {
+    fn is_valid(&self) -> bool {
+        self.target.is_some_and(|target| self.facts.is_valid(target, self.now))
+    }
+
+    fn look(&self) -> Look {
+        Look::Target(self.name.to_owned())
+    }
+
+    /// After the first write, both UID and resourceVersion: the resourceVersion alone would create an absent object.
+    pub(super) fn precondition(&self) -> Precondition {
+        self.target.map_or(Precondition::Absent, |target| Precondition::Exactly {
+            uid: target.uid.clone(),
+            resource_version: target.resource_version.clone(),
+        })
     }
 }

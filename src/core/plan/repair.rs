@@ -2,81 +2,67 @@
 
 use serde_json::{Value, json};
 
-use super::{Act, Facts, Parties, Why, issue};
+use super::{
+    Act, Why,
+    issue::{self, Case},
+};
 use crate::core::{
-    Time,
-    facts::Target,
+    facts::{Anchor, Target, text},
     grant::Copy,
     keys,
     render::{self, Draft},
 };
 
 /// The next repair of a target whose token is right, or of an anchor it names.
-pub(super) fn next(
-    now: Time,
-    facts: &Facts<'_>,
-    parties: Parties<'_>,
-    name: &str,
-    target: &Target,
-) -> Option<(Why, Act)> {
-    if !target.owners.fit(parties.policy) {
-        let owners = render::owners(facts.key, parties.policy);
-        return Some((
-            Why::OwnersChanged,
-            patch(
-                name,
-                replace_owners(&target.resource_version, &owners),
-                Why::OwnersChanged,
-            ),
-        ));
+pub(super) fn next(case: &Case<'_>) -> Option<(Why, Act)> {
+    let target = case.target?;
+    if !target.owners.fit(case.policy) {
+        let owners = render::owners(case.facts.key, case.policy);
+        return Some(patch(case.name, replace_owners(&target.resource_version, &owners), Why::OwnersChanged));
     }
-    if let Some(why) = rewrite(parties, target) {
-        return Some((why, written_again(facts, parties, name, target, why)));
+    if let Some(why) = rewrite(case, target) {
+        return Some((why, written_again(case, target, why)));
     }
-    anchor(now, facts, parties, target)
+    let named = target.token.iter().map(|token| &token.anchor);
+    let named = named.chain(target.previous.iter().map(|entry| &entry.anchor));
+    let mut anchors = named.filter_map(|name| facts_of(case, name));
+    anchors.find_map(|(name, anchor)| mended(case, name, anchor))
+}
+
+fn facts_of<'a>(case: &Case<'a>, name: &str) -> Option<(&'a str, &'a Anchor)> {
+    case.facts.anchors.get_key_value(name).map(|(name, (anchor, _))| (*name, *anchor))
 }
 
 /// Why the Secret has to be written again as a whole.
-fn rewrite(parties: Parties<'_>, target: &Target) -> Option<Why> {
-    if !target.marked
-        || target.owned.metadata != render::owned(parties.policy).metadata
-            && target.layout == parties.policy.layout
-    {
-        return Some(Why::MetadataChanged);
+fn rewrite(case: &Case<'_>, target: &Target) -> Option<Why> {
+    if target.layout != case.policy.layout {
+        return Some(Why::LayoutChanged);
     }
-    (target.layout != parties.policy.layout).then_some(Why::LayoutChanged)
+    let untouched = target.marked && target.owned.metadata == render::owned(case.policy).metadata;
+    (!untouched).then_some(Why::MetadataChanged)
 }
 
 /// Read the token once, then write the Secret with it: an apply of the metadata alone would delete the data.
-fn written_again(facts: &Facts<'_>, parties: Parties<'_>, name: &str, target: &Target, why: Why) -> Act {
-    let fits = |copy: &&Copy| {
-        copy.resource_version == target.resource_version && !facts.memory.proof.target_doubtful
-    };
-    let copy = facts.memory.copy.as_ref().filter(fits);
+fn written_again(case: &Case<'_>, target: &Target, why: Why) -> Act {
+    let fits = |copy: &&Copy| copy.resource_version == target.resource_version;
+    let copy = case.facts.memory.copy.as_ref().filter(fits);
     let Some((copy, anchor)) = copy.and_then(|copy| Some((copy, copy.token.claims.secret.as_ref()?))) else {
-        return Act::ReadBack {
-            name: name.to_owned(),
-            why,
-        };
+        return Act::ReadBack { name: case.name.to_owned(), why };
     };
     let draft = Draft {
-        grant: facts.key,
-        policy: parties.policy,
+        grant: case.facts.key,
+        policy: case.policy,
         account_uid: &copy.token.claims.account.uid,
-        name,
+        name: case.name,
         token: &copy.token.secret,
         claims: &copy.token.claims,
         anchor: (&anchor.name, &anchor.uid),
         rotate: &target.rotate,
-        previous: &issue::kept(facts, target),
+        previous: &issue::kept(case.facts, target),
         token_inputs: &target.token_inputs,
     };
-    let body = render::target(&draft, facts.site, &issue::precondition(Some(target)));
-    Act::Publish {
-        name: name.to_owned(),
-        why,
-        body,
-    }
+    let body = render::target(&draft, case.facts.site, &case.precondition());
+    Act::Publish { name: case.name.to_owned(), why, body }
 }
 
 /// Apply leaves foreign owner references in place, and a second living owner would keep the Secret alive after
@@ -88,36 +74,21 @@ fn replace_owners(resource_version: &str, owners: &Value) -> Value {
     ])
 }
 
-fn patch(name: &str, body: Value, why: Why) -> Act {
-    Act::Patch {
-        name: name.to_owned(),
-        body,
-        why,
-    }
+fn patch(name: &str, body: Value, why: Why) -> (Why, Act) {
+    (why, Act::Patch { name: name.to_owned(), body, why })
 }
 
-/// The first anchor named by the target whose labels, annotations or owners are not as they were written.
-fn anchor(now: Time, facts: &Facts<'_>, parties: Parties<'_>, target: &Target) -> Option<(Why, Act)> {
-    let named = target
-        .token
-        .iter()
-        .map(|token| &token.anchor)
-        .chain(target.previous.iter().map(|entry| &entry.anchor));
-    let mut anchors = named.filter_map(|name| facts.anchors.get_key_value(&**name));
-    anchors.find_map(|(name, (anchor, _))| {
-        let why = match anchor {
-            anchor if !anchor.owners.fit(parties.policy) => Why::OwnersChanged,
-            anchor if !anchor.marked || anchor.target.is_empty() || anchor.dies_at_latest.is_none() => {
-                Why::MetadataChanged
-            }
-            _ => return None,
-        };
-        let mut metadata =
-            render::anchor_metadata(facts.key, parties.policy, facts.name.as_deref().ok()?, now);
-        if let Some(dies) = anchor.dies_at_latest {
-            metadata["annotations"][keys::DIES_AT_LATEST] = crate::core::facts::text(dies).into();
-        }
-        metadata["resourceVersion"] = (*anchor.resource_version).into();
-        Some((why, patch(name, json!({"metadata": metadata}), why)))
-    })
+/// The patch of an anchor whose labels, annotations or owners are not as they were written.
+fn mended(case: &Case<'_>, name: &str, anchor: &Anchor) -> Option<(Why, Act)> {
+    let why = match anchor {
+        anchor if !anchor.owners.fit(case.policy) => Why::OwnersChanged,
+        anchor if !anchor.marked || anchor.target.is_empty() || anchor.dies_at_latest.is_none() => Why::MetadataChanged,
+        _ => return None,
+    };
+    let mut metadata = render::anchor_metadata(case.facts.key, case.policy, case.name, case.now);
+    if let Some(dies) = anchor.dies_at_latest {
+        metadata["annotations"][keys::DIES_AT_LATEST] = text(dies).into();
+    }
+    metadata["resourceVersion"] = (*anchor.resource_version).into();
+    Some(patch(name, json!({"metadata": metadata}), why))
 }

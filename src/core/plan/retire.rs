@@ -30,6 +30,8 @@ pub enum Cause {
     Unselected,
     /// Its token was minted and then not needed.
     Discarded,
+    /// Somebody else deleted it, to revoke its token.
+    ByHand,
 }
 
 impl Cause {
@@ -44,7 +46,16 @@ impl Cause {
             Self::PolicyDeleted => "PolicyDeleted",
             Self::Unselected => "Unselected",
             Self::Discarded => "Discarded",
+            Self::ByHand => "ByHand",
         }
+    }
+}
+
+impl Cause {
+    /// The end that was planned when the successor was published: no news.
+    #[must_use]
+    pub const fn is_planned(self) -> bool {
+        matches!(self, Self::OverlapEnded | Self::Expired)
     }
 }
 
@@ -63,7 +74,7 @@ pub struct Retirement {
 
 /// How a target names an anchor.
 enum Named {
-    Current,
+    Current { token_id: Box<str> },
     Previous { retires_at: Time, token_id: Box<str> },
     Not,
 }
@@ -75,25 +86,16 @@ pub(super) fn due(now: Time, facts: &Facts<'_>, drop_attempt: bool) -> Vec<Retir
     }
     let end = end(now, facts);
     let anchors = facts.anchors.iter().filter_map(|(name, (anchor, seen))| {
-        let named = named(facts, name, anchor);
+        let named = named(facts, name, &anchor.uid);
         let cause = match end {
             Some(cause) => deletes(facts, anchor.owners.policy.as_deref()).then_some(cause),
-            None if is_held(facts, name) => drop_attempt.then_some(Cause::Discarded),
+            None if is_held(facts, name) => discarded(facts, drop_attempt, &named),
             None => cause(now, facts, anchor, *seen, &named),
         };
         // With `Retain`, and after the policy let go, an anchor still goes when its token cannot be alive.
         let cause = cause.or_else(|| is_expired(now, anchor, &named).then_some(Cause::Expired))?;
-        let token_id = match named {
-            Named::Previous { token_id, .. } => Some(token_id),
-            Named::Current => current(facts, name).map(|(_, id)| id),
-            Named::Not => None,
-        };
-        Some(Retirement {
-            anchor: (*name).into(),
-            uid: anchor.uid.clone(),
-            token_id,
-            cause,
-        })
+        let token_id = token_of(facts, name, &anchor.uid);
+        Some(Retirement { anchor: (*name).into(), uid: anchor.uid.clone(), token_id, cause })
     });
     anchors.collect()
 }
@@ -102,113 +104,92 @@ pub(super) fn due(now: Time, facts: &Facts<'_>, drop_attempt: bool) -> Vec<Retir
 fn end(now: Time, facts: &Facts<'_>) -> Option<Cause> {
     let sure = ending(now, facts)? == Ending::Sure;
     let selected = facts.memory.unselected_since.is_none();
-    sure.then_some(if selected {
-        Cause::PolicyDeleted
-    } else {
-        Cause::Unselected
-    })
+    sure.then_some(if selected { Cause::PolicyDeleted } else { Cause::Unselected })
 }
 
 fn is_held(facts: &Facts<'_>, name: &str) -> bool {
-    facts
-        .memory
-        .attempt
-        .as_ref()
-        .is_some_and(|attempt| attempt.anchor.name == name)
+    facts.memory.attempt.as_ref().is_some_and(|attempt| attempt.anchor.name == name)
+}
+
+/// A held token without use goes at once, unless the write whose answer was lost may have published it: then
+/// its anchor is left to the sweep, which looks first.
+fn discarded(facts: &Facts<'_>, drop_attempt: bool, named: &Named) -> Option<Cause> {
+    let published = matches!(named, Named::Current { .. }) || facts.memory.proof.target_doubtful;
+    (drop_attempt && !published).then_some(Cause::Discarded)
 }
 
 fn cause(now: Time, facts: &Facts<'_>, anchor: &Anchor, seen: Time, named: &Named) -> Option<Cause> {
     match named {
-        Named::Current => None,
+        Named::Current { .. } => None,
         Named::Previous { retires_at, .. } => (*retires_at <= now).then_some(Cause::OverlapEnded),
-        Named::Not
-            if facts
-                .targets()
-                .any(|(_, target)| supersedes(facts, target, anchor)) =>
-        {
-            Some(Cause::Superseded)
+        Named::Not => {
+            let (cause, ripe) = ripe(facts, anchor, seen);
+            (ripe <= now && looked_since(facts, ripe)).then_some(cause)
         }
-        Named::Not => (lost_at(seen) <= now && looked_since(facts, lost_at(seen))).then_some(Cause::Lost),
     }
+}
+
+/// Why and when an anchor that no target names may go. That it is not named is absence, and needs a look after
+/// that instant: the watch on targets may be behind the one on anchors.
+fn ripe(facts: &Facts<'_>, anchor: &Anchor, seen: Time) -> (Cause, Time) {
+    let superseded = facts.targets().any(|(_, target)| supersedes(facts, target, anchor));
+    if superseded { (Cause::Superseded, seen) } else { (Cause::Lost, seen + LOST_AFTER) }
 }
 
 /// A published token whose anchor is younger than `anchor` is the successor of the latter's. Believed only while
 /// nobody has touched the annotations, `previous` among them.
 fn supersedes(facts: &Facts<'_>, target: &Target, anchor: &Anchor) -> bool {
-    let untouched = facts
-        .readable()
-        .is_some_and(|policy| target.owned.metadata == render::owned(policy).metadata);
-    let published = target
-        .token
-        .as_ref()
-        .and_then(|token| facts.anchors.get(&*token.anchor));
+    let untouched = facts.readable().is_some_and(|policy| target.owned.metadata == render::owned(policy).metadata);
+    let published = target.token.as_ref().and_then(|token| facts.anchors.get(&*token.anchor));
     untouched && published.is_some_and(|(published, _)| published.created > anchor.created)
 }
 
-fn lost_at(seen: Time) -> Time {
-    seen + LOST_AFTER
-}
-
 fn looked_since(facts: &Facts<'_>, since: Time) -> bool {
-    facts.memory.proof.target_seen.is_some_and(|seen| seen >= since)
+    facts.memory.proof.target_seen.is_some_and(|seen| seen > since)
 }
 
 fn is_expired(now: Time, anchor: &Anchor, named: &Named) -> bool {
-    matches!(named, Named::Not | Named::Previous { .. })
-        && anchor.dies_at_latest.is_some_and(|dies| dies <= now)
+    matches!(named, Named::Not | Named::Previous { .. }) && anchor.dies_at_latest.is_some_and(|dies| dies <= now)
 }
 
-fn named(facts: &Facts<'_>, name: &str, anchor: &Anchor) -> Named {
-    if current(facts, name).is_some_and(|(uid, _)| uid == anchor.uid) {
-        return Named::Current;
-    }
-    let entry = facts
-        .targets()
-        .flat_map(|(_, target)| &target.previous)
-        .find(|entry| *entry.anchor == *name && entry.uid == anchor.uid);
-    entry.map_or(Named::Not, |entry| Named::Previous {
-        retires_at: entry.retires_at,
-        token_id: entry.token_id.clone(),
-    })
-}
-
-/// UID of the anchor and id of the token, if a target of the grant names it as the current one.
-fn current(facts: &Facts<'_>, name: &str) -> Option<(Box<str>, Box<str>)> {
+fn named(facts: &Facts<'_>, name: &str, uid: &str) -> Named {
     let mut tokens = facts.targets().filter_map(|(_, target)| target.token.as_ref());
-    tokens
-        .find(|token| *token.anchor == *name)
-        .map(|token| (token.anchor_uid.clone(), token.id.clone()))
+    if let Some(token) = tokens.find(|token| *token.anchor == *name && *token.anchor_uid == *uid) {
+        return Named::Current { token_id: token.id.clone() };
+    }
+    let mut entries = facts.targets().flat_map(|(_, target)| &target.previous);
+    let entry = entries.find(|entry| *entry.anchor == *name && *entry.uid == *uid);
+    entry.map_or(Named::Not, |entry| Named::Previous { retires_at: entry.retires_at, token_id: entry.token_id.clone() })
+}
+
+/// Id of the token bound to an anchor, as far as a target names it.
+pub(super) fn token_of(facts: &Facts<'_>, name: &str, uid: &str) -> Option<Box<str>> {
+    match named(facts, name, uid) {
+        Named::Current { token_id } | Named::Previous { token_id, .. } => Some(token_id),
+        Named::Not => None,
+    }
 }
 
 /// The look at the target that a sweep needs first.
 pub(super) fn look(now: Time, facts: &Facts<'_>) -> Option<Look> {
-    let lost = facts.anchors.iter().any(|(name, (anchor, seen))| {
-        !is_held(facts, name)
-            && matches!(named(facts, name, anchor), Named::Not)
-            && lost_at(*seen) <= now
-            && !looked_since(facts, lost_at(*seen))
+    let mut unnamed = facts
+        .anchors
+        .iter()
+        .filter(|(name, (anchor, _))| !is_held(facts, name) && matches!(named(facts, name, &anchor.uid), Named::Not));
+    let wanted = unnamed.any(|(_, (anchor, seen))| {
+        let (_, ripe) = ripe(facts, anchor, *seen);
+        ripe <= now && !looked_since(facts, ripe)
     });
-    let failing = facts
-        .memory
-        .failing
-        .as_ref()
-        .is_some_and(|failing| failing.retry_at > now);
     let name = facts.name.as_deref().ok()?;
-    (lost && !failing).then(|| Look::Target(name.to_owned()))
+    wanted.then(|| Look::Target(name.to_owned()))
 }
 
 /// When the next anchor has to be looked at again.
 pub(super) fn next(now: Time, facts: &Facts<'_>) -> Option<Time> {
-    let times = facts
-        .anchors
-        .iter()
-        .filter_map(|(name, (anchor, seen))| match named(facts, name, anchor) {
-            Named::Current => None,
-            Named::Previous { retires_at, .. } => Some(retires_at),
-            Named::Not => Some(lost_at(*seen)),
-        });
-    times
-        .filter(|time| *time > now)
-        .chain(facts.memory.retire_after.filter(|after| *after > now))
-        .min()
+    let times = facts.anchors.iter().filter_map(|(name, (anchor, seen))| match named(facts, name, &anchor.uid) {
+        Named::Current { .. } => None,
+        Named::Previous { retires_at, .. } => Some(retires_at),
+        Named::Not => Some(ripe(facts, anchor, *seen).1),
+    });
+    times.filter(|time| *time > now).chain(facts.memory.retire_after.filter(|after| *after > now)).min()
 }

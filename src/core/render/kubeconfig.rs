@@ -19,14 +19,7 @@ const CLUSTER_NAME: &str = "kubernetes";
 /// The data of the Secret. JSON is YAML, and its bytes depend on nothing but the values.
 #[must_use]
 pub fn data(draft: &Draft<'_>, site: &Site) -> BTreeMap<&'static str, SecretSlice<u8>> {
-    let options = draft
-        .policy
-        .spec
-        .secret
-        .format
-        .kubeconfig
-        .clone()
-        .unwrap_or_default();
+    let options = draft.policy.spec.secret.format.kubeconfig.clone().unwrap_or_default();
     let cluster = options.cluster_name.as_deref().unwrap_or(CLUSTER_NAME);
     let namespace = options.namespace.as_deref().unwrap_or(&draft.grant.namespace);
     let user = draft.grant.account.as_ref();

@@ -72,20 +72,14 @@ pub fn target(draft: &Draft<'_>, site: &Site, precondition: &Precondition) -> Se
     match precondition {
         // "0" would mean any version and overwrite; "1" is a version no stored object has.
         Precondition::Absent => metadata["resourceVersion"] = "1".into(),
-        Precondition::Exactly {
-            uid,
-            resource_version,
-        } => {
+        Precondition::Exactly { uid, resource_version } => {
             metadata["uid"] = (**uid).into();
             metadata["resourceVersion"] = (**resource_version).into();
         }
     }
-    let data: BTreeMap<_, _> = data(draft, site)
-        .into_iter()
-        .map(|(key, value)| (key, STANDARD.encode(value_bytes(&value))))
-        .collect();
-    let body =
-        json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data});
+    let data: BTreeMap<_, _> =
+        data(draft, site).into_iter().map(|(key, value)| (key, STANDARD.encode(value_bytes(&value)))).collect();
+    let body = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data});
     body.to_string().into()
 }
 
@@ -111,23 +105,14 @@ pub fn owned(policy: &Policy) -> Owned {
     let secret = &policy.spec.secret;
     Owned::expected(
         data.iter().copied(),
-        keys::TARGET_LABELS
-            .into_iter()
-            .chain(secret.labels.keys().map(String::as_str)),
-        keys::TARGET_ANNOTATIONS
-            .into_iter()
-            .chain(secret.annotations.keys().map(String::as_str)),
+        keys::TARGET_LABELS.into_iter().chain(secret.labels.keys().map(String::as_str)),
+        keys::TARGET_ANNOTATIONS.into_iter().chain(secret.annotations.keys().map(String::as_str)),
     )
 }
 
 fn labels(policy: &Policy) -> BTreeMap<&str, &str> {
-    let mut labels: BTreeMap<&str, &str> = policy
-        .spec
-        .secret
-        .labels
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect();
+    let mut labels: BTreeMap<&str, &str> =
+        policy.spec.secret.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     labels.extend([
         (keys::ROLE, keys::TARGET_ROLE),
         (keys::POLICY_UID, &*policy.uid),

@@ -23,8 +23,7 @@ pub struct ReadBack {
 /// When the body is not a Secret. The error never quotes it.
 pub fn read(body: &SecretString) -> Result<ReadBack, &'static str> {
     use secrecy::ExposeSecret as _;
-    let mut secret: Value =
-        serde_json::from_str(body.expose_secret()).map_err(|_| "the answer is not JSON")?;
+    let mut secret: Value = serde_json::from_str(body.expose_secret()).map_err(|_| "the answer is not JSON")?;
     let meta: ObjectMeta =
         serde_json::from_value(secret["metadata"].take()).map_err(|_| "the answer has no metadata")?;
     let token = Target::read(&meta).and_then(|target| find(&meta, &secret["data"], &target));
@@ -34,20 +33,12 @@ pub fn read(body: &SecretString) -> Result<ReadBack, &'static str> {
 /// Only keys that our Apply entry still owns count: a text that somebody else put there is not our token.
 fn find(meta: &ObjectMeta, data: &Value, target: &Target) -> Option<Minted> {
     let data = data.as_object()?;
-    let values = data
-        .iter()
-        .filter(|(key, _)| owns_data(meta, key))
-        .filter_map(|(_, value)| value.as_str());
-    values
-        .filter_map(decode)
-        .find_map(|text| tokens(&text).find(|token| fits(token, target)))
+    let values = data.iter().filter(|(key, _)| owns_data(meta, key)).filter_map(|(_, value)| value.as_str());
+    values.filter_map(decode).find_map(|text| tokens(&text).find(|token| fits(token, target)))
 }
 
 fn fits(token: &Minted, target: &Target) -> bool {
-    target
-        .token
-        .as_ref()
-        .is_none_or(|known| *known.id == *token.claims.token_id)
+    target.token.as_ref().is_none_or(|known| *known.id == *token.claims.token_id)
         && *target.account_uid == *token.claims.account.uid
 }
 
@@ -58,11 +49,9 @@ fn decode(value: &str) -> Option<String> {
 /// Every text in the form of a JSON Web Token that a ServiceAccount could have.
 fn tokens(text: &str) -> impl Iterator<Item = Minted> {
     let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    text.split(move |c| !is_inner(c))
-        .filter(|word| word.starts_with("eyJ"))
-        .filter_map(|word| {
-            let secret = SecretString::from(word);
-            let claims = claims::read(&secret).ok()?;
-            Some(Minted { secret, claims })
-        })
+    text.split(move |c| !is_inner(c)).filter(|word| word.starts_with("eyJ")).filter_map(|word| {
+        let secret = SecretString::from(word);
+        let claims = claims::read(&secret).ok()?;
+        Some(Minted { secret, claims })
+    })
 }

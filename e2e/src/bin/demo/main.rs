@@ -1,0 +1,113 @@
+//! What `make demo` runs: the whole story on a control plane of its own, each step shown and checked.
+
+mod screen;
+mod shell;
+mod story;
+mod token;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use screen::Screen;
+use shell::Shell;
+use std::io::{IsTerminal, stdin};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokenward_e2e::operator::{ACCOUNT, NAMESPACE};
+use tokenward_e2e::{ControlPlane, Operator, Options, Profile, target_dir};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let screen = Screen::new();
+    match run(&screen).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            screen.failure(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(screen: &Screen) -> Result<()> {
+    // Before the start, so that a Ctrl-C while it starts ends in order as well.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stopped = async {
+        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+    };
+    tokio::pin!(stopped);
+    let plane = tokio::select! {
+        plane = ControlPlane::start(Profile::default(), target_dir().join("demo")) => plane?,
+        () = &mut stopped => bail!("interrupted"),
+    };
+    let done = tokio::select! {
+        operator = play(screen, &plane) => operator,
+        () = &mut stopped => Err(anyhow!("interrupted")),
+    };
+    let done = match done {
+        Ok(operator) => {
+            let by_hand = stay(screen, &plane, &operator);
+            let stayed = tokio::select! { stayed = by_hand => stayed, () = &mut stopped => Ok(()) };
+            stayed.and(stop(&operator).await)
+        }
+        Err(error) => Err(error),
+    };
+    done.and(plane.stop().await)
+}
+
+/// The whole story; the operator that it is told of goes on running.
+async fn play(screen: &Screen, plane: &ControlPlane) -> Result<Operator> {
+    let start = Instant::now();
+    let shell = Shell::new(screen, plane)?;
+    story::control_plane(screen, &shell, plane).await?;
+    story::install(screen, &shell).await?;
+    let operator = start_operator(screen, &shell, plane).await?;
+    story::tell(screen, &shell, plane).await?;
+    screen.end(start.elapsed());
+    Ok(operator)
+}
+
+/// Keeps everything up while a person sits at the terminal.
+async fn stay(screen: &Screen, plane: &ControlPlane, operator: &Operator) -> Result<()> {
+    if stdin().is_terminal() {
+        screen.by_hand(&plane.kubeconfig(), &operator.log_path());
+        enter().await?;
+    }
+    Ok(())
+}
+
+async fn stop(operator: &Operator) -> Result<()> {
+    let (status, _) = operator.terminate().await?;
+    ensure!(status.success(), "the operator ended with {status}: see {}", operator.log_path().display());
+    Ok(())
+}
+
+/// The release binary with its own account's token and the RBAC just installed.
+async fn start_operator(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> Result<Operator> {
+    let dir = plane.dir().join("operator");
+    let options = Options { dir: dir.clone(), ..Options::default() };
+    let operator = Operator::start(plane, options).await?;
+    let took = operator.ready().await?;
+    let kubeconfig = shell::shown(&dir.join("operator.kubeconfig"));
+    let whoami = format!("kubectl --kubeconfig {kubeconfig} auth whoami -o jsonpath='{{.status.userInfo.username}}'");
+    let name = shell.run(&whoami).await?;
+    let wanted = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+    ensure!(name == wanted, "the operator is {name}");
+    screen.check(&format!(
+        "no kubelet runs here: the operator is a process with its own account's token, ready after {}",
+        seconds(took)
+    ));
+    Ok(operator)
+}
+
+/// Returns at Enter, or at the end of the input.
+async fn enter() -> Result<()> {
+    let (sender, receiver) = oneshot::channel();
+    // A thread of its own: the runtime would wait for it when Ctrl-C comes instead.
+    std::thread::spawn(move || sender.send(stdin().read_line(&mut String::new())));
+    receiver.await.context("nobody reads the terminal")??;
+    Ok(())
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

@@ -1,0 +1,75 @@
+//! Commands as a person types them: what is shown is what runs.
+
+use crate::screen::Screen;
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokenward_e2e::control_plane::binaries::Binaries;
+use tokenward_e2e::{ControlPlane, workspace_dir};
+use tokio::process::Command;
+
+/// Lines of a command's output that are shown.
+const LINES: usize = 12;
+/// How every token starts; none may reach the screen.
+const TOKEN: &str = "eyJ";
+
+/// `sh` with the control plane's kubectl, in the root of the repository.
+pub struct Shell<'a> {
+    screen: &'a Screen,
+    path: OsString,
+    kubeconfig: PathBuf,
+    cache: PathBuf,
+}
+
+impl<'a> Shell<'a> {
+    /// A shell of the administrator of this control plane.
+    pub fn new(screen: &'a Screen, plane: &ControlPlane) -> Result<Self> {
+        let kubectl = Binaries::find()?.path("kubectl")?.to_owned();
+        let folder = kubectl.parent().context("kubectl lies in no folder")?.to_owned();
+        let others = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&others)))?;
+        let cache = plane.dir().join("kubectl-cache");
+        Ok(Self { screen, path, kubeconfig: plane.kubeconfig(), cache })
+    }
+
+    /// Shows and runs a command that must succeed; returns what it printed.
+    pub async fn run(&self, command: &str) -> Result<String> {
+        self.run_shortened(command, LINES).await
+    }
+
+    /// As [`Shell::run`], showing at most so many lines.
+    pub async fn run_shortened(&self, command: &str, lines: usize) -> Result<String> {
+        let (succeeded, text) = self.show(command, lines).await?;
+        ensure!(succeeded, "this command failed: {command}");
+        Ok(text)
+    }
+
+    /// Shows and runs a command that the API server must refuse with these words.
+    pub async fn refused(&self, command: &str, words: &str) -> Result<()> {
+        let (succeeded, text) = self.show(command, LINES).await?;
+        ensure!(!succeeded && text.contains(words), "not refused with \"{words}\": {command}");
+        Ok(())
+    }
+
+    async fn show(&self, command: &str, lines: usize) -> Result<(bool, String)> {
+        self.screen.command(command);
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", command]).current_dir(workspace_dir()).stdin(Stdio::null()).kill_on_drop(true);
+        shell.env("PATH", &self.path).env("KUBECONFIG", &self.kubeconfig);
+        shell.env("KUBERC", "off").env("KUBECACHEDIR", &self.cache);
+        let output = shell.output().await.context("starting sh")?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        if text.contains(TOKEN) {
+            bail!("a token would have been printed by: {command}");
+        }
+        self.screen.output(&text, lines);
+        Ok((output.status.success(), text))
+    }
+}
+
+/// A path as it is typed in the root of the repository.
+pub fn shown(path: &Path) -> String {
+    path.strip_prefix(workspace_dir()).unwrap_or(path).display().to_string()
+}

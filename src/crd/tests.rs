@@ -1,0 +1,106 @@
+//! The schema as a whole: no drift, a description everywhere, and every CEL rule with an example on either side.
+
+use kube::CustomResourceExt as _;
+use serde_json::{Value, json};
+
+use super::token_policy::{TokenPolicy, TokenPolicySpec};
+
+#[test]
+fn crds_folder_is_what_the_types_say() {
+    let stored = include_str!("../../crds/tokenpolicies.yaml");
+    assert_eq!(stored, super::yaml().unwrap(), "run `make crds`");
+}
+
+#[test]
+fn every_field_has_a_description() {
+    let crd = serde_json::to_value(TokenPolicy::crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let mut missing = Vec::new();
+    walk("", schema, &mut missing);
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+fn walk(path: &str, schema: &Value, missing: &mut Vec<String>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        // The API server describes metadata itself.
+        if field["description"].as_str().is_none_or(str::is_empty) && path != ".metadata" {
+            missing.push(path.clone());
+        }
+        walk(&path, field, missing);
+    }
+    if schema["items"].is_object() {
+        walk(&format!("{path}[]"), &schema["items"], missing);
+    }
+}
+
+/// The least policy, with these fields of the spec replaced.
+fn policy(spec: &Value) -> TokenPolicy {
+    let mut full = json!({"serviceAccounts": {"names": ["deployer"]}});
+    for (field, value) in spec.as_object().unwrap() {
+        full[field] = value.clone();
+    }
+    TokenPolicy::new("p", serde_json::from_value::<TokenPolicySpec>(full).unwrap())
+}
+
+#[test]
+fn good_policies_pass() {
+    for spec in [
+        json!({}),
+        json!({"serviceAccounts": {"selector": {}}}),
+        json!({"serviceAccounts": {"selector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}),
+        json!({"serviceAccounts": {"names": ["a"]}, "secret": {"name": "fixed"}}),
+        json!({"token": {"duration": "10m", "audiences": ["vault"]}}),
+        json!({"token": {"duration": "10000h"}}),
+        json!({"rotation": {"maxAge": "1m", "overlap": "7m"}}),
+        json!({"rotation": {"overlap": "0s"}}),
+        json!({"secret": {"labels": {"example.com/team": "a"}, "annotations": {"note": "x"}}}),
+        json!({"secret": {"format": {"type": "Kubeconfig", "kubeconfig": {"clusterName": "prod"}}}}),
+    ] {
+        assert!(policy(&spec).validate_cel().is_ok(), "{spec}");
+    }
+}
+
+#[test]
+fn bad_policies_are_refused_with_what_to_do() {
+    let label = |key: &str| json!({"secret": {"labels": {key: "x"}}});
+    let annotation = |key: &str| json!({"secret": {"annotations": {key: "x"}}});
+    let expression = |operator: &str, values: Value| json!({"serviceAccounts": {"selector": {"matchExpressions": [{"key": "a", "operator": operator, "values": values}]}}});
+    let kubeconfig = json!({"type": "Kubeconfig"});
+    for (spec, message) in [
+        (json!({"serviceAccounts": {}}), "exactly one of"),
+        (json!({"serviceAccounts": {"names": ["a"], "selector": {}}}), "exactly one of"),
+        (expression("In", json!([])), "In or NotIn with values"),
+        (expression("Exists", json!(["b"])), "In or NotIn with values"),
+        (expression("Like", json!(["b"])), "In or NotIn with values"),
+        (json!({"serviceAccounts": {"selector": {}}, "secret": {"name": "fixed"}}), "put {serviceAccount} into it"),
+        (
+            json!({"serviceAccounts": {"names": ["a", "b"]}, "secret": {"name": "{policy}"}}),
+            "put {serviceAccount} into it",
+        ),
+        (json!({"token": {"duration": "5m"}}), "ask for 10m or more"),
+        (json!({"token": {"duration": "0s"}}), "ask for 10m or more"),
+        (json!({"token": {"audiences": ["vault"]}, "secret": {"format": kubeconfig}}), "audiences must be empty"),
+        (json!({"rotation": {"maxAge": "30s", "overlap": "1m"}}), "at least 1m"),
+        (json!({"rotation": {"maxAge": "1m"}}), "maxAge needs rotation.overlap"),
+        (json!({"rotation": {"maxAge": "1m", "overlap": "8m"}}), "at most 7 times"),
+        (json!({"secret": {"name": "bootstrap-token-{serviceAccount}"}}), "belong to others"),
+        (json!({"secret": {"name": "sh.helm.release.v1"}}), "belong to others"),
+        (label("kubernetes.io/x"), "choose other keys"),
+        (label("a.k8s.io/x"), "choose other keys"),
+        (label("tokenward.dev/role"), "choose other keys"),
+        (label("-x"), "valid keys"),
+        (annotation("a.kubernetes.io/x"), "choose other keys"),
+        (annotation("not valid"), "valid keys"),
+        (json!({"secret": {"format": {"type": "Token", "kubeconfig": {}}}}), "only read with type Kubeconfig"),
+    ] {
+        let errors = policy(&spec).validate_cel().expect_err(&spec.to_string());
+        assert!(format!("{errors}").contains(message), "{spec}: {errors}");
+    }
+}
+
+#[test]
+fn every_rule_has_an_example_above() {
+    let rules = super::yaml().unwrap().matches("rule:").count();
+    assert_eq!(rules, 14, "a new CEL rule needs examples in this file");
+}
