@@ -85,6 +85,8 @@ pub struct Index {
     notices: Vec<Notice>,
     /// How far the local clock is ahead of the API server's.
     skew: TimeDelta,
+    /// Scopes whose first lists are complete.
+    opened: BTreeSet<Scope>,
     /// Watches that fail.
     unhealthy: BTreeMap<(Scope, &'static str), Failure>,
 }
@@ -122,6 +124,7 @@ impl Index {
             statuses: StatusQueue::default(),
             notices: Vec::new(),
             skew: TimeDelta::zero(),
+            opened: BTreeSet::new(),
             unhealthy: BTreeMap::new(),
         }
     }
@@ -164,14 +167,31 @@ impl Index {
 
     /// A watch fails, or works again. Policies whose grants cannot be decided for it say so.
     pub fn watch_health(&mut self, scope: &Scope, kind: &'static str, failure: Option<Failure>, now: Time) {
-        match failure {
-            Some(failure) => drop(self.unhealthy.insert((scope.clone(), kind), failure)),
-            None => drop(self.unhealthy.remove(&(scope.clone(), kind))),
+        if let Some(failure) = failure {
+            self.unhealthy.insert((scope.clone(), kind), failure);
+        } else {
+            self.unhealthy.remove(&(scope.clone(), kind));
+            self.answering_again(scope);
         }
         let covers = |key: &&Key| scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
         let policies: Vec<Key> = self.policies.iter().map(|(key, _)| key).filter(covers).cloned().collect();
         for key in policies {
             self.statuses.mark(key, now);
+        }
+    }
+
+    /// The API server answers again: what waited for that is tried now, most urgent first.
+    fn answering_again(&mut self, scope: &Scope) {
+        let waiting = self.grants.iter_mut().filter_map(|(key, grant)| {
+            let covered = scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
+            let failing = grant.memory.failing.as_mut().filter(|_| covered)?;
+            (failing.failure.reason == Reason::ApiUnavailable).then(|| {
+                failing.retry_at = Time::MIN_UTC;
+                key.clone()
+            })
+        });
+        for key in waiting.collect::<Vec<_>>() {
+            self.wake(&key);
         }
     }
 
@@ -223,6 +243,10 @@ impl Index {
 
     /// After the last first list of a scope every grant of it is decided once.
     fn open(&mut self, scope: &Scope, now: Time) {
+        let complete = self.listed(scope).iter().all(|(_, listed)| *listed);
+        if !complete || !self.opened.insert(scope.clone()) {
+            return;
+        }
         let covers = |key: &GrantKey| scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
         let grants: Vec<GrantKey> = self.grants.keys().filter(|key| covers(key)).cloned().collect();
         for key in &grants {

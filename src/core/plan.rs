@@ -17,7 +17,7 @@ use super::{
     Time,
     facts::{Account, Anchor, Policy, PolicyState, Site, Target},
     failure::{Failure, Reason},
-    grant::{GrantKey, Memory},
+    grant::{Failing, GrantKey, Memory},
     managed::stable_hash,
     render, schedule,
 };
@@ -342,8 +342,11 @@ fn accountless(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
 /// Row 4: nothing is issued while suspended; status goes on telling when tokens die.
 fn suspended(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     let policy = facts.readable()?;
-    let valid = facts.target().is_some_and(|target| facts.is_valid(target, now));
-    policy.spec.suspend.then(|| Verdict::stop(if valid { Standing::Ready } else { Standing::Working }))
+    let valid = facts.target().filter(|target| facts.is_valid(target, now));
+    // The end of the token is the next thing to tell.
+    let end = valid.and_then(|target| target.token.as_ref()).map(|token| token.expires_at);
+    let standing = if valid.is_some() { Standing::Ready } else { Standing::Working };
+    policy.spec.suspend.then(|| Verdict { act: Act::Idle(end), ..Verdict::stop(standing) })
 }
 
 /// Rows 5 to 11: the grant is alive.
@@ -352,9 +355,10 @@ fn govern(now: Time, facts: &Facts<'_>) -> Verdict {
         return Verdict::stop(Standing::Working);
     };
     let serve = |name: &str, target| issue::serve(&Case { now, facts, policy, account, name, target });
-    match (claimed(facts), facts.old.first()) {
+    let again = facts.memory.failing.as_ref().map(|failing| failing.retry_at);
+    match (claimed(now, facts), facts.old.first()) {
         (Ok(name), _) => serve(&name, facts.target()),
-        (Err(failure), None) => Verdict::stop(Standing::Failing(failure)),
+        (Err(failure), None) => Verdict { act: Act::Idle(again), ..Verdict::stop(Standing::Failing(failure)) },
         // Row 10: the old target is kept fresh until the new name can be had.
         (Err(failure), Some((name, target))) => {
             Verdict { standing: Standing::Failing(failure), ..serve(name, Some(target)) }
@@ -363,8 +367,12 @@ fn govern(now: Time, facts: &Facts<'_>) -> Verdict {
 }
 
 /// Rows 5 and 6: the wanted name, or why this grant cannot have it.
-fn claimed(facts: &Facts<'_>) -> Result<String, Failure> {
+fn claimed(now: Time, facts: &Facts<'_>) -> Result<String, Failure> {
     let name = facts.name.clone()?;
+    let foreign = |failing: &&Failing| failing.failure.reason == Reason::TargetNotOwned && failing.retry_at > now;
+    if let Some(failing) = facts.memory.failing.as_ref().filter(foreign) {
+        return Err(failing.failure.clone());
+    }
     match facts.occupant {
         Some(target) if !facts.owns(target) => {
             let what = format!(

@@ -163,7 +163,7 @@ fn api_time(time: Time) -> ApiTime {
 
 /// Ready always; the others only while they are true, as kstatus wants it.
 fn conditions(policy: &Policy, rows: &[Row], granted: Option<TimeDelta>, context: Context<'_>) -> Vec<Draft> {
-    let ready = ready(rows);
+    let ready = ready(policy, rows);
     let optional = [
         progress(policy, rows, &ready),
         policy.spec.suspend.then(|| {
@@ -176,7 +176,7 @@ fn conditions(policy: &Policy, rows: &[Row], granted: Option<TimeDelta>, context
     std::iter::once(ready).chain(optional.into_iter().flatten()).collect()
 }
 
-fn ready(rows: &[Row]) -> Draft {
+fn ready(policy: &Policy, rows: &[Row]) -> Draft {
     let missing: Vec<&Row> = rows.iter().filter(|row| !row.valid).collect();
     let Some(first) = missing.iter().find(|row| row.failure().is_some()).or(missing.first()) else {
         return match rows.len() {
@@ -189,9 +189,11 @@ fn ready(rows: &[Row]) -> Draft {
             n => Draft::new("Ready", true, "TokensPublished", &format!("{n} of {n} accounts have a valid token")),
         };
     };
-    let (reason, cause) = first.failure().map_or(("Issuing", "its token is being issued"), |failure| {
-        (failure.reason.as_str(), failure.message.as_str())
-    });
+    let (reason, cause) = match first.failure() {
+        Some(failure) => (failure.reason.as_str(), failure.message.as_str()),
+        None if policy.spec.suspend => ("Suspended", "no token is issued; set spec.suspend to false to go on"),
+        None => ("Issuing", "its token is being issued"),
+    };
     let message =
         format!("{} of {} accounts have no valid token; {}: {cause}", missing.len(), rows.len(), first.account);
     Draft::new("Ready", false, reason, &message)

@@ -114,8 +114,8 @@ impl Worker<'_> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let body = body.to_string().into();
         let call = Call { what: &what, method: &Method::POST, path: &path, accept: JSON, content: JSON, body: &body };
-        let answer: TokenAnswer = parse(&what, &self.api.call(call).await?)?;
-        let secret = answer.status.token;
+        let answer = parse::<TokenAnswer>(&what, &self.api.call(call).await?);
+        let secret = answer.map_err(|_| rejected(&what, "the answer holds no token"))?.status.token;
         let claims = claims::read(&secret).map_err(|error| rejected(&what, &error.to_string()))?;
         Ok(Minted { secret, claims })
     }

@@ -72,8 +72,6 @@ pub enum Step {
 const PROMPT_CONFLICTS: u32 = 5;
 /// Pause after an anchor could not be deleted.
 const RETIRE_AGAIN: TimeDelta = TimeDelta::seconds(2);
-/// Grants that wait for another one's probe look for themselves at the latest after this.
-const PROBE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 /// The server signs with its own clock, and authenticates with this leeway.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 
@@ -338,7 +336,8 @@ impl Index {
         let prompt = failure.reason == Reason::Conflict && count <= PROMPT_CONFLICTS;
         let retry_at = match (prompt, waits) {
             (true, _) => now,
-            (false, true) => now + PROBE_PATIENCE,
+            // The probe will tell; should it fail for a reason of its own, the longest pause is the bound.
+            (false, true) => schedule::retry_at(now, u32::MAX, expires, hash),
             (false, false) => schedule::retry_at(now, count, expires, hash),
         };
         memory.failing = Some(Failing { failure, since, count, retry_at });

@@ -170,18 +170,19 @@ pub(super) fn token_of(facts: &Facts<'_>, name: &str, uid: &str) -> Option<Box<s
     }
 }
 
-/// The look at the target that a sweep needs first.
+/// The look at the target that a sweep needs first: the one that the grant wants, else the one that the anchor
+/// was made for.
 pub(super) fn look(now: Time, facts: &Facts<'_>) -> Option<Look> {
     let mut unnamed = facts
         .anchors
         .iter()
         .filter(|(name, (anchor, _))| !is_held(facts, name) && matches!(named(facts, name, &anchor.uid), Named::Not));
-    let wanted = unnamed.any(|(_, (anchor, seen))| {
+    let (_, (anchor, _)) = unnamed.find(|(_, (anchor, seen))| {
         let (_, ripe) = ripe(facts, anchor, *seen);
         ripe <= now && !looked_since(facts, ripe)
-    });
-    let name = facts.name.as_deref().ok()?;
-    wanted.then(|| Look::Target(name.to_owned()))
+    })?;
+    let name = facts.name.clone().unwrap_or_else(|_| anchor.target.to_string());
+    (!name.is_empty()).then_some(Look::Target(name))
 }
 
 /// When the next anchor has to be looked at again.
