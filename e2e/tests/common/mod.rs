@@ -56,7 +56,11 @@ impl Scene {
 
     /// As [`Scene::start_with`], without waiting for the operator.
     pub async fn start_unready(namespace: &str, options: Options<'_>) -> Result<Self> {
-        let plane = plane().await?;
+        Self::on(plane().await?, namespace, options).await
+    }
+
+    /// As [`Scene::start_unready`], on a control plane with Tokenward installed that is not the shared one.
+    pub async fn on(plane: &'static ControlPlane, namespace: &str, options: Options<'_>) -> Result<Self> {
         plane.create_namespace(namespace).await?;
         let proxy = Proxy::start(plane)?;
         let operator = operator(plane, namespace, &proxy, options).await?;

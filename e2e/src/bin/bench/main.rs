@@ -47,7 +47,7 @@ async fn run() -> Result<()> {
     size(&operator)?;
     let bench = Bench { plane: &plane, operator: &operator, endpoint: Endpoint::new(&plane, &token)? };
     bench.races(accounts, rounds).await?;
-    bench.restart(accounts * rounds).await?;
+    bench.restart(accounts * rounds + PARALLEL).await?;
     operator.terminate().await?;
     plane.stop().await
 }
@@ -101,7 +101,7 @@ impl Bench<'_> {
         let mut memory = Vec::new();
         for round in 1..=rounds {
             self.round(&format!("r{round}"), accounts, &mut issue, &mut rotation).await?;
-            memory.push((round * accounts, self.operator.rss_kib()? * 1024));
+            memory.push((round * accounts + PARALLEL, self.operator.rss_kib()? * 1024));
         }
         issue.print("first issues per second, 4 calls");
         rotation.print("rotations per second, 4 calls");
