@@ -1,0 +1,125 @@
+//! Who is decided next, and what the decision means for the grant.
+
+use chrono::TimeDelta;
+
+use super::{Index, Job};
+use crate::core::{
+    Time,
+    grant::GrantKey,
+    notice::{Notice, What},
+    plan::{self, Act, Decision, Standing},
+    table::Key,
+};
+
+impl Index {
+    /// Makes a grant ready to be decided, if its lists are complete and it is not being worked on.
+    pub(super) fn wake(&mut self, key: &GrantKey) {
+        if !self.is_complete(&key.namespace) {
+            return;
+        }
+        let deadline = self.deadline(key);
+        match self.grants.get_mut(key) {
+            Some(grant) if grant.busy => grant.dirty = true,
+            Some(_) => self.queue.ready(key, deadline),
+            None => {}
+        }
+    }
+
+    /// Until when the grant can wait: the end of its published token, or not at all.
+    pub(super) fn deadline(&self, key: &GrantKey) -> Time {
+        let grant = self.grants.get(key);
+        let target = grant
+            .and_then(|grant| grant.wanted.clone())
+            .and_then(|name| self.targets.get(&Key { namespace: key.namespace.clone(), name }));
+        target.and_then(|target| target.token.as_ref()).map_or(Time::MIN_UTC, |token| token.expires_at)
+    }
+
+    /// The most urgent job for one of `slots` places, if any work is ready.
+    pub fn take(&mut self, slots: usize, now: Time) -> Option<Job> {
+        for key in self.queue.wake(now) {
+            self.wake(&key);
+        }
+        while let Some(key) = self.queue.take(slots) {
+            if let Some(job) = self.decide(&key, now) {
+                self.queue.started(&key);
+                return Some(job);
+            }
+        }
+        None
+    }
+
+    /// When [`Index::take`] has something to do again if nothing changes.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        self.queue.next_wake().into_iter().chain(self.statuses.next_wake()).min()
+    }
+
+    /// Decides for one grant: work to do now, or sleep.
+    pub(super) fn decide(&mut self, key: &GrantKey, now: Time) -> Option<Job> {
+        let decision = plan::decide(now, &self.facts(key)?);
+        self.stand(key, &decision, now);
+        let grant = self.grants.get_mut(key)?;
+        if decision.drop_attempt {
+            grant.memory.attempt = None;
+        }
+        match &decision.act {
+            Act::Idle(until) if decision.retire.is_empty() => {
+                if let Some(until) = until {
+                    // A due time in the past would spin: whatever it is, a second later is soon enough.
+                    self.queue.sleep(key, (*until).max(now + TimeDelta::seconds(1)));
+                }
+                None
+            }
+            _ => {
+                grant.retiring = decision.retire.iter().map(|retirement| retirement.anchor.clone()).collect();
+                grant.busy = true;
+                grant.dirty = false;
+                Some(Job { grant: key.clone(), decision })
+            }
+        }
+    }
+
+    /// Notes how the grant stands, and tells when it began or ceased to fail.
+    pub(super) fn stand(&mut self, key: &GrantKey, decision: &Decision, now: Time) {
+        let Some(grant) = self.grants.get_mut(key) else {
+            return;
+        };
+        let settled = decision.standing == Standing::Ready && matches!(decision.act, Act::Idle(_));
+        let recovered = settled && grant.memory.failing.take_if(|failing| failing.retry_at <= now).is_some();
+        if grant.standing == decision.standing {
+            return;
+        }
+        let before = std::mem::replace(&mut grant.standing, decision.standing.clone());
+        let reason = |standing: &Standing| match standing {
+            Standing::Failing(failure) => Some(failure.reason),
+            _ => None,
+        };
+        let (was, is) = (reason(&before), reason(&decision.standing));
+        if was != is || was.is_none() {
+            grant.since = now;
+        }
+        match (&decision.standing, was) {
+            (Standing::Failing(failure), was) if was != Some(failure.reason) => {
+                self.notify(key, What::Failing(failure.clone()));
+            }
+            (Standing::Ready, Some(_)) => self.notify(key, What::Recovered),
+            _ => {}
+        }
+        if recovered || was.is_some() && is != was {
+            self.release(key, is);
+        }
+        self.statuses.mark(key.policy_key(), now);
+    }
+
+    pub(super) fn notify(&mut self, key: &GrantKey, what: What) {
+        let policy_uid = self.policies.get(&key.policy_key()).map(|policy| policy.uid().into()).unwrap_or_default();
+        let target = self.grants.get(key).and_then(|grant| grant.wanted.as_ref().or(grant.targets.first()));
+        let target = target.map(ToString::to_string);
+        self.notices.push(Notice { grant: key.clone(), policy_uid, target, what });
+    }
+
+    /// What happened since the last call.
+    pub fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+}
