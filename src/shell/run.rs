@@ -82,17 +82,13 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
     let ca = site::ca_bundle(&config).map_err(StartError::Ca)?;
     let api = Api::new(config.clone(), Arc::default())?;
     let client = Client::try_from(config.clone())?;
-    let operate = async {
-        let site = connect(&api, &config, ca, settings, &waiting).await;
-        let mut operator = Operator::new(api, metrics, site, settings, waiting);
-        operator.serve(&client, stop.clone()).await;
-    };
     let mut stopped = stop.clone();
-    tokio::select! {
-        () = operate => {}
-        // Before the first connection there is nothing to finish; after it `serve` finishes in time by itself.
-        () = async { let _ = stopped.wait_for(|stop| *stop).await; sleep(GRACE + Duration::from_secs(1)).await } => {}
-    }
+    let site = tokio::select! {
+        site = connect(&api, &config, ca, settings, &waiting) => site,
+        _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+    };
+    info!(server = site.server, namespaces = ?settings.namespaces, version = env!("CARGO_PKG_VERSION"), "started");
+    Operator::new(api, metrics, site, settings, waiting).serve(&client, stop).await;
     info!("stopped");
     Ok(())
 }
@@ -170,7 +166,7 @@ impl Operator {
         }
     }
 
-    async fn serve(&mut self, client: &Client, mut stop: watch::Receiver<bool>) {
+    async fn serve(mut self, client: &Client, mut stop: watch::Receiver<bool>) {
         let (sender, mut reports) = mpsc::channel(BATCH);
         let _watches = super::watch::start(client, &self.site, &self.scopes, &sender);
         let mut batch = Vec::with_capacity(BATCH);

@@ -55,7 +55,7 @@ fn spread(values: &[f64]) -> String {
     format!("{:+.0}…{:+.0} %", part(least), part(most))
 }
 
-/// `KiB` as decimal megabytes.
+/// Decimal megabytes.
 #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)

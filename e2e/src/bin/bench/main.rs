@@ -174,9 +174,9 @@ impl Bench<'_> {
         let published = self.count("tokens_published").await? + accounts;
         let revoked = self.count("tokens_revoked").await? + accounts;
         let client = self.plane.client().await?;
-        let path = format!("/apis/tokenward.dev/v1alpha1/namespaces/{namespace}/tokenpolicies/policy");
+        let policy = format!("/apis/tokenward.dev/v1alpha1/namespaces/{namespace}/tokenpolicies/policy");
         let patch = json!({"metadata": {"annotations": {"tokenward.dev/rotate": "bench"}}});
-        let request = hyper::Request::patch(path).header("content-type", "application/merge-patch+json");
+        let request = hyper::Request::patch(policy).header("content-type", "application/merge-patch+json");
         let request = request.body(serde_json::to_vec(&patch)?)?;
         let start = Instant::now();
         client.request_text(request).await?;
