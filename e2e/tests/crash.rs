@@ -281,3 +281,23 @@ async fn an_answer_that_is_not_the_token_asked_for_is_never_published() -> Resul
     try_join_all(cases.map(run)).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn an_account_in_trouble_does_not_hold_up_another() -> Result<()> {
+    let scene = Scene::start("trouble").await?;
+    for account in ["stuck", "well"] {
+        scene.account(account, &[]).await?;
+    }
+    let fail = || Act::fail(500, "InternalError", "made up");
+    let stuck = scene.proxy.add(Rule::before(|call| call.is_mint() && call.path.contains("/stuck/"), fail()));
+    scene.policy("first", &spec(&["stuck"], json!({}))).await?;
+    scene.not_ready("first", "ApiUnavailable").await?;
+    let once = scene.proxy.add(Rule::before(|call| call.is_mint() && call.path.contains("/well/"), fail()).nth(1));
+    scene.policy("second", &spec(&["well"], json!({}))).await?;
+    once.reached().await?;
+    // The longest back-off is 60 s.
+    let issued = async || scene.holds(&scene.target("second-well").await?).await;
+    eventually(SWEEP, "the healthy account gets its token", issued).await?;
+    ensure!(scene.targets().await?.len() == 1 && stuck.acted() > 1, "the other one is not in trouble");
+    Ok(())
+}

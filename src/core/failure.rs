@@ -142,6 +142,8 @@ fn classify(status: &Status) -> Reason {
         404 if kind(status) == "namespaces" => Reason::NamespaceTerminating,
         404 | 409 => Reason::Conflict,
         422 if text("immutable") => Reason::TargetImmutable,
+        // How a failed `test` of a JSON patch is answered: the object is another one by now.
+        422 if text("rejected our request due to an error in our request") => Reason::Conflict,
         422 if has_field(status, "metadata.uid") => Reason::Conflict,
         400 | 413 | 422 => Reason::Invalid,
         401 => Reason::Forbidden,

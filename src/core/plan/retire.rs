@@ -74,7 +74,7 @@ pub struct Retirement {
 
 /// How a target names an anchor.
 enum Named {
-    Current { token_id: Box<str> },
+    Current { expires_at: Time, token_id: Box<str> },
     Previous { retires_at: Time, token_id: Box<str> },
     Not,
 }
@@ -93,7 +93,7 @@ pub(super) fn due(now: Time, facts: &Facts<'_>, drop_attempt: bool) -> Vec<Retir
             None => cause(now, facts, anchor, *seen, &named),
         };
         // With `Retain`, and after the policy let go, an anchor still goes when its token cannot be alive.
-        let cause = cause.or_else(|| is_expired(now, anchor, &named).then_some(Cause::Expired))?;
+        let cause = cause.or_else(|| is_expired(now, facts, anchor, &named).then_some(Cause::Expired))?;
         let token_id = token_of(facts, name, &anchor.uid);
         Some(Retirement { anchor: (*name).into(), uid: anchor.uid.clone(), token_id, cause })
     });
@@ -148,14 +148,19 @@ fn looked_since(facts: &Facts<'_>, since: Time) -> bool {
     facts.memory.proof.target_seen.is_some_and(|seen| seen > since)
 }
 
-fn is_expired(now: Time, anchor: &Anchor, named: &Named) -> bool {
-    matches!(named, Named::Not | Named::Previous { .. }) && anchor.dies_at_latest.is_some_and(|dies| dies <= now)
+/// No token bound to the anchor can be alive. The current one of a living policy is left to its renewal.
+fn is_expired(now: Time, facts: &Facts<'_>, anchor: &Anchor, named: &Named) -> bool {
+    let over = match named {
+        Named::Current { expires_at, .. } => facts.readable().is_none() && *expires_at <= now,
+        Named::Previous { .. } | Named::Not => true,
+    };
+    over && anchor.dies_at_latest.is_some_and(|dies| dies <= now)
 }
 
 fn named(facts: &Facts<'_>, name: &str, uid: &str) -> Named {
     let mut tokens = facts.targets().filter_map(|(_, target)| target.token.as_ref());
     if let Some(token) = tokens.find(|token| *token.anchor == *name && *token.anchor_uid == *uid) {
-        return Named::Current { token_id: token.id.clone() };
+        return Named::Current { expires_at: token.expires_at, token_id: token.id.clone() };
     }
     let mut entries = facts.targets().flat_map(|(_, target)| &target.previous);
     let entry = entries.find(|entry| *entry.anchor == *name && *entry.uid == *uid);
@@ -165,7 +170,7 @@ fn named(facts: &Facts<'_>, name: &str, uid: &str) -> Named {
 /// Id of the token bound to an anchor, as far as a target names it.
 pub(super) fn token_of(facts: &Facts<'_>, name: &str, uid: &str) -> Option<Box<str>> {
     match named(facts, name, uid) {
-        Named::Current { token_id } | Named::Previous { token_id, .. } => Some(token_id),
+        Named::Current { token_id, .. } | Named::Previous { token_id, .. } => Some(token_id),
         Named::Not => None,
     }
 }
@@ -192,5 +197,6 @@ pub(super) fn next(now: Time, facts: &Facts<'_>) -> Option<Time> {
         Named::Previous { retires_at, .. } => Some(retires_at),
         Named::Not => Some(ripe(facts, anchor, *seen).1),
     });
-    times.filter(|time| *time > now).chain(facts.memory.retire_after.filter(|after| *after > now)).min()
+    let ends = facts.anchors.values().filter_map(|(anchor, _)| anchor.dies_at_latest);
+    times.chain(ends).chain(facts.memory.retire_after).filter(|time| *time > now).min()
 }

@@ -1,6 +1,6 @@
 //! The bare loop: the calls that the operator makes for a grant, and nothing else.
 
-use crate::connection::{Call, Connection, Endpoint, JSON, METADATA};
+use crate::connection::{Call, Connection, JSON, METADATA};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::future::try_join_all;
@@ -15,7 +15,6 @@ const MANAGER: &str = "barewards";
 
 /// The grants of one namespace, which must hold the accounts and a ConfigMap that owns everything.
 pub struct Bare {
-    endpoint: Endpoint,
     namespace: String,
     owner: Value,
     server: String,
@@ -40,13 +39,7 @@ struct Written {
 
 impl Bare {
     /// `accounts` are names and UIDs.
-    pub fn new(
-        endpoint: Endpoint,
-        namespace: &str,
-        owner_uid: &str,
-        (server, ca): (String, &str),
-        accounts: &[(String, String)],
-    ) -> Self {
+    pub fn new(namespace: &str, owner_uid: &str, (server, ca): (String, &str), accounts: &[(String, String)]) -> Self {
         let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner_uid}]);
         let grants = accounts.iter().map(|(account, account_uid)| Grant {
             account: account.clone(),
@@ -54,24 +47,23 @@ impl Bare {
             written: None,
         });
         let ca = BASE64_STANDARD.encode(ca);
-        Self { endpoint, namespace: namespace.to_owned(), owner, server, ca, grants: grants.collect() }
+        Self { namespace: namespace.to_owned(), owner, server, ca, grants: grants.collect() }
     }
 
-    /// Issues, or rotates, a token for every grant, `parallel` at a time, each on a connection of its own.
-    pub async fn round(&mut self, parallel: usize) -> Result<Duration> {
+    /// Issues, or rotates, a token for every grant, one at a time on each of these connections.
+    pub async fn round(&mut self, connections: &[Connection]) -> Result<Duration> {
         let grants = std::mem::take(&mut self.grants);
         let (todo, done) = (Mutex::new(grants), Mutex::new(Vec::new()));
         let start = Instant::now();
         let this = &*self;
-        let worker = async || {
-            let connection = this.endpoint.connect();
+        let worker = async |connection| {
             while let Some(mut grant) = pop(&todo)? {
-                grant.written = Some(this.serve(&connection, &grant).await?);
+                grant.written = Some(this.serve(connection, &grant).await?);
                 lock(&done)?.push(grant);
             }
             Ok::<(), anyhow::Error>(())
         };
-        try_join_all((0..parallel).map(|_| worker())).await?;
+        try_join_all(connections.iter().map(worker)).await?;
         let took = start.elapsed();
         self.grants = done.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
         Ok(took)

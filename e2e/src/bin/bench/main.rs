@@ -7,7 +7,7 @@ mod figures;
 
 use anyhow::{Context, Result};
 use bare::Bare;
-use connection::{Call, Endpoint, METADATA_LIST};
+use connection::{Call, Connection, Endpoint, METADATA_LIST};
 use figures::{Race, megabytes};
 use futures::stream::{StreamExt, TryStreamExt, iter};
 use futures::try_join;
@@ -45,7 +45,9 @@ async fn run() -> Result<()> {
     let operator = start(&plane, &token).await?;
     operator.ready().await?;
     size(&operator)?;
-    let bench = Bench { plane: &plane, operator: &operator, endpoint: Endpoint::new(&plane, &token)? };
+    let endpoint = Endpoint::new(&plane, &token)?;
+    let connections = (0..PARALLEL).map(|_| endpoint.connect()).collect();
+    let bench = Bench { plane: &plane, operator: &operator, connections };
     bench.races(accounts, rounds).await?;
     bench.restart(accounts * rounds + PARALLEL).await?;
     operator.terminate().await?;
@@ -89,7 +91,8 @@ fn size(operator: &Operator) -> Result<()> {
 struct Bench<'a> {
     plane: &'a ControlPlane,
     operator: &'a Operator,
-    endpoint: Endpoint,
+    /// Of the bare loop; kept as the operator keeps its own.
+    connections: Vec<Connection>,
 }
 
 impl Bench<'_> {
@@ -118,9 +121,9 @@ impl Bench<'_> {
         self.populate(&ours, accounts).await?;
         let mut bare = self.bare(&theirs, accounts).await?;
         let operator_issue = self.issue(&ours, accounts).await?;
-        let bare_issue = bare.round(PARALLEL).await?;
+        let bare_issue = bare.round(&self.connections).await?;
         let operator_rotation = self.rotate(&ours, accounts).await?;
-        let bare_rotation = bare.round(PARALLEL).await?;
+        let bare_rotation = bare.round(&self.connections).await?;
         issue.add(accounts, operator_issue, bare_issue);
         rotation.add(accounts, operator_rotation, bare_rotation);
         Ok(())
@@ -145,7 +148,7 @@ impl Bench<'_> {
         let owner = serde_json::from_value(json!({"metadata": {"name": "owner"}}))?;
         let owner = maps.create(&PostParams::default(), &owner).await?.metadata.uid.unwrap_or_default();
         let site = (self.plane.url(), self.plane.ca_pem());
-        Ok(Bare::new(self.endpoint.clone(), namespace, &owner, site, &accounts))
+        Ok(Bare::new(namespace, &owner, site, &accounts))
     }
 
     /// The operator issues for all accounts of the namespace: from before the policy exists to the last publication.
@@ -212,13 +215,15 @@ impl Bench<'_> {
         println!("\nrestart with {grants} grants");
         for _ in 0..3 {
             let start = Instant::now();
-            let connection = self.endpoint.connect();
-            let list = async |path| {
+            let list = async |(path, connection): (&str, &Connection)| {
                 let (_, body) =
                     connection.call(Call { method: Method::GET, path, accept: METADATA_LIST, body: None }).await?;
                 Ok::<usize, anyhow::Error>(body.len())
             };
-            let bytes: usize = futures::future::try_join_all(lists.map(list)).await?.into_iter().sum();
+            let bytes: usize = futures::future::try_join_all(lists.into_iter().zip(&self.connections).map(list))
+                .await?
+                .into_iter()
+                .sum();
             let listed = start.elapsed();
             self.operator.restart()?;
             let ready = self.operator.ready().await?;
