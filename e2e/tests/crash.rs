@@ -108,7 +108,7 @@ async fn crash(scene: &Scene, case: Case) -> Result<()> {
         hold = scene.proxy.add(case.hold());
         scene.policy("p", &policy()).await?;
     }
-    hold.reached().await?;
+    hold.reached_times(1, SOON).await?;
     scene.operator.kill9()?;
     hold.cut();
     Ok(())
@@ -262,16 +262,16 @@ async fn answer_is_rejected(name: &str, answer: impl Fn(&str) -> String, token_o
 
 #[tokio::test]
 async fn an_answer_that_is_not_the_token_asked_for_is_never_published() -> Result<()> {
-    fn status(value: Value) -> String {
+    fn status(value: &Value) -> String {
         json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "status": value}).to_string()
     }
     type Answer = fn(&str) -> String;
-    let genuine: Answer = |token| status(json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"}));
+    let genuine: Answer = |token| status(&json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"}));
     let cases: [(&str, Answer, &str); 6] = [
         ("of-another-account", genuine, "other"),
         ("bound-to-nothing", genuine, "deployer"),
-        ("garbage", |_| status(json!({"token": "garbage"})), "deployer"),
-        ("a-list-of-tokens", |token| status(json!({"token": [token]})), "deployer"),
+        ("garbage", |_| status(&json!({"token": "garbage"})), "deployer"),
+        ("a-list-of-tokens", |token| status(&json!({"token": [token]})), "deployer"),
         ("no-status", |_| json!({"kind": "TokenRequest"}).to_string(), "deployer"),
         ("no-json", |token| format!("<html>{token}</html>"), "deployer"),
     ];
@@ -294,7 +294,7 @@ async fn an_account_in_trouble_does_not_hold_up_another() -> Result<()> {
     scene.not_ready("first", "ApiUnavailable").await?;
     let once = scene.proxy.add(Rule::before(|call| call.is_mint() && call.path.contains("/well/"), fail()).nth(1));
     scene.policy("second", &spec(&["well"], json!({}))).await?;
-    once.reached().await?;
+    once.reached_times(1, SOON).await?;
     // The longest back-off is 60 s.
     let issued = async || scene.holds(&scene.target("second-well").await?).await;
     eventually(SWEEP, "the healthy account gets its token", issued).await?;

@@ -42,14 +42,14 @@ async fn follow(secrets: Api<Secret>, end: Arc<Notify>) -> Result<History> {
             () = end.notified() => return Ok(history),
         };
         match event {
-            Event::Apply(secret) | Event::InitApply(secret) => enter(&mut history, Target::read(secret)?)?,
+            Event::Apply(secret) | Event::InitApply(secret) => enter(&mut history, &Target::read(secret)?)?,
             Event::Delete(secret) => bail!("target {:?} was deleted", secret.metadata.name),
             Event::Init | Event::InitDone => {}
         }
     }
 }
 
-fn enter(history: &mut History, target: Target) -> Result<()> {
+fn enter(history: &mut History, target: &Target) -> Result<()> {
     let name = target.secret.metadata.name.clone().context("no name")?;
     let tokens = history.entry(name.clone()).or_default();
     let iat = |token: &str| claims(token).map(|claims| claims["iat"].as_i64());
@@ -141,7 +141,7 @@ async fn a_sleeper_does_not_overwrite_a_newer_token() -> Result<()> {
     let held = scene.proxy.add(Rule::before(write, Act::Hold).nth(1));
     let mark = scene.proxy.mark();
     scene.rotate("p", "1").await?;
-    held.reached().await?;
+    held.reached_times(1, SOON).await?;
     scene.operator.sigstop()?;
     let other = second(&scene).await?;
     scene.ages(&issued_under(&scene, "1").await?).await?;

@@ -107,7 +107,12 @@ async fn the_old_token_dies_when_its_overlap_ends() -> Result<()> {
     scene.gone(first.anchor()).await?;
     scene.bearer(first.token()).await?.dies().await?;
     scene.bearer(second.token()).await?.lives().await?;
-    scene.told("p", "TokenRevoked", "OverlapEnded").await?;
+    let counted = async || {
+        let text = scene.operator.metrics().await?;
+        ensure!(text.contains(r#"tokenward_tokens_revoked_total{reason="OverlapEnded"} 1"#), "{text}");
+        Ok(())
+    };
+    eventually(SOON, "the end of the overlap is counted", counted).await?;
     assert_eq!((scene.mints(), scene.anchors().await?), (2, vec![second.anchor().to_owned()]));
     Ok(())
 }
@@ -505,7 +510,6 @@ async fn metrics_count_and_a_deleted_policy_loses_its_series() -> Result<()> {
     let scene = Scene::start("metrics").await?;
     let first = scene.deployer(json!({})).await?;
     rotated(&scene, "1", &first).await?;
-    scene.account("missing-one", &[]).await?;
     scene.policy("failing", &spec(&["nobody"], json!({}))).await?;
     scene.not_ready("failing", "AccountNotFound").await?;
     let expiry = r#"tokenward_policy_earliest_expiration_timestamp_seconds{namespace="metrics",policy="p"}"#;

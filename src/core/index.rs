@@ -58,6 +58,9 @@ struct Grant {
     /// The name it wants.
     wanted: Option<Arc<str>>,
     standing: Standing,
+    /// The failure that people were told of last, until it is over.
+    told: Option<Reason>,
+    /// Since when it fails for that reason, or works.
     since: Time,
     /// Names of anchors that we are deleting.
     retiring: Vec<Box<str>>,
@@ -156,6 +159,7 @@ impl Index {
             anchors: BTreeMap::new(),
             wanted: None,
             standing: Standing::Working,
+            told: None,
             since: now,
             retiring: Vec::new(),
             busy: false,

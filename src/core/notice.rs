@@ -73,6 +73,15 @@ impl What {
         }
     }
 
+    /// The failure, if it is one.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failing(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
     /// Whether it is worth an event: the planned end of an old token is part of its rotation, which had one.
     #[must_use]
     pub const fn is_news(&self) -> bool {
@@ -82,7 +91,7 @@ impl What {
     /// Whether somebody should look.
     #[must_use]
     pub const fn is_warning(&self) -> bool {
-        matches!(self, Self::Failing(_))
+        self.failure().is_some()
     }
 }
 
@@ -104,12 +113,15 @@ impl Notice {
                 self.target.as_deref().unwrap_or_default(),
                 why.as_str()
             ),
-            What::Retired(retirement) => format!(
-                "ServiceAccount {account}: token {} revoked by deleting anchor {} ({})",
-                retirement.token_id.as_deref().unwrap_or("never published"),
-                retirement.anchor,
-                retirement.cause.as_str()
-            ),
+            What::Retired(Retirement { anchor, token_id, cause, .. }) => match token_id {
+                Some(id) => format!(
+                    "ServiceAccount {account}: token {id} revoked, its anchor {anchor} is gone ({})",
+                    cause.as_str()
+                ),
+                None => {
+                    format!("ServiceAccount {account}: the token bound to anchor {anchor} revoked ({})", cause.as_str())
+                }
+            },
             What::Removed => {
                 format!("ServiceAccount {account}: Secret {} deleted", self.target.as_deref().unwrap_or_default())
             }

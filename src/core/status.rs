@@ -239,3 +239,120 @@ fn skewed(skew: TimeDelta) -> Draft {
     );
     Draft::new("ClockSkew", true, "ClockSkew", &message)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::core::{facts::PolicyState, failure::Reason};
+
+    fn at(seconds: i64) -> Time {
+        Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn site(internal: bool) -> Site {
+        Site { server: "https://api".into(), ca: Vec::new(), internal }
+    }
+
+    fn status(spec: &serde_json::Value, rows: Vec<Row>, before: &TokenPolicyStatus, now: i64) -> TokenPolicyStatus {
+        let mut full = json!({"serviceAccounts": {"selector": {}}, "token": {"duration": "168h"}});
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": full});
+        let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &site(false));
+        let context = Context { now: at(now), skew: TimeDelta::seconds(now), site: &site(false) };
+        summarise(state.readable().unwrap(), rows, before, context)
+    }
+
+    fn row(account: &str, hours: i64, standing: Standing) -> Row {
+        let token = (hours > 0).then(|| (at(0), at(hours * 3600)));
+        Row {
+            account: account.into(),
+            standing,
+            valid: token.is_some(),
+            since: at(0),
+            token,
+            due: token.map(|(_, end)| end),
+        }
+    }
+
+    fn failing(reason: Reason) -> Standing {
+        Standing::Failing(Failure::new(reason, "create Secret ci/x"))
+    }
+
+    fn seen(status: &TokenPolicyStatus) -> Vec<(&str, &str, &str)> {
+        let conditions = status.conditions.iter();
+        conditions
+            .map(|condition| (condition.type_.as_str(), condition.status.as_str(), condition.reason.as_str()))
+            .collect()
+    }
+
+    #[test]
+    fn all_valid_is_ready_and_nothing_else() {
+        let rows = vec![row("a", 168, Standing::Ready), row("b", 169, Standing::Ready)];
+        let status = status(&json!({}), rows, &TokenPolicyStatus::default(), 0);
+        assert_eq!(seen(&status), [("Ready", "True", "TokensPublished")]);
+        assert_eq!(status.accounts.unwrap().summary, "2/2");
+        assert_eq!(status.earliest_expiration, Some(text(at(168 * 3600))));
+    }
+
+    #[test]
+    fn nobody_selected_is_ready_and_says_so() {
+        let status = status(&json!({}), Vec::new(), &TokenPolicyStatus::default(), 0);
+        assert_eq!(seen(&status), [("Ready", "True", "NoAccountsSelected")]);
+    }
+
+    #[test]
+    fn a_missing_token_is_stalled_when_it_fails_and_reconciling_while_it_is_issued() {
+        let issuing = status(&json!({}), vec![row("a", 0, Standing::Working)], &TokenPolicyStatus::default(), 0);
+        assert_eq!(seen(&issuing), [("Ready", "False", "Issuing"), ("Reconciling", "True", "Issuing")]);
+        let stalled =
+            status(&json!({}), vec![row("a", 0, failing(Reason::QuotaExceeded))], &TokenPolicyStatus::default(), 0);
+        assert_eq!(seen(&stalled), [("Ready", "False", "QuotaExceeded"), ("Stalled", "True", "QuotaExceeded")]);
+        assert!(stalled.conditions[0].message.contains("raise the quota"), "{}", stalled.conditions[0].message);
+    }
+
+    #[test]
+    fn a_failing_renewal_of_a_valid_token_stays_ready_and_is_listed() {
+        let rows = vec![row("late", 169, Standing::Ready), row("soon", 168, failing(Reason::AdmissionDenied))];
+        let status = status(&json!({}), rows, &TokenPolicyStatus::default(), 0);
+        assert_eq!(seen(&status), [("Ready", "True", "TokensPublished"), ("Reconciling", "True", "AdmissionDenied")]);
+        assert_eq!((status.failures[0].service_account.as_str(), status.failures.len()), ("soon", 1));
+    }
+
+    #[test]
+    fn a_shortened_lifetime_names_both_numbers() {
+        let status = status(&json!({}), vec![row("a", 1, Standing::Ready)], &TokenPolicyStatus::default(), 0);
+        let condition = status.conditions.iter().find(|condition| condition.type_ == "LifetimeShortened").unwrap();
+        assert!(condition.message.contains("168h") && condition.message.contains("grants 1h"), "{}", condition.message);
+    }
+
+    #[test]
+    fn suspended_and_skewed_say_so() {
+        let status =
+            status(&json!({"suspend": true}), vec![row("a", 0, Standing::Working)], &TokenPolicyStatus::default(), 6);
+        let seen = seen(&status);
+        assert!(seen.contains(&("Ready", "False", "Suspended")) && seen.contains(&("Suspended", "True", "Suspended")));
+        assert!(
+            seen.contains(&("ClockSkew", "True", "ClockSkew")) && !seen.iter().any(|(kind, ..)| *kind == "Reconciling")
+        );
+        assert_eq!(status.next_rotation, None);
+    }
+
+    #[test]
+    fn transition_times_move_only_when_the_status_flips() {
+        let first = status(&json!({}), vec![row("a", 0, Standing::Working)], &TokenPolicyStatus::default(), 0);
+        let second = status(&json!({}), vec![row("a", 0, failing(Reason::Forbidden))], &first, 3);
+        assert_eq!(first.conditions[0].last_transition_time, second.conditions[0].last_transition_time);
+        let third = status(&json!({}), vec![row("a", 168, Standing::Ready)], &second, 4);
+        assert_ne!(second.conditions[0].last_transition_time, third.conditions[0].last_transition_time);
+    }
+
+    #[test]
+    fn at_most_twenty_failures_closest_to_expiry_first() {
+        let rows = (0..30).map(|n| row(&format!("a{n:02}"), 200 - n, failing(Reason::ApiUnavailable))).collect();
+        let status = status(&json!({}), rows, &TokenPolicyStatus::default(), 0);
+        assert_eq!((status.failures.len(), status.failures[0].service_account.as_str()), (20, "a29"));
+        assert_eq!(status.accounts.unwrap().failing, 30);
+    }
+}

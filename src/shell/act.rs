@@ -198,7 +198,7 @@ impl Worker<'_> {
             keys::ANCHOR_TYPE
         );
         let list: MetaList = parse(&what, &self.get(&what, &path, METADATA_LIST).await?)?;
-        Ok(list.items.into_iter().next().map_or(Found::Absent, |item| Found::Secret(item.metadata)))
+        Ok(list.items.into_iter().flatten().next().map_or(Found::Absent, |item| Found::Secret(item.metadata)))
     }
 
     async fn look_at_policy(&self, namespace: &str, name: &str) -> Result<Found, Box<CallError>> {
@@ -240,9 +240,10 @@ struct TokenStatus {
     token: SecretString,
 }
 
+/// An empty metadata list has `items: null`.
 #[derive(Deserialize)]
 struct MetaList {
-    items: Vec<Meta>,
+    items: Option<Vec<Meta>>,
 }
 
 /// Ten characters of base 36: names must not collide in a namespace, nothing more.

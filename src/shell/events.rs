@@ -115,12 +115,12 @@ impl Reporter {
 fn log(notice: &Notice) {
     let policy = notice.grant.policy_key().to_string();
     let account = &*notice.grant.account;
-    let target = notice.target.as_deref().unwrap_or_default();
+    let secret = notice.target.as_deref().unwrap_or_default();
     match &notice.what {
         What::Issued { why, claims } => info!(
             policy,
             account,
-            target,
+            secret,
             token_id = claims.token_id,
             issued = text(claims.issued_at),
             expires = text(claims.expires_at),
@@ -136,10 +136,10 @@ fn log(notice: &Notice) {
             "token revoked"
         ),
         What::Failing(failure) => {
-            warn!(policy, account, target, reason = failure.reason.as_str(), "{}", failure.message);
+            warn!(policy, account, secret, reason = failure.reason.as_str(), "{}", failure.message);
         }
         What::Repaired { .. } | What::Removed | What::Recovered => {
-            info!(policy, account, target, "{}", notice.message());
+            info!(policy, account, secret, "{}", notice.message());
         }
     }
 }

@@ -7,6 +7,7 @@ use kube::api::{Api, ListParams};
 use std::fs;
 use tokenward_e2e::control_plane::ISSUER;
 use tokenward_e2e::leak::{Finding, Scanner};
+use tokenward_e2e::proxy::Minted;
 
 /// A text with its name.
 pub type Text = (String, Vec<u8>);
@@ -16,7 +17,7 @@ impl Scene {
     pub fn scanner(&self) -> Result<Scanner> {
         let minted = self.proxy.minted();
         ensure!(!minted.is_empty(), "no token was minted, so none can be looked for");
-        Scanner::new(minted.iter().map(|minted| minted.token()), ISSUER)
+        Scanner::new(minted.iter().map(Minted::token), ISSUER)
     }
 
     /// Everything that is there to be read without the right to read a Secret's value: log, metrics, probes, events,

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokenward_e2e::control_plane::shared;
 use tokenward_e2e::operator::install;
 use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually, kubeconfig};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How long anything that comes by itself may take; it decides nothing but when to give up.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -40,6 +40,17 @@ pub struct Scene {
     pub proxy: Proxy,
     pub operator: Operator,
     pub client: kube::Client,
+    turn: Turn,
+}
+
+/// Scenes share the control plane; one that breaks it for all has it alone.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+#[expect(dead_code, reason = "held until the scene ends")]
+enum Turn {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+    Apart,
 }
 
 impl Scene {
@@ -57,7 +68,16 @@ impl Scene {
 
     /// As [`Scene::start_with`], without waiting for the operator.
     pub async fn start_unready(namespace: &str, options: Options<'_>) -> Result<Self> {
-        Self::on(plane().await?, namespace, options).await
+        let turn = Turn::Shared(TURNS.read().await);
+        Ok(Self { turn, ..Self::on(plane().await?, namespace, options).await? })
+    }
+
+    /// As [`Scene::start`], while no other scene of this test binary is under way: for what breaks the control plane.
+    pub async fn alone(namespace: &str) -> Result<Self> {
+        let turn = Turn::Alone(TURNS.write().await);
+        let scene = Self::on(plane().await?, namespace, Options::default()).await?;
+        scene.operator.ready().await?;
+        Ok(Self { turn, ..scene })
     }
 
     /// As [`Scene::start_unready`], on a control plane with Tokenward installed that is not the shared one.
@@ -66,7 +86,7 @@ impl Scene {
         let proxy = Proxy::start(plane)?;
         let operator = operator(plane, namespace, &proxy, options).await?;
         let client = plane.client().await?;
-        Ok(Self { plane, namespace: namespace.to_owned(), proxy, operator, client })
+        Ok(Self { plane, namespace: namespace.to_owned(), proxy, operator, client, turn: Turn::Apart })
     }
 
     pub fn secrets(&self) -> Api<Secret> {

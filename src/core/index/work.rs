@@ -81,32 +81,26 @@ impl Index {
 
     /// Notes how the grant stands, and tells when it began or ceased to fail.
     pub(super) fn stand(&mut self, key: &GrantKey, decision: &Decision, now: Time) {
-        let Some(grant) = self.grants.get_mut(key) else {
-            return;
-        };
+        let Some(grant) = self.grants.get_mut(key) else { return };
         let settled = decision.standing == Standing::Ready && matches!(decision.act, Act::Idle(_));
         let recovered = settled && grant.memory.failing.take_if(|failing| failing.retry_at <= now).is_some();
         if grant.standing == decision.standing {
             return;
         }
-        let before = std::mem::replace(&mut grant.standing, decision.standing.clone());
-        let reason = |standing: &Standing| match standing {
-            Standing::Failing(failure) => Some(failure.reason),
-            _ => None,
+        grant.standing = decision.standing.clone();
+        let told = grant.told;
+        let news = match &decision.standing {
+            Standing::Failing(failure) => Some(What::Failing(failure.clone())).filter(|_| told != Some(failure.reason)),
+            Standing::Ready => told.map(|_| What::Recovered),
+            Standing::Working | Standing::Unselected => None,
         };
-        let (was, is) = (reason(&before), reason(&decision.standing));
-        if was != is || was.is_none() {
+        if let Some(what) = news {
             grant.since = now;
+            grant.told = what.failure().map(|failure| failure.reason);
+            self.notify(key, what);
         }
-        match (&decision.standing, was) {
-            (Standing::Failing(failure), was) if was != Some(failure.reason) => {
-                self.notify(key, What::Failing(failure.clone()));
-            }
-            (Standing::Ready, Some(_)) => self.notify(key, What::Recovered),
-            _ => {}
-        }
-        if recovered || was.is_some() && is != was {
-            self.release(key, is);
+        if recovered || told.is_some() {
+            self.release(key, self.grants.get(key).and_then(|grant| grant.told));
         }
         self.statuses.mark(key.policy_key(), now);
     }

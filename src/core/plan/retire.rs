@@ -132,16 +132,17 @@ fn cause(now: Time, facts: &Facts<'_>, anchor: &Anchor, seen: Time, named: &Name
 /// Why and when an anchor that no target names may go. That it is not named is absence, and needs a look after
 /// that instant: the watch on targets may be behind the one on anchors.
 fn ripe(facts: &Facts<'_>, anchor: &Anchor, seen: Time) -> (Cause, Time) {
-    let superseded = facts.targets().any(|(_, target)| supersedes(facts, target, anchor));
+    let superseded = facts.targets().any(|(_, target)| supersedes(facts, target, anchor, seen));
     if superseded { (Cause::Superseded, seen) } else { (Cause::Lost, seen + LOST_AFTER) }
 }
 
-/// A published token whose anchor is younger than `anchor` is the successor of the latter's. Believed only while
-/// nobody has touched the annotations, `previous` among them.
-fn supersedes(facts: &Facts<'_>, target: &Target, anchor: &Anchor) -> bool {
+/// A published token whose anchor is younger than `anchor` is the successor of the latter's. The server's instants
+/// are whole seconds; within one, the order in which we saw them counts. Believed only while nobody has touched
+/// the annotations, `previous` among them.
+fn supersedes(facts: &Facts<'_>, target: &Target, anchor: &Anchor, seen: Time) -> bool {
     let untouched = facts.readable().is_some_and(|policy| target.owned.metadata == render::owned(policy).metadata);
     let published = target.token.as_ref().and_then(|token| facts.anchors.get(&*token.anchor));
-    untouched && published.is_some_and(|(published, _)| published.created > anchor.created)
+    untouched && published.is_some_and(|(published, since)| (published.created, *since) > (anchor.created, seen))
 }
 
 fn looked_since(facts: &Facts<'_>, since: Time) -> bool {

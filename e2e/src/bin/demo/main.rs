@@ -109,5 +109,8 @@ async fn enter() -> Result<()> {
 }
 
 fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        return format!("{} ms", time.as_millis());
+    }
     format!("{:.1} s", time.as_secs_f64())
 }

@@ -54,7 +54,7 @@ pub async fn tell(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> R
     let second = story.rotate(&first).await?;
     story.revoke(&first, &second).await?;
     story.account_again().await?;
-    story.events().await
+    story.events(&first).await
 }
 
 struct Story<'a> {
@@ -138,12 +138,16 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn events(&self) -> Result<()> {
+    async fn events(&self, revoked: &Token) -> Result<()> {
         self.screen.step("What happened");
         let events = self.shell.run(EVENTS).await?;
-        for reason in ["TokenIssued", "TokenRotated", "AccountNotFound", "TokenReissued"] {
+        for reason in ["TokenIssued", "TokenRotated", "TokenRevoked", "AccountNotFound", "TokenReissued"] {
             ensure!(events.contains(reason), "there is no event {reason}");
         }
+        let named = events.lines().any(|line| line.contains("TokenRevoked") && line.contains(&revoked.id));
+        ensure!(named, "no event names the revoked token {}", revoked.id);
+        self.screen
+            .check("first issue, rotation, revocation, failure and recovery, each with the token's id or the cure");
         Ok(())
     }
 
