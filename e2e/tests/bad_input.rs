@@ -137,11 +137,15 @@ async fn a_missing_account_is_named_and_the_others_go_on() -> Result<()> {
     let scene = Scene::start("missing").await?;
     scene.account("there", &[]).await?;
     scene.policy("p", &spec(&["there", "missing"], json!({}))).await?;
-    let message = scene.not_ready("p", "AccountNotFound").await?;
-    for text in ["1 of 2 accounts", "missing/missing does not exist", "create the ServiceAccount or correct"] {
-        assert!(message.contains(text), "{message}");
-    }
     let there = eventually(SOON, "the other's target", async || scene.target("p-there").await).await?;
+    let told = async || {
+        let message = scene.not_ready("p", "AccountNotFound").await?;
+        for text in ["1 of 2 accounts", "missing/missing does not exist", "create the ServiceAccount or correct"] {
+            ensure!(message.contains(text), "{message}");
+        }
+        Ok(())
+    };
+    eventually(SOON, "what to do", told).await?;
     scene.bearer(there.token()).await?.lives().await?;
     let told = scene.told("p", "AccountNotFound", "missing/missing").await?;
     assert_eq!(told.kind, "Warning");
@@ -231,7 +235,7 @@ async fn a_foreign_secret_is_not_touched() -> Result<()> {
     scene.told("p", "TargetNotOwned", "p-deployer").await?;
     scene.fence("after").await?;
     let after = scene.target("p-deployer").await?;
-    assert_eq!((after.version(), after.data.clone()), (theirs.version(), theirs.data.clone()));
+    assert_eq!((after.version(), &after.data), (theirs.version(), &theirs.data));
     assert_eq!(scene.mints_of("deployer"), 0);
     assert_eq!(scene.anchors().await?.len(), 1);
     // Nor when the policy goes, or when it is one of several that want it.
@@ -292,7 +296,7 @@ async fn a_service_account_token_secret_is_never_written() -> Result<()> {
     let message = scene.not_ready("p", "TargetImmutable").await?;
     assert!(message.contains("delete it or choose another secret.name"), "{message}");
     let after = scene.target("p-deployer").await?;
-    assert_eq!((after.version(), after.data), (marked.version(), before.data));
+    assert_eq!((after.version(), &after.data), (marked.version(), &before.data));
     assert!(scene.mints() <= 1, "{} tokens", scene.mints());
     Ok(())
 }
@@ -411,6 +415,7 @@ async fn a_stored_policy_that_does_not_parse_freezes_and_the_others_go_on() -> R
         assert!(message.contains("does not parse") && message.contains("correct the policy"), "{message}");
         scene.told(policy, "PolicyUnreadable", "correct the policy").await?;
     }
+    assert!(scene.operator.metrics().await?.contains("PolicyUnreadable"));
     scene.rotate("p", "2").await?;
     scene.delete_secret("p-deployer").await?;
     scene.fence("others").await?;

@@ -117,17 +117,17 @@ pub struct Failing {
     pub retry_at: Time,
 }
 
-/// What the process remembers of a grant.
+/// What the process remembers of a grant. Most of it is rare, and boxed to cost nothing while it is not there.
 #[derive(Clone, Debug)]
 pub struct Memory {
     /// Issue under way.
-    pub attempt: Option<Attempt>,
+    pub attempt: Option<Box<Attempt>>,
     /// Repair under way.
-    pub copy: Option<Copy>,
+    pub copy: Option<Box<Copy>>,
     /// What live GETs have shown.
     pub proof: Proof,
     /// Tries that failed.
-    pub failing: Option<Failing>,
+    pub failing: Option<Box<Failing>>,
     /// No retirement is tried before this.
     pub retire_after: Option<Time>,
     /// How many tokens it may still mint.

@@ -47,14 +47,15 @@ pub enum Change {
     Anchor(Event<Anchor>),
 }
 
-/// What the index keeps of one grant.
+/// What the index keeps of one grant. Its collections hold one or two entries each: vectors, because a tree would
+/// take half a kilobyte for its first.
 #[derive(Debug)]
 struct Grant {
     memory: Memory,
     /// Names of Secrets whose annotations say that they are targets of this grant.
-    targets: BTreeSet<Arc<str>>,
+    targets: Vec<Arc<str>>,
     /// Names of its anchors, with the instant each was first seen.
-    anchors: BTreeMap<Arc<str>, Time>,
+    anchors: Vec<(Arc<str>, Time)>,
     /// The name it wants.
     wanted: Option<Arc<str>>,
     standing: Standing,
@@ -80,7 +81,7 @@ pub struct Index {
     anchors: Table<Anchor>,
     grants: BTreeMap<GrantKey, Grant>,
     /// Grants by the name that they want.
-    claims: HashMap<Key, BTreeSet<GrantKey>>,
+    claims: HashMap<Key, Vec<GrantKey>>,
     /// Grants that fail for a reason that lies in their namespace: one probes, the others wait for it.
     troubles: HashMap<(Arc<str>, Reason), Trouble>,
     queue: Queue,
@@ -155,8 +156,8 @@ impl Index {
     fn grant(&mut self, key: &GrantKey, now: Time) -> &mut Grant {
         self.grants.entry(key.clone()).or_insert_with(|| Grant {
             memory: Memory::new(now),
-            targets: BTreeSet::new(),
-            anchors: BTreeMap::new(),
+            targets: Vec::new(),
+            anchors: Vec::new(),
             wanted: None,
             standing: Standing::Working,
             told: None,

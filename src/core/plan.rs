@@ -370,7 +370,7 @@ fn govern(now: Time, facts: &Facts<'_>) -> Verdict {
 fn claimed(now: Time, facts: &Facts<'_>) -> Result<String, Failure> {
     let name = facts.name.clone()?;
     let foreign = |failing: &&Failing| failing.failure.reason == Reason::TargetNotOwned && failing.retry_at > now;
-    if let Some(failing) = facts.memory.failing.as_ref().filter(foreign) {
+    if let Some(failing) = facts.memory.failing.as_deref().filter(foreign) {
         return Err(failing.failure.clone());
     }
     match facts.occupant {

@@ -82,14 +82,16 @@ impl Index {
             let before = before.map(|target| of_target(&key, &target));
             if let Some(owner) = before.filter(|owner| Some(owner) != after.as_ref()) {
                 let grant = self.grant(&owner, now);
-                grant.targets.remove(&key.name);
+                grant.targets.retain(|name| *name != key.name);
                 // What names no anchor any more must be looked at again before an anchor counts as not named.
                 grant.memory.proof.target_seen = None;
                 self.settle(&owner, now);
             }
             if let Some(owner) = after {
                 let grant = self.grant(&owner, now);
-                grant.targets.insert(key.name.clone());
+                if !grant.targets.contains(&key.name) {
+                    grant.targets.push(key.name.clone());
+                }
                 grant.memory.published = true;
                 self.settle(&owner, now);
             }
@@ -118,13 +120,16 @@ impl Index {
     }
 
     pub(super) fn anchor_joined(&mut self, owner: &GrantKey, name: &Arc<str>, now: Time) {
-        self.grant(owner, now).anchors.entry(name.clone()).or_insert(now);
+        let anchors = &mut self.grant(owner, now).anchors;
+        if !anchors.iter().any(|(known, _)| known == name) {
+            anchors.push((name.clone(), now));
+        }
         self.settle(owner, now);
     }
 
     pub(super) fn anchor_left(&mut self, owner: &GrantKey, name: &Arc<str>, anchor: Option<&Anchor>, now: Time) {
         let grant = self.grant(owner, now);
-        grant.anchors.remove(name);
+        grant.anchors.retain(|(known, _)| known != name);
         let attempt = grant.memory.attempt.as_mut();
         if let Some(attempt) = attempt.filter(|attempt| anchor.is_some_and(|anchor| *attempt.anchor.uid == *anchor.uid))
         {
@@ -196,7 +201,7 @@ impl Index {
         let mut rivals = BTreeSet::new();
         if let Some(before) = before.map(place) {
             let claims = self.claims.entry(before.clone()).or_default();
-            claims.remove(key);
+            claims.retain(|claimant| claimant != key);
             rivals.extend(claims.iter().cloned());
             if claims.is_empty() {
                 self.claims.remove(&before);
@@ -205,7 +210,7 @@ impl Index {
         if let Some(after) = after.map(place) {
             let claims = self.claims.entry(after).or_default();
             rivals.extend(claims.iter().cloned());
-            claims.insert(key.clone());
+            claims.push(key.clone());
         }
         for rival in &rivals {
             self.wake(rival);

@@ -221,7 +221,7 @@ impl Index {
     fn anchor_absent(&mut self, key: &GrantKey, name: &Arc<str>, now: Time) {
         let changed = self.anchors.answer_absent(Key { namespace: key.namespace.clone(), name: name.clone() });
         self.anchors_changed(changed, now);
-        self.grant(key, now).anchors.remove(name);
+        self.grant(key, now).anchors.retain(|(known, _)| known != name);
     }
 
     fn anchor_created(&mut self, key: &GrantKey, why: Why, meta: &ObjectMeta, now: Time) {
@@ -232,7 +232,7 @@ impl Index {
             return;
         };
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        self.grant(key, now).memory.attempt = Some(Attempt {
+        self.grant(key, now).memory.attempt = Some(Box::new(Attempt {
             anchor: ObjectRef { name: text(&meta.name), uid: text(&meta.uid) },
             why,
             account_uid,
@@ -240,7 +240,7 @@ impl Index {
             rotate: policy.rotate.clone(),
             token: None,
             spent: false,
-        });
+        }));
     }
 
     fn minted(&mut self, key: &GrantKey, token: Minted, now: Time) {
@@ -290,7 +290,7 @@ impl Index {
         memory.budget.spend(now, why.repair());
         match token {
             Some(token) => {
-                memory.copy = Some(Copy { token, resource_version });
+                memory.copy = Some(Box::new(Copy { token, resource_version }));
             }
             None => memory.proof.token_lost = Some(resource_version),
         }
@@ -340,7 +340,7 @@ impl Index {
             (false, true) => schedule::retry_at(now, u32::MAX, expires, hash),
             (false, false) => schedule::retry_at(now, count, expires, hash),
         };
-        memory.failing = Some(Failing { failure, since, count, retry_at });
+        memory.failing = Some(Box::new(Failing { failure, since, count, retry_at }));
     }
 
     /// Whether this grant is the one that probes its namespace for this reason; else it is entered as waiting.

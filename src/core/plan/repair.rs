@@ -45,7 +45,7 @@ fn rewrite(case: &Case<'_>, target: &Target) -> Option<Why> {
 /// Read the token once, then write the Secret with it: an apply of the metadata alone would delete the data.
 fn written_again(case: &Case<'_>, target: &Target, why: Why) -> Act {
     let fits = |copy: &&Copy| copy.resource_version == target.resource_version;
-    let copy = case.facts.memory.copy.as_ref().filter(fits);
+    let copy = case.facts.memory.copy.as_deref().filter(fits);
     let Some((copy, anchor)) = copy.and_then(|copy| Some((copy, copy.token.claims.secret.as_ref()?))) else {
         return Act::ReadBack { name: case.name.to_owned(), why };
     };
