@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help goes out whole; of an error the first line says what is right.
+/// Help goes out whole; an error is one line that says what is right.
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -33,7 +33,9 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         _ => {
             let text = error.to_string();
-            let _ = writeln!(std::io::stderr(), "{}", text.lines().next().unwrap_or_default());
+            let advice = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+            let line: Vec<&str> = advice.map(str::trim).filter(|line| !line.is_empty()).collect();
+            let _ = writeln!(std::io::stderr(), "{}", line.join(" "));
             ExitCode::from(2)
         }
     }

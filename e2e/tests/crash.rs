@@ -3,6 +3,7 @@
 mod common;
 
 use anyhow::{Context, Result, ensure};
+use chrono::{TimeDelta, Utc};
 use common::grants::SWEEP;
 use common::{SOON, Scene, Target, spec};
 use futures::future::try_join_all;
@@ -171,6 +172,31 @@ async fn a_crash_at_any_point_costs_at_most_one_token_and_leaves_nothing() -> Re
     let run = async |case: Case| recovers(case).await.with_context(|| case.name());
     try_join_all(cases.map(run)).await?;
     Ok(())
+}
+
+/// A rotation is asked for and not wanted any more when the operator comes back: nothing is published that could
+/// tell that the anchor is left over, so it takes the sweep.
+#[tokio::test]
+async fn what_a_crash_left_of_an_unwanted_rotation_is_swept_after_a_minute() -> Result<()> {
+    let scene = Scene::start("unwanted").await?;
+    scene.account("deployer", &[]).await?;
+    let case = Case::rotation(Point::AfterTheToken);
+    crash(&scene, case).await?;
+    let left = scene.unnamed().await?;
+    assert_eq!(left.len(), case.left_behind());
+    scene.annotate("p", "tokenward.dev/rotate", None).await?;
+    let before = scene.target(TARGET).await?;
+    let (mark, start) = (scene.proxy.mark(), Utc::now());
+    scene.operator.restart()?;
+    let target = settled(&scene).await?;
+    assert_eq!(target.version(), before.version());
+    assert_eq!(scene.mints(), 2);
+    let deleted = scene.proxy.calls_since(mark, "DELETE", "/secrets/tw-");
+    assert_eq!(deleted.len(), 1, "{deleted:#?}");
+    assert!(left.iter().all(|anchor| deleted[0].path.ends_with(anchor)), "{deleted:#?}");
+    // Another process may be in the middle of publishing.
+    assert!(deleted[0].at - start >= TimeDelta::seconds(60), "too early: {}", deleted[0].at - start);
+    scene.only(&target).await
 }
 
 #[tokio::test]

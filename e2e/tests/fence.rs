@@ -103,7 +103,7 @@ async fn two_operators_at_once_agree() -> Result<()> {
     let history = watch.await??;
     for (name, target) in &scene.targets().await? {
         scene.holds(target).await.with_context(|| name.clone())?;
-        assert_eq!(target.token(), targets[name].token(), "{name} changed afterwards");
+        assert_eq!(target.token_id(), targets[name].token_id(), "{name} changed afterwards");
     }
     let published: usize = history.values().map(Vec::len).sum();
     let minted = scene.mints();

@@ -71,6 +71,21 @@ impl Reason {
         matches!(self, Self::Forbidden | Self::QuotaExceeded | Self::NamespaceTerminating | Self::ApiUnavailable)
     }
 
+    /// Whether it is a state of objects, and no call failed.
+    #[must_use]
+    pub const fn is_state(self) -> bool {
+        matches!(
+            self,
+            Self::AccountNotFound
+                | Self::AccountTerminating
+                | Self::TargetConflict
+                | Self::TargetNotOwned
+                | Self::TargetNameInvalid
+                | Self::PolicyUnreadable
+                | Self::MintBudgetExhausted
+        )
+    }
+
     /// What to do, as the end of a message.
     const fn cure(self) -> &'static str {
         match self {

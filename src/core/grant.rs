@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::{
     Time,
     claims::{Claims, ObjectRef},
-    failure::Failure,
+    failure::{Failure, Reason},
     plan::Why,
     schedule::Budget,
     table::Key,
@@ -115,6 +115,17 @@ pub struct Failing {
     pub count: u32,
     /// The next try. Grants that wait for another one's probe are told when it succeeds.
     pub retry_at: Time,
+}
+
+/// Conflicts in a row that are answered at once: reading again is their cure, waiting is not.
+const PROMPT_CONFLICTS: u32 = 5;
+
+impl Failing {
+    /// Nobody needs to be told of a conflict that the next call will settle.
+    #[must_use]
+    pub fn is_prompt(&self) -> bool {
+        self.failure.reason == Reason::Conflict && self.count <= PROMPT_CONFLICTS
+    }
 }
 
 /// What the process remembers of a grant. Most of it is rare, and boxed to cost nothing while it is not there.

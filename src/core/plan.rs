@@ -395,7 +395,7 @@ fn throttled(now: Time, facts: &Facts<'_>, act: Act) -> Act {
 
 /// How a grant stands that needs something: the last failure if there is one.
 fn standing(facts: &Facts<'_>, valid: bool) -> Standing {
-    match &facts.memory.failing {
+    match facts.memory.failing.as_deref().filter(|failing| !failing.is_prompt()) {
         Some(failing) => Standing::Failing(failing.failure.clone()),
         None if valid => Standing::Ready,
         None => Standing::Working,

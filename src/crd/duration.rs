@@ -6,8 +6,10 @@ use chrono::TimeDelta;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The grammar, checked by the API server and again here.
-pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+/// The grammar as a CEL rule, because a `pattern` that fails cannot say what to write instead.
+const RULE: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')";
+/// What to write.
+const HINT: &str = "write a duration of one to four parts like 24h, 1h30m or 90s (units h, m, s, ms; a day is 24h)";
 
 /// A length of time of at most 4 × 99,999 hours, in whole milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +19,7 @@ pub struct Duration {
 
 /// The text is not a duration as GEP-2257 defines it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a duration; write one to four parts like 24h, 1h30m or 90s (units h, m, s, ms; a day is 24h)")]
+#[error("{0:?} is not a duration; {HINT}")]
 pub struct InvalidDuration(String);
 
 impl Duration {
@@ -122,7 +124,11 @@ impl JsonSchema for Duration {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         // The length bound keeps the cost of the CEL rules over durations small.
-        json_schema!({ "type": "string", "pattern": PATTERN, "maxLength": 28 })
+        json_schema!({
+            "type": "string",
+            "maxLength": 28,
+            "x-kubernetes-validations": [{ "rule": RULE, "message": HINT }],
+        })
     }
 }
 

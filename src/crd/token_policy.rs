@@ -77,7 +77,6 @@ use super::duration::Duration;
         description = "Why the policy is ready or not"
     )
 )]
-#[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(has(self.serviceAccounts.names) && size(self.serviceAccounts.names) == 1) || !has(self.secret) || !has(self.secret.name) || self.secret.name.contains('{serviceAccount}')")
@@ -174,7 +173,7 @@ pub struct Token {
     /// Lifetime asked for, at least 10m. The server may grant less; the schedule follows what it granted.
     #[serde(default = "default_duration")]
     #[x_kube(
-        validation = Rule::new("duration(self) >= duration('10m')")
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('10m')")
             .message("the API server issues no token for less than 10 minutes; ask for 10m or more")
     )]
     pub duration: Duration,
@@ -198,7 +197,7 @@ impl Default for Token {
 #[x_kube(
     validation = Rule::new("!has(self.maxAge) || has(self.overlap)")
         .message("rotation.maxAge needs rotation.overlap: say how long the old token stays valid, at most 7 times maxAge"),
-    validation = Rule::new("!has(self.maxAge) || !has(self.overlap) || duration(self.overlap).getSeconds() <= 7 * duration(self.maxAge).getSeconds()")
+    validation = Rule::new("!has(self.maxAge) || !has(self.overlap) || ![self.maxAge, self.overlap].all(d, d.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.overlap).getSeconds() <= 7 * duration(self.maxAge).getSeconds()")
         .message("rotation.overlap must be at most 7 times rotation.maxAge, so that no more than 8 old tokens live at once")
 )]
 pub struct Rotation {
@@ -209,7 +208,7 @@ pub struct Rotation {
     /// Renew at the latest this long after issue, at least 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
-        validation = Rule::new("duration(self) >= duration('1m')").message("rotation.maxAge must be at least 1m")
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("rotation.maxAge must be at least 1m")
     )]
     pub max_age: Option<Duration>,
     /// How long the old token stays valid after its successor was published; by default until it expires.

@@ -52,7 +52,8 @@ impl Default for Metrics {
         let published = counters("tokens_published", "Tokens written into their Secret, by reason");
         let revoked = counters("tokens_revoked", "Tokens revoked by deleting their anchor, by reason");
         let repaired = counters("secrets_repaired", "Secrets mended without a new token, by reason");
-        let failures = counters("failures", "Calls that failed, by reason");
+        let failures =
+            counters("failures", "Calls that failed and states that stop a token from being issued, by reason");
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -88,6 +89,7 @@ impl Metrics {
             What::Issued { why, .. } => count(&self.published, why.as_str()),
             What::Repaired { why } => count(&self.repaired, why.as_str()),
             What::Retired(retirement) => count(&self.revoked, retirement.cause.as_str()),
+            What::Failing(failure) if failure.reason.is_state() => count(&self.failures, failure.reason.as_str()),
             What::Removed | What::Failing(_) | What::Recovered => {}
         }
     }

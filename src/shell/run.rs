@@ -281,8 +281,8 @@ impl Operator {
     }
 
     fn status_written(&mut self, done: Result<(Key, bool), tokio::task::JoinError>) {
-        if let Ok((key, false)) = done {
-            self.index.status_failed(&key, self.api.clock().now());
+        if let Ok((key, done)) = done {
+            self.index.status_written(&key, done, self.api.clock().now());
         }
     }
 

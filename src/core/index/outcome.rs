@@ -68,8 +68,6 @@ pub enum Step {
     Write,
 }
 
-/// Conflicts in a row that are answered at once: reading again is their cure, waiting is not.
-const PROMPT_CONFLICTS: u32 = 5;
 /// Pause after an anchor could not be deleted.
 const RETIRE_AGAIN: TimeDelta = TimeDelta::seconds(2);
 /// The server signs with its own clock, and authenticates with this leeway.
@@ -333,14 +331,13 @@ impl Index {
         let memory = &mut self.grant(key, now).memory;
         let before = memory.failing.take().filter(|failing| failing.failure.reason == failure.reason);
         let (since, count) = before.map_or((now, 1), |failing| (failing.since, failing.count + 1));
-        let prompt = failure.reason == Reason::Conflict && count <= PROMPT_CONFLICTS;
-        let retry_at = match (prompt, waits) {
-            (true, _) => now,
-            // The probe will tell; should it fail for a reason of its own, the longest pause is the bound.
-            (false, true) => schedule::retry_at(now, u32::MAX, expires, hash),
-            (false, false) => schedule::retry_at(now, count, expires, hash),
-        };
-        memory.failing = Some(Box::new(Failing { failure, since, count, retry_at }));
+        // The probe will tell; should it fail for a reason of its own, the longest pause is the bound.
+        let pauses = if waits { u32::MAX } else { count };
+        let mut failing = Failing { failure, since, count, retry_at: schedule::retry_at(now, pauses, expires, hash) };
+        if failing.is_prompt() {
+            failing.retry_at = now;
+        }
+        memory.failing = Some(Box::new(failing));
     }
 
     /// Whether this grant is the one that probes its namespace for this reason; else it is entered as waiting.

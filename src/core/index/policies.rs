@@ -12,6 +12,7 @@ use crate::{
         failure::{Failure, Reason},
         grant::GrantKey,
         notice::{Notice, What},
+        schedule,
         status::{self, Context, Row},
         table::Key,
     },
@@ -22,8 +23,6 @@ use crate::{
 const PER_POLICY: TimeDelta = TimeDelta::seconds(1);
 /// All statuses together are written at most 20 times a second.
 const OVER_ALL: TimeDelta = TimeDelta::milliseconds(50);
-/// After a failed write.
-const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(5);
 
 /// Policies whose status may have changed.
 #[derive(Debug, Default)]
@@ -31,6 +30,8 @@ pub(super) struct StatusQueue {
     due: BTreeMap<Key, Time>,
     written: HashMap<Key, (Time, TokenPolicyStatus)>,
     next: Option<Time>,
+    /// Writes that failed in a row.
+    failures: HashMap<Key, u32>,
 }
 
 impl StatusQueue {
@@ -72,6 +73,7 @@ impl Index {
         while let Some(key) = self.statuses.pop(now) {
             let Some(state) = self.policies.get(&key) else {
                 self.statuses.written.remove(&key);
+                self.statuses.failures.remove(&key);
                 continue;
             };
             let uid = state.uid().into();
@@ -98,10 +100,17 @@ impl Index {
         None
     }
 
-    /// The write failed: the next one is tried in a while, against what is stored.
-    pub fn status_failed(&mut self, key: &Key, now: Time) {
+    /// A status was written, or not: then it is tried again in a while, against what is stored.
+    pub fn status_written(&mut self, key: &Key, done: bool, now: Time) {
+        if done {
+            self.statuses.failures.remove(key);
+            return;
+        }
+        let failures = self.statuses.failures.entry(key.clone()).or_default();
+        *failures += 1;
+        let again = schedule::retry_at(now, *failures, None, 0);
         self.statuses.written.remove(key);
-        self.statuses.due.insert(key.clone(), now + AFTER_FAILURE);
+        self.statuses.due.insert(key.clone(), again);
     }
 
     /// The difference between the local clock and the API server's.
