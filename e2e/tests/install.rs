@@ -2,13 +2,15 @@
 
 mod common;
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
-use common::{SOON, operator, plane, policies};
-use serde_json::json;
-use tokenward_e2e::operator::apply_overlay;
-use tokenward_e2e::{ControlPlane, Options, Profile, Proxy, eventually, target_dir, workspace_dir};
+use common::{Bearer, SOON, Target, operator, plane, policies};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use tokenward_e2e::operator::{apply_overlay, install};
+use tokenward_e2e::{ControlPlane, Operator, Options, Profile, Proxy, eventually, target_dir, workspace_dir};
 
 /// Every folder of `config/` that kustomize can build.
 fn overlays() -> Result<Vec<String>> {
@@ -66,20 +68,105 @@ async fn samples_pass_the_server_and_fields_are_explained() -> Result<()> {
     Ok(())
 }
 
+/// The Deployment's pod template of an overlay.
+async fn pod_template(plane: &ControlPlane, overlay: &str) -> Result<Value> {
+    let path = workspace_dir().join(overlay);
+    let built = plane.kubectl_ok(["kustomize", &path.to_string_lossy()]).await?;
+    let documents = built.split("\n---\n").map(serde_saphyr::from_str::<Value>);
+    let documents: Vec<Value> = documents.collect::<Result<_, _>>()?;
+    let found = documents.iter().find(|document| document["kind"] == "Deployment");
+    Ok(found.context("no Deployment")?["spec"]["template"].clone())
+}
+
+/// The arguments that the Deployment of an overlay gives to `tokenward run`.
+async fn arguments(plane: &ControlPlane, overlay: &str) -> Result<Vec<String>> {
+    let template = pod_template(plane, overlay).await?;
+    let args: Vec<String> = serde_json::from_value(template["spec"]["containers"][0]["args"].clone())?;
+    let (command, args) = args.split_first().context("no arguments")?;
+    ensure!(command == "run", "{command}");
+    Ok(args.to_vec())
+}
+
+/// Waits until the policy is ready.
+async fn ready(plane: &ControlPlane, namespace: &str, policy: &str) -> Result<()> {
+    let policies = policies(&plane.client().await?, namespace);
+    let check = async || {
+        let policy = policies.get(policy).await?;
+        let ready = common::condition(&policy, "Ready").context("no condition")?;
+        ensure!(ready.status == "True", "{}", ready.message);
+        Ok(())
+    };
+    eventually(SOON, &format!("{policy} is ready"), check).await
+}
+
 #[tokio::test]
-async fn default_installs_all_but_the_crds_and_its_removal_leaves_them() -> Result<()> {
-    let plane = own_plane("default").await?;
-    apply_overlay(&plane, "config/crd").await?;
-    apply_overlay(&plane, "config/default").await?;
-    assert!(exists(&plane, &["deployment", "tokenward", "-n", "tokenward-system"]).await?);
-    assert!(exists(&plane, &["clusterrole", "tokenward"]).await?);
-    let policy = r#"{"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy",
-        "metadata": {"name": "p", "namespace": "default"}, "spec": {"serviceAccounts": {"names": ["default"]}}}"#;
-    plane.apply(policy).await?;
+async fn the_pod_fits_the_namespaces_own_security_level() -> Result<()> {
+    let plane = plane().await?;
+    for overlay in ["config/install", "config/namespaced"] {
+        let mut pod = pod_template(plane, overlay).await?;
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        pod["metadata"]["name"] = "probe".into();
+        pod["metadata"]["namespace"] = "tokenward-system".into();
+        let dry = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
+        let answer = plane.kubectl_with(dry, &pod.to_string()).await?;
+        assert!(answer.status.success(), "{overlay}: {}", String::from_utf8_lossy(&answer.stderr));
+    }
+    // The level is enforced: the same server refuses a pod that asks for more.
+    let privileged = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "tokenward-system"},
+        "spec": {"containers": [{"name": "x", "image": "x", "securityContext": {"privileged": true}}]}}"#;
+    let dry = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
+    assert!(!plane.kubectl_with(dry, privileged).await?.status.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_samples_work_with_the_deployments_own_arguments() -> Result<()> {
+    let plane: &'static ControlPlane = Box::leak(Box::new(own_plane("samples").await?));
+    install(plane).await?;
+    apply_overlay(plane, "config/samples").await?;
+    let options = Options {
+        dir: plane.dir().join("operators"),
+        args: arguments(plane, "config/install").await?,
+        ..Options::default()
+    };
+    let operator = Operator::start(plane, options).await?;
+    operator.ready().await?;
+    for policy in ["deployers", "reporter", "runners"] {
+        ready(plane, "ci", policy).await?;
+    }
+    for secret in ["deployers-deployer", "reporter-kubeconfig", "runners-linux", "runners-arm"] {
+        assert!(exists(plane, &["secret", secret, "-n", "ci"]).await?, "{secret}");
+    }
+    drop(operator);
+    plane.stop().await
+}
+
+/// The token that a Secret of namespace `default` holds.
+async fn published(plane: &ControlPlane, name: &str) -> Result<Target> {
+    let secrets: Api<Secret> = Api::namespaced(plane.client().await?, "default");
+    Target::read(secrets.get(name).await?)
+}
+
+#[tokio::test]
+async fn default_installs_all_but_the_crds_and_its_removal_revokes_nothing() -> Result<()> {
+    let plane: &'static ControlPlane = Box::leak(Box::new(own_plane("default").await?));
+    apply_overlay(plane, "config/crd").await?;
+    apply_overlay(plane, "config/default").await?;
+    assert!(exists(plane, &["deployment", "tokenward", "-n", "tokenward-system"]).await?);
+    let proxy = Proxy::start(plane)?;
+    let operator = operator(plane, "default", &proxy, Options::default()).await?;
+    let policies = policies(&plane.client().await?, "default");
+    common::apply_policy(&policies, "p", &json!({"serviceAccounts": {"names": ["default"]}})).await?;
+    ready(plane, "default", "p").await?;
     let path = workspace_dir().join("config/default");
-    plane.kubectl_ok(["delete", "--wait=false", "-k", &path.to_string_lossy()]).await?;
-    assert!(!exists(&plane, &["clusterrole", "tokenward"]).await?);
-    assert!(exists(&plane, &["tokenpolicy", "p", "-n", "default"]).await?, "uninstalling must not revoke");
+    // kubectl waits until all of it is gone, the install namespace included.
+    plane.kubectl_ok(["delete", "--timeout=60s", "-k", &path.to_string_lossy()]).await?;
+    assert!(!exists(plane, &["clusterrole", "tokenward"]).await?);
+    assert!(!exists(plane, &["namespace", "tokenward-system"]).await?);
+    assert!(policies.get_opt("p").await?.is_some());
+    Bearer::new(plane, published(plane, "p-default").await?.token()).await?.lives().await?;
+    drop(operator);
     plane.stop().await
 }
 
@@ -91,21 +178,21 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     apply_overlay(plane, "config/namespaced").await?;
     assert!(!exists(plane, &["clusterrole", "tokenward"]).await?, "no rights over the cluster");
     plane.kubectl_ok(["create", "serviceaccount", "deployer", "-n", "ci"]).await?;
+    let args = arguments(plane, "config/namespaced").await?;
+    assert_eq!(args, ["--namespace=ci"]);
     let proxy = Proxy::start(plane)?;
-    let operator = operator(plane, "ci", &proxy, Options::default()).await?;
+    let options = Options { dir: plane.dir().join("operators"), via: Some(&proxy), args, ..Options::default() };
+    let operator = Operator::start(plane, options).await?;
     operator.ready().await?;
-    let client = plane.client().await?;
     let spec = json!({"serviceAccounts": {"names": ["deployer"]}});
-    common::apply_policy(&policies(&client, "ci"), "p", &spec).await?;
-    eventually(SOON, "the policy is ready", async || {
-        let policy = policies(&client, "ci").get("p").await?;
-        let ready = common::condition(&policy, "Ready").context("no condition")?;
-        ensure!(ready.status == "True", "{}", ready.message);
-        Ok(())
-    })
-    .await?;
-    let refused =
-        proxy.requests().into_iter().filter(|seen| seen.status == Some(403) && !seen.path.contains("kube-public"));
-    assert_eq!(refused.map(|seen| seen.path).collect::<Vec<_>>(), Vec::<String>::new());
-    Ok(())
+    common::apply_policy(&policies(&plane.client().await?, "ci"), "p", &spec).await?;
+    ready(plane, "ci", "p").await?;
+    let calls = proxy.requests();
+    let refused = calls.iter().filter(|seen| seen.status == Some(403)).map(|seen| &seen.path);
+    assert_eq!(refused.collect::<Vec<_>>(), Vec::<&String>::new());
+    let elsewhere = calls.iter().map(|seen| &seen.path).filter(|path| !path.contains("/namespaces/ci/"));
+    let elsewhere: BTreeSet<&str> = elsewhere.map(String::as_str).collect();
+    assert_eq!(elsewhere, BTreeSet::from(["/api/v1/namespaces/kube-public/configmaps/cluster-info"]));
+    drop(operator);
+    plane.stop().await
 }

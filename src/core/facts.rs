@@ -171,7 +171,7 @@ pub struct TokenFacts {
 
 /// An older token that may still be valid.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "kebab-case")]
 pub struct Previous {
     /// Name of its anchor.
     pub anchor: Box<str>,
