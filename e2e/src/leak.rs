@@ -54,33 +54,18 @@ impl Scanner {
         for token in tokens {
             let signature = token.rsplit('.').next().unwrap_or(token).as_bytes();
             patterns.extend(blocks(signature).map(|block| (block, Kind::Signature)));
-            patterns.extend(
-                in_base64(signature)
-                    .iter()
-                    .flat_map(|text| blocks(text))
-                    .map(|b| (b, Kind::Base64)),
-            );
+            patterns.extend(in_base64(signature).iter().flat_map(|text| blocks(text)).map(|b| (b, Kind::Base64)));
             patterns.insert(token.as_bytes().to_vec(), Kind::Token);
         }
         let (patterns, kinds): (Vec<_>, Vec<_>) = patterns.into_iter().unzip();
-        let blocks = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(patterns)?;
-        Ok(Self {
-            blocks,
-            kinds,
-            issuer: issuer.to_owned(),
-        })
+        let blocks = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns)?;
+        Ok(Self { blocks, kinds, issuer: issuer.to_owned() })
     }
 
     /// Searches a text; `place` is what the findings call it.
     #[must_use]
     pub fn scan(&self, place: &str, text: &[u8]) -> Vec<Finding> {
-        let finding = |offset, kind| Finding {
-            place: place.to_owned(),
-            offset,
-            kind,
-        };
+        let finding = |offset, kind| Finding { place: place.to_owned(), offset, kind };
         let mut found: Vec<Finding> = Vec::new();
         let mut end = 0;
         for hit in self.blocks.find_iter(text) {
@@ -111,28 +96,21 @@ impl Scanner {
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
             let path = entry?.path();
-            found.extend(if path.is_dir() {
-                self.scan_dir(&path)?
-            } else {
-                self.scan_file(&path)?
-            });
+            found.extend(if path.is_dir() { self.scan_dir(&path)? } else { self.scan_file(&path)? });
         }
         Ok(found)
     }
 
     fn jwts<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
         let starts = text.windows(3).enumerate().filter(|(_, window)| window == b"eyJ");
-        starts
-            .map(|(offset, _)| offset)
-            .filter(|offset| self.is_ours(&text[*offset..]))
+        starts.map(|(offset, _)| offset).filter(|offset| self.is_ours(&text[*offset..]))
     }
 
     /// Whether a JWT of our issuer, with enough of its signature to matter, begins here.
     fn is_ours(&self, text: &[u8]) -> bool {
         let mut segments = text.split(|byte| !is_base64url(*byte)).map(<[u8]>::to_vec);
         let mut dots = text.iter().filter(|byte| !is_base64url(**byte));
-        let (Some(_), Some(payload), Some(signature)) = (segments.next(), segments.next(), segments.next())
-        else {
+        let (Some(_), Some(payload), Some(signature)) = (segments.next(), segments.next(), segments.next()) else {
             return false;
         };
         dots.next() == Some(&b'.')
@@ -171,8 +149,7 @@ mod tests {
     use super::*;
 
     const ISSUER: &str = "https://issuer.example";
-    const SIGNATURE: &str =
-        "pvm8zNiFQ3kq0fDzvKwbGq2uRrYAqcJzJm-YB0KhL1x_4aTcUeXsOQnWd7P5yCgHtSjVb9EoI2MlFZr6iNhKaw";
+    const SIGNATURE: &str = "pvm8zNiFQ3kq0fDzvKwbGq2uRrYAqcJzJm-YB0KhL1x_4aTcUeXsOQnWd7P5yCgHtSjVb9EoI2MlFZr6iNhKaw";
 
     fn token(issuer: &str) -> String {
         let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
@@ -183,33 +160,21 @@ mod tests {
     fn kinds(text: &str) -> Vec<Kind> {
         let token = token(ISSUER);
         let scanner = Scanner::new([token.as_str()], ISSUER).unwrap();
-        scanner
-            .scan("here", text.as_bytes())
-            .iter()
-            .map(|finding| finding.kind)
-            .collect()
+        scanner.scan("here", text.as_bytes()).iter().map(|finding| finding.kind).collect()
     }
 
     #[test]
     fn finds_a_whole_token_and_where_it_lies() {
         let scanner = Scanner::new([token(ISSUER).as_str()], ISSUER).unwrap();
         let found = scanner.scan("a.log", format!("token={} end", token(ISSUER)).as_bytes());
-        let expected = |kind| Finding {
-            place: "a.log".to_owned(),
-            offset: 6,
-            kind,
-        };
+        let expected = |kind| Finding { place: "a.log".to_owned(), offset: 6, kind };
         assert_eq!(found, [expected(Kind::Token), expected(Kind::Jwt)]);
     }
 
     #[test]
     fn finds_every_window_of_24_characters_of_the_signature() {
         for start in 0..=SIGNATURE.len() - 24 {
-            assert_eq!(
-                kinds(&format!("x={}…", &SIGNATURE[start..start + 24])),
-                [Kind::Signature],
-                "{start}"
-            );
+            assert_eq!(kinds(&format!("x={}…", &SIGNATURE[start..start + 24])), [Kind::Signature], "{start}");
         }
         assert_eq!(kinds(&SIGNATURE[1..12]), []);
     }
@@ -217,10 +182,7 @@ mod tests {
     #[test]
     fn finds_a_token_truncated_in_its_signature() {
         let token = token(ISSUER);
-        assert_eq!(
-            kinds(&token[..token.len() - 50]),
-            [Kind::Signature, Kind::Jwt].map(|kind| kind)
-        );
+        assert_eq!(kinds(&token[..token.len() - 50]), [Kind::Signature, Kind::Jwt].map(|kind| kind));
     }
 
     #[test]
@@ -234,10 +196,7 @@ mod tests {
     #[test]
     fn finds_an_unknown_token_of_our_issuer_only() {
         let scanner = Scanner::new([], ISSUER).unwrap();
-        assert_eq!(
-            scanner.scan("x", format!("\"{}\"", token(ISSUER)).as_bytes())[0].kind,
-            Kind::Jwt
-        );
+        assert_eq!(scanner.scan("x", format!("\"{}\"", token(ISSUER)).as_bytes())[0].kind, Kind::Jwt);
         assert_eq!(scanner.scan("x", token("https://other").as_bytes()), []);
     }
 

@@ -75,11 +75,7 @@ impl Operator {
             Some(token) => token,
             None => token(plane, NAMESPACE, ACCOUNT, Duration::from_hours(24)).await?,
         };
-        let name = if options.name.is_empty() {
-            "operator".to_owned()
-        } else {
-            options.name
-        };
+        let name = if options.name.is_empty() { "operator".to_owned() } else { options.name };
         fs::create_dir_all(&options.dir)?;
         let dir = std::path::absolute(options.dir)?;
         let (url, ca) = match options.via {
@@ -88,20 +84,10 @@ impl Operator {
         };
         let config = kubeconfig::with_token(&url, ca, token.expose_secret());
         fs::write(dir.join(format!("{name}.kubeconfig")), config)?;
-        let mut args: Vec<String> = options
-            .namespaces
-            .iter()
-            .map(|name| format!("--namespace={name}"))
-            .collect();
+        let mut args: Vec<String> = options.namespaces.iter().map(|name| format!("--namespace={name}")).collect();
         args.extend(options.args);
         let program = options.program.map_or_else(program, Ok)?;
-        let command = Recipe {
-            program,
-            name,
-            dir,
-            args,
-            env: options.env,
-        };
+        let command = Recipe { program, name, dir, args, env: options.env };
         let running = Mutex::new(command.spawn()?);
         Ok(Self { command, running })
     }
@@ -139,8 +125,7 @@ impl Operator {
     /// # Errors
     /// When nothing answers, or not with 200.
     pub async fn metrics(&self) -> Result<String> {
-        let (status, body) =
-            http::get(&format!("http://127.0.0.1:{}/metrics", self.running().metrics)).await?;
+        let (status, body) = http::get(&format!("http://127.0.0.1:{}/metrics", self.running().metrics)).await?;
         ensure!(status == 200, "/metrics: {status} {body}");
         Ok(body)
     }
@@ -162,8 +147,7 @@ impl Operator {
         let start = Instant::now();
         process.signal(Signal::TERM)?;
         let status = process.wait(Duration::from_mins(1)).await?;
-        let status =
-            status.with_context(|| format!("still running 60 s after SIGTERM\n{}", process.log_tail()))?;
+        let status = status.with_context(|| format!("still running 60 s after SIGTERM\n{}", process.log_tail()))?;
         Ok((status, start.elapsed()))
     }
 
@@ -242,16 +226,11 @@ impl Operator {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let value = text.lines().find_map(|line| line.strip_prefix(field));
         let value = value.and_then(|value| value.split_whitespace().next());
-        Ok(value
-            .with_context(|| format!("no {field} for {}", self.command.name))?
-            .parse()?)
+        Ok(value.with_context(|| format!("no {field} for {}", self.command.name))?.parse()?)
     }
 
     fn running(&self) -> Running {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -270,15 +249,9 @@ impl Recipe {
         command.arg("run").args(&self.args);
         command.arg(format!("--metrics-bind-address=127.0.0.1:{metrics}"));
         command.arg(format!("--health-probe-bind-address=127.0.0.1:{health}"));
-        command
-            .env("KUBECONFIG", self.dir.join(format!("{}.kubeconfig", self.name)))
-            .envs(self.env.iter().cloned());
+        command.env("KUBECONFIG", self.dir.join(format!("{}.kubeconfig", self.name))).envs(self.env.iter().cloned());
         let process = Process::spawn(&self.name, &mut command, &self.log())?;
-        Ok(Running {
-            process: Arc::new(process),
-            metrics,
-            health,
-        })
+        Ok(Running { process: Arc::new(process), metrics, health })
     }
 }
 
@@ -289,11 +262,7 @@ fn is_setting(name: &str) -> bool {
 fn program() -> Result<PathBuf> {
     let chosen = std::env::var_os("TOKENWARD_BIN").map(PathBuf::from);
     let path = chosen.unwrap_or_else(|| target_dir().join("release/tokenward"));
-    ensure!(
-        path.is_file(),
-        "{} is missing: run `cargo build --release`, or set TOKENWARD_BIN",
-        path.display()
-    );
+    ensure!(path.is_file(), "{} is missing: run `cargo build --release`, or set TOKENWARD_BIN", path.display());
     Ok(path)
 }
 
@@ -301,28 +270,13 @@ fn program() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When the API server gives none.
-pub async fn token(
-    plane: &ControlPlane,
-    namespace: &str,
-    account: &str,
-    life: Duration,
-) -> Result<SecretString> {
+pub async fn token(plane: &ControlPlane, namespace: &str, account: &str, life: Duration) -> Result<SecretString> {
     let accounts: Api<ServiceAccount> = Api::namespaced(plane.client().await?, namespace);
-    let spec = TokenRequestSpec {
-        expiration_seconds: Some(life.as_secs().try_into()?),
-        ..Default::default()
-    };
-    let request = TokenRequest {
-        spec,
-        ..TokenRequest::default()
-    };
-    let answer = accounts
-        .create_token_request(account, &PostParams::default(), &request)
-        .await;
+    let spec = TokenRequestSpec { expiration_seconds: Some(life.as_secs().try_into()?), ..Default::default() };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
     let answer = answer.with_context(|| format!("a token for {namespace}/{account}"))?;
-    Ok(SecretString::from(
-        answer.status.context("a TokenRequest without status")?.token,
-    ))
+    Ok(SecretString::from(answer.status.context("a TokenRequest without status")?.token))
 }
 
 /// Installs `config/install`: the CRDs, the namespace, the RBAC and all else that is shipped.
@@ -331,15 +285,7 @@ pub async fn token(
 /// When kubectl fails, or the API server or the garbage collector do not take notice within 30 s.
 pub async fn install(plane: &ControlPlane) -> Result<()> {
     apply_overlay(plane, "config/install").await?;
-    plane
-        .kubectl_ok([
-            "wait",
-            "crd",
-            "--all",
-            "--for=condition=Established",
-            "--timeout=30s",
-        ])
-        .await?;
+    plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     // The garbage collector looks for new kinds every 30 s, and when it starts.
     plane.stop_component(Component::ControllerManager).await?;
     plane.start_component(Component::ControllerManager).await?;
@@ -352,9 +298,7 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
 /// When kubectl fails, with what it said.
 pub async fn apply_overlay(plane: &ControlPlane, folder: &str) -> Result<()> {
     let path = workspace_dir().join(folder);
-    let output = plane
-        .kubectl(["apply", "--server-side", "-k", &path.to_string_lossy()])
-        .await?;
+    let output = plane.kubectl(["apply", "--server-side", "-k", &path.to_string_lossy()]).await?;
     printed(&output).with_context(|| format!("applying {folder}"))?;
     Ok(())
 }
@@ -367,15 +311,10 @@ pub async fn garbage_collector_knows(plane: &ControlPlane, api_version: &str, ki
     let maps: Api<ConfigMap> = Api::namespaced(plane.client().await?, "default");
     let owner = json!({"apiVersion": api_version, "kind": kind, "name": "none", "uid": "00000000-none"});
     let orphan = json!({"metadata": {"generateName": "gc-probe-", "ownerReferences": [owner]}});
-    let orphan = maps
-        .create(&PostParams::default(), &serde_json::from_value(orphan)?)
-        .await?;
+    let orphan = maps.create(&PostParams::default(), &serde_json::from_value(orphan)?).await?;
     let name = orphan.metadata.name.context("no name")?;
     let gone = async || {
-        ensure!(
-            maps.get_opt(&name).await?.is_none(),
-            "the orphan of {kind} is still there"
-        );
+        ensure!(maps.get_opt(&name).await?.is_none(), "the orphan of {kind} is still there");
         Ok(())
     };
     eventually(Duration::from_secs(40), "the garbage collector works", gone).await

@@ -37,10 +37,7 @@ impl Authority {
     fn sign(&self, params: &CertificateParams) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?.pem();
-        Ok(Identity {
-            certificate,
-            key: key.serialize_pem(),
-        })
+        Ok(Identity { certificate, key: key.serialize_pem() })
     }
 }
 

@@ -55,18 +55,15 @@ mod tests {
 
     #[tokio::test]
     async fn tells_what_was_awaited_and_the_last_error() {
-        let never = eventually(Duration::from_millis(60), "a miracle", async || -> Result<()> {
-            bail!("no")
-        });
+        let never = eventually(Duration::from_millis(60), "a miracle", async || -> Result<()> { bail!("no") });
         let text = format!("{:#}", never.await.unwrap_err());
         assert!(text.contains("a miracle") && text.ends_with("no"), "{text}");
     }
 
     #[tokio::test]
     async fn ends_a_check_that_hangs() {
-        let hung = eventually(Duration::from_millis(60), "an answer", async || {
-            std::future::pending::<Result<()>>().await
-        });
+        let hung =
+            eventually(Duration::from_millis(60), "an answer", async || std::future::pending::<Result<()>>().await);
         assert!(hung.await.is_err());
     }
 }

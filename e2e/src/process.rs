@@ -31,11 +31,7 @@ impl Process {
             .create(true)
             .open(log)
             .with_context(|| format!("opening {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
         let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
         let pid = Pid::from_child(&child);
         if let Err(error) = watchdog(&format!("+ {}", child.id())) {
@@ -43,13 +39,7 @@ impl Process {
             return Err(error);
         }
         let started = Instant::now();
-        Ok(Self {
-            name: name.to_owned(),
-            child: Mutex::new(child),
-            pid,
-            log: log.to_owned(),
-            started,
-        })
+        Ok(Self { name: name.to_owned(), child: Mutex::new(child), pid, log: log.to_owned(), started })
     }
 
     /// The process id.
@@ -169,24 +159,15 @@ fn watchdog(line: &str) -> Result<()> {
     if input.is_none() {
         *input = Some(start_watchdog()?);
     }
-    let Some(pipe) = input.as_mut() else {
-        bail!("no watchdog")
-    };
+    let Some(pipe) = input.as_mut() else { bail!("no watchdog") };
     writeln!(pipe, "{line}").context("the watchdog is gone")
 }
 
 fn start_watchdog() -> Result<PipeWriter> {
     let (reader, writer) = std::io::pipe()?;
     let mut shell = Command::new("sh");
-    shell
-        .args(["-c", WATCHDOG])
-        .stdin(reader)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
-    shell
-        .spawn()
-        .context("starting sh, which ends our processes when we are killed")?;
+    shell.args(["-c", WATCHDOG]).stdin(reader).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    shell.spawn().context("starting sh, which ends our processes when we are killed")?;
     Ok(writer)
 }
 

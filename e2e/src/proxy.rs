@@ -44,9 +44,7 @@ impl Call {
     /// Whether it opens a watch.
     #[must_use]
     pub fn is_watch(&self) -> bool {
-        self.query
-            .split('&')
-            .any(|pair| pair == "watch=true" || pair == "watch=1")
+        self.query.split('&').any(|pair| pair == "watch=true" || pair == "watch=1")
     }
 
     /// Whether the body contains `text`.
@@ -127,26 +125,12 @@ impl Proxy {
         let identity = authority.server(&["127.0.0.1"])?;
         let shared = Arc::new(Shared::default());
         let upstream = server::Upstream::new(plane.url(), plane.ca_pem())?;
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("proxy")
-            .enable_all()
-            .build()?;
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("proxy").enable_all().build()?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("a port for the proxy")?;
         let url = format!("https://{}", listener.local_addr()?);
         let acceptor = server::acceptor(&identity)?;
-        runtime.spawn(server::accept(
-            listener,
-            acceptor,
-            shared.clone(),
-            Arc::new(upstream),
-        ));
-        Ok(Self {
-            url,
-            ca_pem: authority.pem(),
-            shared,
-            runtime: Some(runtime),
-        })
+        runtime.spawn(server::accept(listener, acceptor, shared.clone(), Arc::new(upstream)));
+        Ok(Self { url, ca_pem: authority.pem(), shared, runtime: Some(runtime) })
     }
 
     /// Where clients connect to.
@@ -196,12 +180,7 @@ impl Proxy {
     #[must_use]
     pub fn calls_since(&self, mark: usize, method: &str, part: &str) -> Vec<Seen> {
         let wanted = |seen: &&Seen| (method.is_empty() || seen.method == method) && seen.path.contains(part);
-        locked(&self.shared.seen)
-            .iter()
-            .skip(mark)
-            .filter(wanted)
-            .cloned()
-            .collect()
+        locked(&self.shared.seen).iter().skip(mark).filter(wanted).cloned().collect()
     }
 }
 
@@ -219,14 +198,7 @@ impl Shared {
         let mut seen = locked(&self.seen);
         let sequence = seen.len();
         let (method, path, query) = (call.method.clone(), call.path.clone(), call.query.clone());
-        seen.push(Seen {
-            sequence,
-            at: Utc::now(),
-            method,
-            path,
-            query,
-            status: None,
-        });
+        seen.push(Seen { sequence, at: Utc::now(), method, path, query, status: None });
         sequence
     }
 

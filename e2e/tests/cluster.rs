@@ -10,20 +10,13 @@ use tokenward_e2e::{eventually, target_dir};
 /// The command, when its cluster works, with the address of the API server.
 fn cluster() -> Result<(Child, String)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cluster"));
-    command
-        .env("CLUSTER_DIR", target_dir().join("e2e/cluster-command"))
-        .stdout(Stdio::piped());
+    command.env("CLUSTER_DIR", target_dir().join("e2e/cluster-command")).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     let output = child.stdout.take().context("no output")?;
     let lines: Vec<String> = BufReader::new(output).lines().take(2).collect::<Result<_, _>>()?;
-    let [address, export] = lines.as_slice() else {
-        anyhow::bail!("{lines:?}")
-    };
+    let [address, export] = lines.as_slice() else { anyhow::bail!("{lines:?}") };
     assert!(export.starts_with("export KUBECONFIG=/"), "{export}");
-    let address = address
-        .split("https://")
-        .nth(1)
-        .and_then(|rest| rest.split(';').next());
+    let address = address.split("https://").nth(1).and_then(|rest| rest.split(';').next());
     Ok((child, address.context("no address")?.to_owned()))
 }
 
@@ -39,10 +32,7 @@ async fn ends_in_order_and_leaves_nothing_when_killed() -> Result<()> {
     child.kill()?;
     child.wait()?;
     let gone = async || {
-        anyhow::ensure!(
-            TcpStream::connect(&address).is_err(),
-            "the API server still answers"
-        );
+        anyhow::ensure!(TcpStream::connect(&address).is_err(), "the API server still answers");
         Ok(())
     };
     eventually(Duration::from_secs(5), "the watchdog acts", gone).await

@@ -17,15 +17,8 @@ async fn through(proxy: &Proxy, plane: &ControlPlane, namespace: &str) -> Result
     plane.create_namespace(namespace).await?;
     let account = format!("{namespace}:default");
     let binding = format!("{namespace}-admin");
-    let bind = [
-        "create",
-        "clusterrolebinding",
-        &binding,
-        "--clusterrole=cluster-admin",
-    ];
-    plane
-        .kubectl_ok(bind.into_iter().chain(["--serviceaccount", &account]))
-        .await?;
+    let bind = ["create", "clusterrolebinding", &binding, "--clusterrole=cluster-admin"];
+    plane.kubectl_ok(bind.into_iter().chain(["--serviceaccount", &account])).await?;
     let token = token(plane, namespace, "default", Duration::from_hours(1)).await?;
     let text = kubeconfig::with_token(proxy.url(), proxy.ca_pem(), token.expose_secret());
     let path = plane.dir().join(format!("{namespace}.kubeconfig"));
@@ -34,23 +27,15 @@ async fn through(proxy: &Proxy, plane: &ControlPlane, namespace: &str) -> Result
 }
 
 fn config_map(name: &str) -> ConfigMap {
-    let metadata = ObjectMeta {
-        name: Some(name.to_owned()),
-        ..ObjectMeta::default()
-    };
-    ConfigMap {
-        metadata,
-        ..ConfigMap::default()
-    }
+    let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+    ConfigMap { metadata, ..ConfigMap::default() }
 }
 
 async fn mint(client: &kube::Client, namespace: &str) -> Result<String> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let request = json!({"spec": {"audiences": [], "expirationSeconds": 600}});
     let request = serde_json::from_value(request)?;
-    let answer = accounts
-        .create_token_request("default", &PostParams::default(), &request)
-        .await?;
+    let answer = accounts.create_token_request("default", &PostParams::default(), &request).await?;
     Ok(answer.status.context("no status")?.token)
 }
 
@@ -70,16 +55,9 @@ async fn controllers_work_and_calls_are_audited() -> Result<()> {
     let logged = async || {
         let events = plane.audit()?;
         let ours = |verb: &str, resource: &str| {
-            events
-                .iter()
-                .filter(|e| e.verb == verb && e.resource == resource && e.name == "audited")
-                .count()
+            events.iter().filter(|e| e.verb == verb && e.resource == resource && e.name == "audited").count()
         };
-        ensure!(
-            ours("create", "namespaces") == 1,
-            "{} events, none is ours",
-            events.len()
-        );
+        ensure!(ours("create", "namespaces") == 1, "{} events, none is ours", events.len());
         Ok(())
     };
     eventually(Duration::from_secs(5), "an audit event", logged).await
@@ -93,20 +71,12 @@ async fn a_token_request_is_recorded() -> Result<()> {
     let mark = proxy.mark();
     let token = mint(&client, "minted").await?;
     let minted = proxy.minted();
-    let [only] = minted.as_slice() else {
-        bail!("{} tokens", minted.len())
-    };
+    let [only] = minted.as_slice() else { bail!("{} tokens", minted.len()) };
     assert_eq!((only.token(), only.passed_on), (token.as_str(), true));
-    assert_eq!(
-        (only.namespace.as_str(), only.account.as_str()),
-        ("minted", "default")
-    );
+    assert_eq!((only.namespace.as_str(), only.account.as_str()), ("minted", "default"));
     assert!(!format!("{only:?}").contains(&token));
     let calls = proxy.calls_since(mark, "POST", "/token");
-    assert_eq!(
-        calls.iter().map(|call| call.status).collect::<Vec<_>>(),
-        [Some(201)]
-    );
+    assert_eq!(calls.iter().map(|call| call.status).collect::<Vec<_>>(), [Some(201)]);
     Ok(())
 }
 
@@ -155,10 +125,7 @@ async fn what_is_cut_before_forwarding_never_happens_and_a_lost_answer_did() -> 
     let lost = proxy.add(Rule::after(tokenward_e2e::Call::is_mint, Act::Drop));
     assert!(mint(&client, "lost").await.is_err());
     let minted = proxy.minted();
-    assert_eq!(
-        minted.iter().map(|minted| minted.passed_on).collect::<Vec<_>>(),
-        [false]
-    );
+    assert_eq!(minted.iter().map(|minted| minted.passed_on).collect::<Vec<_>>(), [false]);
     assert_eq!(lost.acted(), 1);
     Ok(())
 }
@@ -172,16 +139,11 @@ async fn answers_can_be_replaced() -> Result<()> {
     let quota = Act::fail(403, "Forbidden", "exceeded quota");
     let rule = proxy.add(Rule::before(|call| call.says("\"refused\""), quota));
     let refused = maps.create(&PostParams::default(), &config_map("refused")).await;
-    let Err(kube::Error::Api(status)) = refused else {
-        bail!("{refused:?}")
-    };
+    let Err(kube::Error::Api(status)) = refused else { bail!("{refused:?}") };
     assert_eq!((status.code, status.message.as_str()), (403, "exceeded quota"));
     rule.remove();
     let other = serde_json::to_string(&config_map("other"))?;
-    let rule = proxy.add(Rule::after(
-        |call| call.is("GET", "/configmaps/kube-root-ca.crt"),
-        Act::Replace(other),
-    ));
+    let rule = proxy.add(Rule::after(|call| call.is("GET", "/configmaps/kube-root-ca.crt"), Act::Replace(other)));
     let answer = maps.get("kube-root-ca.crt").await?;
     assert_eq!(answer.metadata.name.as_deref(), Some("other"));
     rule.remove();
@@ -194,19 +156,12 @@ async fn a_watch_streams_and_can_be_cut() -> Result<()> {
     let proxy = Proxy::start(plane)?;
     let client = through(&proxy, plane, "watched").await?;
     let maps: Api<ConfigMap> = Api::namespaced(client, "watched");
-    let version = maps
-        .list(&ListParams::default())
-        .await?
-        .metadata
-        .resource_version
-        .context("a version")?;
+    let version = maps.list(&ListParams::default()).await?.metadata.resource_version.context("a version")?;
     let mut events = maps.watch(&WatchParams::default(), &version).await?.boxed();
     for name in ["one", "two"] {
         maps.create(&PostParams::default(), &config_map(name)).await?;
         let event = tokio::time::timeout(Duration::from_secs(5), events.try_next()).await??;
-        let Some(WatchEvent::Added(added)) = event else {
-            bail!("{event:?}")
-        };
+        let Some(WatchEvent::Added(added)) = event else { bail!("{event:?}") };
         assert_eq!(added.metadata.name.as_deref(), Some(name));
     }
     proxy.cut_connections();
@@ -218,10 +173,7 @@ async fn a_watch_streams_and_can_be_cut() -> Result<()> {
 #[tokio::test]
 async fn stops_starts_clamps_and_leaves_nothing_behind() -> Result<()> {
     let apiserver = vec!["--service-account-max-token-expiration=1h".to_owned()];
-    let profile = Profile {
-        apiserver,
-        ..Profile::default()
-    };
+    let profile = Profile { apiserver, ..Profile::default() };
     let plane = ControlPlane::start(profile, target_dir().join("e2e/stop-and-start")).await?;
     let started = Instant::now();
     plane.apiserver_stop().await?;
@@ -235,11 +187,7 @@ async fn stops_starts_clamps_and_leaves_nothing_behind() -> Result<()> {
     let life = lifetime(day.expose_secret())?;
     assert_eq!(life, 3600);
     let mut proc = Vec::new();
-    for component in [
-        Component::Etcd,
-        Component::ApiServer,
-        Component::ControllerManager,
-    ] {
+    for component in [Component::Etcd, Component::ApiServer, Component::ControllerManager] {
         proc.push(PathBuf::from(format!("/proc/{}", plane.pid(component)?)));
     }
     assert!(proc.iter().all(|path| path.exists()));

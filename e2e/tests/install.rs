@@ -122,7 +122,8 @@ async fn the_pod_fits_the_namespaces_own_security_level() -> Result<()> {
 
 #[tokio::test]
 async fn the_samples_work_with_the_deployments_own_arguments() -> Result<()> {
-    let plane: &'static ControlPlane = Box::leak(Box::new(own_plane("samples").await?));
+    let own = own_plane("samples").await?;
+    let plane = &own;
     install(plane).await?;
     apply_overlay(plane, "config/samples").await?;
     let options = Options {
@@ -139,7 +140,7 @@ async fn the_samples_work_with_the_deployments_own_arguments() -> Result<()> {
         assert!(exists(plane, &["secret", secret, "-n", "ci"]).await?, "{secret}");
     }
     drop(operator);
-    plane.stop().await
+    own.stop().await
 }
 
 /// The token that a Secret of namespace `default` holds.
@@ -150,7 +151,8 @@ async fn published(plane: &ControlPlane, name: &str) -> Result<Target> {
 
 #[tokio::test]
 async fn default_installs_all_but_the_crds_and_its_removal_revokes_nothing() -> Result<()> {
-    let plane: &'static ControlPlane = Box::leak(Box::new(own_plane("default").await?));
+    let own = own_plane("default").await?;
+    let plane = &own;
     apply_overlay(plane, "config/crd").await?;
     apply_overlay(plane, "config/default").await?;
     assert!(exists(plane, &["deployment", "tokenward", "-n", "tokenward-system"]).await?);
@@ -167,12 +169,13 @@ async fn default_installs_all_but_the_crds_and_its_removal_revokes_nothing() -> 
     assert!(policies.get_opt("p").await?.is_some());
     Bearer::new(plane, published(plane, "p-default").await?.token()).await?.lives().await?;
     drop(operator);
-    plane.stop().await
+    own.stop().await
 }
 
 #[tokio::test]
 async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
-    let plane: &'static ControlPlane = Box::leak(Box::new(own_plane("namespaced").await?));
+    let own = own_plane("namespaced").await?;
+    let plane = &own;
     plane.create_namespace("ci").await?;
     apply_overlay(plane, "config/crd").await?;
     apply_overlay(plane, "config/namespaced").await?;
@@ -194,5 +197,5 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     let elsewhere: BTreeSet<&str> = elsewhere.map(String::as_str).collect();
     assert_eq!(elsewhere, BTreeSet::from(["/api/v1/namespaces/kube-public/configmaps/cluster-info"]));
     drop(operator);
-    plane.stop().await
+    own.stop().await
 }

@@ -34,27 +34,18 @@ async fn starts_stops_and_restarts() -> Result<()> {
     };
     let operator = Operator::start(plane, options).await?;
     let started = async |times: usize| {
-        let count = operator
-            .log()?
-            .matches("started with run --namespace=a --namespace=b --metrics")
-            .count();
+        let count = operator.log()?.matches("started with run --namespace=a --namespace=b --metrics").count();
         anyhow::ensure!(count == times, "{count} starts");
         Ok(())
     };
-    eventually(Duration::from_secs(5), "the first start", async || {
-        started(1).await
-    })
-    .await?;
+    eventually(Duration::from_secs(5), "the first start", async || started(1).await).await?;
     assert!(operator.log()?.contains("one.kubeconfig value"));
     assert!(operator.rss_kib()? > 0 && operator.peak_rss_kib()? > 0);
     assert!(operator.readyz().await.is_err());
     let pid = operator.pid();
     operator.restart()?;
     assert_ne!(operator.pid(), pid);
-    eventually(Duration::from_secs(5), "the second start", async || {
-        started(2).await
-    })
-    .await?;
+    eventually(Duration::from_secs(5), "the second start", async || started(2).await).await?;
     operator.sigstop()?;
     operator.sigcont()?;
     let (status, took) = operator.terminate().await?;

@@ -147,9 +147,7 @@ mod tests {
     #[test]
     fn reads_an_event_and_skips_an_unfinished_line() {
         let events = parse(&format!("{LINE}\n{{\"kind\":\"Ev")).unwrap();
-        let [event] = events.as_slice() else {
-            panic!("{events:?}")
-        };
+        let [event] = events.as_slice() else { panic!("{events:?}") };
         assert_eq!(
             (event.resource.as_str(), event.subresource.as_str(), event.code),
             ("serviceaccounts", "token", 201)

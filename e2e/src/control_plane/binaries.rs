@@ -18,26 +18,14 @@ struct Tool {
 
 const KUBERNETES: &str = "k8s.io/kubernetes";
 const TOOLS: [Tool; 4] = [
-    Tool {
-        name: "etcd",
-        package: "go.etcd.io/etcd/server/v3",
-        module: "go.etcd.io/etcd/server/v3",
-    },
-    Tool {
-        name: "kube-apiserver",
-        package: "k8s.io/kubernetes/cmd/kube-apiserver",
-        module: KUBERNETES,
-    },
+    Tool { name: "etcd", package: "go.etcd.io/etcd/server/v3", module: "go.etcd.io/etcd/server/v3" },
+    Tool { name: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver", module: KUBERNETES },
     Tool {
         name: "kube-controller-manager",
         package: "k8s.io/kubernetes/cmd/kube-controller-manager",
         module: KUBERNETES,
     },
-    Tool {
-        name: "kubectl",
-        package: "k8s.io/kubernetes/cmd/kubectl",
-        module: KUBERNETES,
-    },
+    Tool { name: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl", module: KUBERNETES },
 ];
 
 /// Where the programs of a control plane are.
@@ -55,9 +43,7 @@ impl Binaries {
         if !missing.is_empty() {
             place.build(&missing)?;
         }
-        Ok(Self(
-            TOOLS.iter().map(|tool| (tool.name, place.path(tool))).collect(),
-        ))
+        Ok(Self(TOOLS.iter().map(|tool| (tool.name, place.path(tool))).collect()))
     }
 
     /// The path of a program, by its name.
@@ -65,10 +51,7 @@ impl Binaries {
     /// # Errors
     /// When it is no program of a control plane.
     pub fn path(&self, name: &str) -> Result<&Path> {
-        self.0
-            .get(name)
-            .map(PathBuf::as_path)
-            .with_context(|| format!("{name} is not one of ours"))
+        self.0.get(name).map(PathBuf::as_path).with_context(|| format!("{name} is not one of ours"))
     }
 }
 
@@ -83,22 +66,12 @@ impl Place {
     fn new() -> Result<Self> {
         let module = workspace_dir().join("e2e/control-plane");
         let go_mod = fs::read_to_string(module.join("go.mod")).context("reading e2e/control-plane/go.mod")?;
-        let assets = std::env::var_os("KUBEBUILDER_ASSETS")
-            .map(std::path::absolute)
-            .transpose()?;
-        Ok(Self {
-            assets,
-            module,
-            root: target_dir().join("control-plane"),
-            go_mod,
-        })
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(std::path::absolute).transpose()?;
+        Ok(Self { assets, module, root: target_dir().join("control-plane"), go_mod })
     }
 
     fn asset(&self, tool: &Tool) -> Option<PathBuf> {
-        self.assets
-            .as_ref()
-            .map(|folder| folder.join(tool.name))
-            .filter(|path| path.is_file())
+        self.assets.as_ref().map(|folder| folder.join(tool.name)).filter(|path| path.is_file())
     }
 
     fn built(&self, tool: &Tool) -> PathBuf {
@@ -114,10 +87,7 @@ impl Place {
     }
 
     fn missing(&self) -> Vec<&'static Tool> {
-        TOOLS
-            .iter()
-            .filter(|tool| self.asset(tool).is_none() && !self.is_current(tool))
-            .collect()
+        TOOLS.iter().filter(|tool| self.asset(tool).is_none() && !self.is_current(tool)).collect()
     }
 
     fn is_current(&self, tool: &Tool) -> bool {
@@ -137,18 +107,9 @@ impl Place {
         }
         let version = pinned(&self.go_mod, KUBERNETES)?;
         let mut numbers = version.trim_start_matches('v').split('.');
-        let (major, minor) = (
-            numbers.next().unwrap_or_default(),
-            numbers.next().unwrap_or_default(),
-        );
+        let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
         let set = |name: &str, value: &str| format!(" -X k8s.io/component-base/version.{name}={value}");
-        Ok([
-            "-s -w",
-            &set("gitVersion", version),
-            &set("gitMajor", major),
-            &set("gitMinor", minor),
-        ]
-        .concat())
+        Ok(["-s -w", &set("gitVersion", version), &set("gitMajor", major), &set("gitMinor", minor)].concat())
     }
 
     fn build(&self, missing: &[&Tool]) -> Result<()> {
@@ -162,10 +123,7 @@ impl Place {
         // Another process may have built them while this one waited.
         let missing = self.missing();
         for (index, tool) in missing.iter().enumerate() {
-            self.build_one(
-                tool,
-                &format!("{} ({} of {})", tool.name, index + 1, missing.len()),
-            )?;
+            self.build_one(tool, &format!("{} ({} of {})", tool.name, index + 1, missing.len()))?;
         }
         Ok(())
     }
@@ -190,29 +148,17 @@ impl Place {
 
     fn go(&self) -> Command {
         let mut go = Command::new("go");
-        go.current_dir(&self.module)
-            .env("CGO_ENABLED", "0")
-            .env("GOWORK", "off")
-            .env("GOFLAGS", "-mod=readonly");
+        go.current_dir(&self.module).env("CGO_ENABLED", "0").env("GOWORK", "off").env("GOFLAGS", "-mod=readonly");
         go
     }
 
     fn build_one(&self, tool: &Tool, title: &str) -> Result<()> {
         let log = self.root.join(format!("{}.log", tool.name));
         // A build whose parent was killed may still be writing to its own file.
-        let unfinished = self
-            .root
-            .join(format!("{}.{}.unfinished", tool.name, std::process::id()));
+        let unfinished = self.root.join(format!("{}.{}.unfinished", tool.name, std::process::id()));
         let output = File::create(&log)?;
         let mut go = self.go();
-        go.args([
-            "build",
-            "-trimpath",
-            "-buildvcs=false",
-            "-ldflags",
-            &self.ldflags(tool)?,
-            "-o",
-        ]);
+        go.args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &self.ldflags(tool)?, "-o"]);
         go.arg(&unfinished).arg(tool.package);
         go.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let status = watch_build(go.spawn().context("starting go")?, title)?;
@@ -232,10 +178,7 @@ fn watch_build(mut go: Child, title: &str) -> Result<ExitStatus> {
     say(&format!("building {title}, a few minutes the first time…"));
     loop {
         if let Some(status) = go.try_wait()? {
-            say(&format!(
-                "building {title}: {}s, {status}",
-                start.elapsed().as_secs()
-            ));
+            say(&format!("building {title}: {}s, {status}", start.elapsed().as_secs()));
             return Ok(status);
         }
         if start.elapsed() >= said + Duration::from_secs(15) {
@@ -257,10 +200,7 @@ fn pinned<'a>(go_mod: &'a str, module: &str) -> Result<&'a str> {
         line.strip_prefix(module)?.strip_prefix(" v")?;
         line.split_whitespace().nth(1)
     };
-    go_mod
-        .lines()
-        .find_map(version)
-        .with_context(|| format!("go.mod does not pin {module}"))
+    go_mod.lines().find_map(version).with_context(|| format!("go.mod does not pin {module}"))
 }
 
 fn go_directive(go_mod: &str) -> Result<(u32, u32)> {

@@ -12,11 +12,7 @@ const MARK: &str = ".tokenward-control-plane";
 pub(super) fn claim(dir: &Path) -> Result<File> {
     let mark = dir.join(MARK);
     let foreign = dir.is_dir() && fs::read_dir(dir)?.next().is_some() && !mark.exists();
-    ensure!(
-        !foreign,
-        "{} holds files that are no control plane's: choose another folder",
-        dir.display()
-    );
+    ensure!(!foreign, "{} holds files that are no control plane's: choose another folder", dir.display());
     if mark.exists() && File::open(&mark)?.try_lock().is_err() {
         bail!("{} belongs to a control plane that is running", dir.display());
     }
@@ -53,11 +49,7 @@ pub(super) fn write(dir: &Path) -> Result<Clients> {
     }
     let admin = authority.client("tokenward-e2e-admin", "system:masters")?;
     let controller_manager = authority.client("system:kube-controller-manager", "system:masters")?;
-    Ok(Clients {
-        ca_pem,
-        admin,
-        controller_manager,
-    })
+    Ok(Clients { ca_pem, admin, controller_manager })
 }
 
 #[cfg(test)]

@@ -198,20 +198,13 @@ impl ControlPlane {
     /// When it runs already, or does not work within 90 s.
     pub async fn start_component(&self, component: Component) -> Result<()> {
         ensure!(self.process(component).is_err(), "{component:?} runs already");
-        let process = Process::spawn(
-            component.program(),
-            &mut self.command(component)?,
-            &self.log(component),
-        )?;
+        let process = Process::spawn(component.program(), &mut self.command(component)?, &self.log(component))?;
         self.processes().insert(component, Arc::new(process));
         match component {
             // The API server waits for it.
             Component::Etcd => Ok(()),
             Component::ApiServer => self.wait_for(component, async || self.api_ready().await).await,
-            Component::ControllerManager => {
-                self.wait_for(component, async || self.controllers_ready().await)
-                    .await
-            }
+            Component::ControllerManager => self.wait_for(component, async || self.controllers_ready().await).await,
         }
     }
 
@@ -294,11 +287,7 @@ impl ControlPlane {
             .env("KUBECONFIG", self.kubeconfig())
             .env("KUBERC", "off")
             .env("KUBECACHEDIR", self.dir.join("kubectl-cache"));
-        kubectl
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = kubectl.spawn().context("starting kubectl")?;
         if let Some(mut stdin) = child.stdin.take() {
             // kubectl may end without having read it.
@@ -320,11 +309,7 @@ impl ControlPlane {
     /// # Errors
     /// When it fails, with what kubectl said.
     pub async fn apply(&self, manifest: &str) -> Result<String> {
-        printed(
-            &self
-                .kubectl_with(["apply", "--server-side", "-f", "-"], manifest)
-                .await?,
-        )
+        printed(&self.kubectl_with(["apply", "--server-side", "-f", "-"], manifest).await?)
     }
 
     /// Creates a namespace and waits for its `default` account.
@@ -333,17 +318,9 @@ impl ControlPlane {
     /// When it exists already, or the account does not appear.
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
         let client = self.client().await?;
-        let metadata = ObjectMeta {
-            name: Some(name.to_owned()),
-            ..ObjectMeta::default()
-        };
-        let namespace = Namespace {
-            metadata,
-            ..Namespace::default()
-        };
-        Api::all(client.clone())
-            .create(&PostParams::default(), &namespace)
-            .await?;
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
         let accounts: Api<ServiceAccount> = Api::namespaced(client, name);
         let check = async || {
             accounts.get("default").await?;
@@ -374,10 +351,7 @@ impl ControlPlane {
         if let Some(status) = self.process(Component::Etcd)?.exited()? {
             bail!("etcd ended: {status}\n{}", tail(&self.log(Component::Etcd)));
         }
-        self.client()
-            .await?
-            .request_text(Request::get("/readyz").body(Vec::new())?)
-            .await?;
+        self.client().await?.request_text(Request::get("/readyz").body(Vec::new())?).await?;
         Ok(())
     }
 
@@ -388,10 +362,7 @@ impl ControlPlane {
     }
 
     fn process(&self, component: Component) -> Result<Arc<Process>> {
-        self.processes()
-            .get(&component)
-            .cloned()
-            .with_context(|| format!("{component:?} is not running"))
+        self.processes().get(&component).cloned().with_context(|| format!("{component:?} is not running"))
     }
 
     fn processes(&self) -> MutexGuard<'_, BTreeMap<Component, Arc<Process>>> {
@@ -407,9 +378,7 @@ impl ControlPlane {
         let (usual, extra) = match component {
             Component::Etcd => (self.etcd_args(), &self.profile.etcd),
             Component::ApiServer => (self.apiserver_args(), &self.profile.apiserver),
-            Component::ControllerManager => {
-                (self.controller_manager_args(), &self.profile.controller_manager)
-            }
+            Component::ControllerManager => (self.controller_manager_args(), &self.profile.controller_manager),
         };
         command.args(usual).args(extra).current_dir(&self.dir);
         Ok(command)

@@ -37,11 +37,7 @@ impl Act {
             "status": "Failure", "reason": reason, "message": message, "code": code,
         });
         let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-        Self::Fail {
-            status: code,
-            body: body.to_string(),
-            headers,
-        }
+        Self::Fail { status: code, body: body.to_string(), headers }
     }
 }
 
@@ -64,20 +60,12 @@ pub struct Rule {
 impl Rule {
     /// Acts before the call is forwarded: the API server does not see it yet, or never.
     pub fn before(matches: impl Fn(&Call) -> bool + Send + Sync + 'static, act: Act) -> Self {
-        Self {
-            matches: Box::new(matches),
-            nth: None,
-            when: When::Before,
-            act,
-        }
+        Self { matches: Box::new(matches), nth: None, when: When::Before, act }
     }
 
     /// Acts when the API server has answered: it did what it was asked.
     pub fn after(matches: impl Fn(&Call) -> bool + Send + Sync + 'static, act: Act) -> Self {
-        Self {
-            when: When::After,
-            ..Self::before(matches, act)
-        }
+        Self { when: When::After, ..Self::before(matches, act) }
     }
 
     /// Acts on the n-th matching call only, counted from 1.
@@ -105,12 +93,7 @@ pub(super) struct Active {
 impl Active {
     pub(super) fn new(rule: Rule) -> Self {
         let (acted, gate) = (watch::Sender::new(0), watch::Sender::new(Gate::Closed));
-        Self {
-            rule,
-            hits: AtomicU64::new(0),
-            acted,
-            gate,
-        }
+        Self { rule, hits: AtomicU64::new(0), acted, gate }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -132,9 +115,7 @@ impl Active {
     /// Waits at the gate; false when the call is to be cut off.
     pub(super) async fn passes(&self) -> bool {
         let mut gate = self.gate.subscribe();
-        gate.wait_for(|gate| *gate != Gate::Closed)
-            .await
-            .is_ok_and(|gate| *gate == Gate::Open)
+        gate.wait_for(|gate| *gate != Gate::Closed).await.is_ok_and(|gate| *gate == Gate::Open)
     }
 }
 
@@ -161,12 +142,7 @@ impl RuleHandle {
     pub async fn reached_times(&self, times: u64, within: Duration) -> Result<()> {
         let mut acted = self.0.acted.subscribe();
         let enough = tokio::time::timeout(within, acted.wait_for(|count| *count >= times)).await;
-        let short = || {
-            format!(
-                "the rule acted on {} of {times} calls in {within:?}",
-                self.acted()
-            )
-        };
+        let short = || format!("the rule acted on {} of {times} calls in {within:?}", self.acted());
         enough.with_context(short)?.with_context(short)?;
         Ok(())
     }
@@ -213,12 +189,7 @@ mod tests {
 
     fn call(method: &str) -> Call {
         let text = String::new;
-        Call {
-            method: method.to_owned(),
-            path: text(),
-            query: text(),
-            body: bytes::Bytes::new(),
-        }
+        Call { method: method.to_owned(), path: text(), query: text(), body: bytes::Bytes::new() }
     }
 
     #[test]

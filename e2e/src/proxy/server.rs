@@ -44,19 +44,14 @@ impl Upstream {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_only()
-            .enable_http1();
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1();
         let client = Client::builder(TokioExecutor::new()).build(https.wrap_connector(http));
         Ok(Self { url, client })
     }
 
     async fn send(&self, parts: Parts, body: Bytes) -> Result<Response<Incoming>> {
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let mut request = Request::builder()
-            .method(parts.method)
-            .uri(format!("{}{target}", self.url));
+        let mut request = Request::builder().method(parts.method).uri(format!("{}{target}", self.url));
         if let Some(headers) = request.headers_mut() {
             *headers = end_to_end(parts.headers);
         }
@@ -84,10 +79,7 @@ pub(super) async fn accept(
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
-        let proxied = Proxied {
-            shared: shared.clone(),
-            upstream: upstream.clone(),
-        };
+        let proxied = Proxied { shared: shared.clone(), upstream: upstream.clone() };
         tokio::spawn(connection(stream, acceptor.clone(), proxied));
     }
 }
@@ -162,11 +154,7 @@ async fn judge(rules: &[Arc<Active>], when: When) -> Result<Verdict> {
         match &active.rule.act {
             Act::Hold if active.passes().await => {}
             Act::Hold | Act::Drop => bail!("closed by a rule"),
-            Act::Fail {
-                status,
-                body,
-                headers,
-            } => return Ok(Verdict::Answer(failure(*status, body, headers)?)),
+            Act::Fail { status, body, headers } => return Ok(Verdict::Answer(failure(*status, body, headers)?)),
             Act::Replace(body) => replaced = Some(Bytes::from(body.clone())),
         }
     }
@@ -175,9 +163,7 @@ async fn judge(rules: &[Arc<Active>], when: When) -> Result<Verdict> {
 
 fn failure(status: u16, body: &str, headers: &[(String, String)]) -> Result<Answer> {
     let answer = Response::builder().status(status);
-    let answer = headers
-        .iter()
-        .fold(answer, |answer, (name, value)| answer.header(name, value));
+    let answer = headers.iter().fold(answer, |answer, (name, value)| answer.header(name, value));
     Ok(answer.body(full(Bytes::from(body.to_owned())))?)
 }
 
@@ -191,21 +177,11 @@ fn call(parts: &Parts, body: Bytes) -> Call {
 }
 
 fn minted(call: &Call, answer: &[u8], sequence: usize) -> Result<Minted> {
-    let mut path = call
-        .path
-        .split('/')
-        .skip_while(|part| *part != "namespaces")
-        .skip(1);
+    let mut path = call.path.split('/').skip_while(|part| *part != "namespaces").skip(1);
     let namespace = path.next().context("no namespace in the path")?.to_owned();
     let account = path.nth(1).context("no account in the path")?.to_owned();
     let answer: Value = serde_json::from_slice(answer).context("the answer to a TokenRequest")?;
-    let text = |at: &str| {
-        answer
-            .pointer(at)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let text = |at: &str| answer.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(Minted {
         token: SecretString::from(text("/status/token")),
         at: Utc::now(),
@@ -220,13 +196,7 @@ fn minted(call: &Call, answer: &[u8], sequence: usize) -> Result<Minted> {
 
 /// Without what belongs to one connection, and without compression, so that bodies can be read.
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
-    for name in [
-        HOST,
-        CONNECTION,
-        CONTENT_LENGTH,
-        TRANSFER_ENCODING,
-        ACCEPT_ENCODING,
-    ] {
+    for name in [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, ACCEPT_ENCODING] {
         headers.remove(name);
     }
     headers

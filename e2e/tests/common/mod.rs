@@ -23,7 +23,7 @@ use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually, kubeconf
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How long anything that comes by itself may take; it decides nothing but when to give up.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// The control plane of this test binary, with `config/install` applied.
 pub async fn plane() -> Result<&'static ControlPlane> {
@@ -74,8 +74,13 @@ impl Scene {
 
     /// As [`Scene::start`], while no other scene of this test binary is under way: for what breaks the control plane.
     pub async fn alone(namespace: &str) -> Result<Self> {
+        Self::alone_with(namespace, Options::default()).await
+    }
+
+    /// As [`Scene::alone`], with more options.
+    pub async fn alone_with(namespace: &str, options: Options<'_>) -> Result<Self> {
         let turn = Turn::Alone(TURNS.write().await);
-        let scene = Self::on(plane().await?, namespace, Options::default()).await?;
+        let scene = Self::on(plane().await?, namespace, options).await?;
         scene.operator.ready().await?;
         Ok(Self { turn, ..scene })
     }
@@ -119,8 +124,8 @@ impl Scene {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
             "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.namespace}],
         });
-        let roles: Api<Role> = Api::namespaced(self.client.clone(), &self.namespace);
-        roles.create(&PostParams::default(), &serde_json::from_value(role)?).await?;
+        let role_api: Api<Role> = Api::namespaced(self.client.clone(), &self.namespace);
+        role_api.create(&PostParams::default(), &serde_json::from_value(role)?).await?;
         let bindings: Api<RoleBinding> = Api::namespaced(self.client.clone(), &self.namespace);
         bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
         Ok(())

@@ -195,6 +195,7 @@ fn usable<'a>(case: &Case<'a>) -> Option<&'a Attempt> {
     let attempt = case.facts.memory.attempt.as_ref()?;
     let fits = attempt.token_inputs == case.policy.token_inputs
         && attempt.account_uid == case.account.uid
+        && attempt.rotate == case.policy.rotate
         && !attempt.spent
         && attempt.token.as_ref().is_none_or(|token| is_fresh(case, token));
     fits.then_some(attempt)
