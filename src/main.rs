@@ -13,8 +13,8 @@ use tokenward::{
 use tracing_subscriber::EnvFilter;
 
 /// kube logs answers that it cannot parse at WARN; nothing that could hold a token is sent through that path,
-/// and this keeps it so.
-const DEFAULT_FILTER: &str = "info,kube_client=error";
+/// and this keeps it so. kube's watchers log every failed try; ours is logged when it changes.
+const DEFAULT_FILTER: &str = "info,kube_client=error,kube_runtime=error";
 
 fn main() -> ExitCode {
     match Cli::try_parse() {

@@ -365,8 +365,8 @@ async fn loosen(client: &kube::Client) -> Result<CustomResourceDefinition> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let before = definitions.get("tokenpolicies.tokenward.dev").await?;
     let loose = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
-    let patch = json!([{"op": "replace", "path": path, "value": loose}]);
+    let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let patch = json!([{"op": "replace", "path": schema, "value": loose}]);
     let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
     definitions.patch("tokenpolicies.tokenward.dev", &PatchParams::default(), &patch).await?;
     Ok(before)

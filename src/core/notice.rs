@@ -8,6 +8,9 @@ use super::{
     plan::{Retirement, Why},
 };
 
+/// Stands for the account in a notice that concerns a policy as a whole; no object can be called so.
+pub const EVERY_ACCOUNT: &str = "*";
+
 /// Something happened to a grant.
 #[derive(Clone, Debug)]
 pub struct Notice {
@@ -99,34 +102,34 @@ impl Notice {
     /// The text for people.
     #[must_use]
     pub fn message(&self) -> String {
-        let account = &self.grant.account;
+        let who = match &*self.grant.account {
+            EVERY_ACCOUNT => "every account".to_owned(),
+            account => format!("ServiceAccount {account}"),
+        };
         match &self.what {
             What::Issued { why, claims } => format!(
-                "ServiceAccount {account}: token {} published in Secret {}, expires {} ({})",
+                "{who}: token {} published in Secret {}, expires {} ({})",
                 claims.token_id,
                 self.target.as_deref().unwrap_or_default(),
                 text(claims.expires_at),
                 why.as_str()
             ),
             What::Repaired { why } => format!(
-                "ServiceAccount {account}: Secret {} mended, same token ({})",
+                "{who}: Secret {} mended, same token ({})",
                 self.target.as_deref().unwrap_or_default(),
                 why.as_str()
             ),
             What::Retired(Retirement { anchor, token_id, cause, .. }) => match token_id {
-                Some(id) => format!(
-                    "ServiceAccount {account}: token {id} revoked, its anchor {anchor} is gone ({})",
-                    cause.as_str()
-                ),
+                Some(id) => format!("{who}: token {id} revoked, its anchor {anchor} is gone ({})", cause.as_str()),
                 None => {
-                    format!("ServiceAccount {account}: the token bound to anchor {anchor} revoked ({})", cause.as_str())
+                    format!("{who}: the token bound to anchor {anchor} revoked ({})", cause.as_str())
                 }
             },
             What::Removed => {
-                format!("ServiceAccount {account}: Secret {} deleted", self.target.as_deref().unwrap_or_default())
+                format!("{who}: Secret {} deleted", self.target.as_deref().unwrap_or_default())
             }
-            What::Failing(failure) => format!("ServiceAccount {account}: {}", failure.message),
-            What::Recovered => format!("ServiceAccount {account}: works again"),
+            What::Failing(failure) => format!("{who}: {}", failure.message),
+            What::Recovered => format!("{who}: works again"),
         }
     }
 }

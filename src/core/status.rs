@@ -61,6 +61,8 @@ pub struct Context<'a> {
     pub skew: TimeDelta,
     /// What goes into targets.
     pub site: &'a Site,
+    /// A watch that fails for good, so that changes are seen late.
+    pub watch: Option<&'a Failure>,
 }
 
 /// Computes the status of a policy. Condition times move only when a status flips, compared to `before`.
@@ -165,7 +167,7 @@ fn api_time(time: Time) -> ApiTime {
 fn conditions(policy: &Policy, rows: &[Row], granted: Option<TimeDelta>, context: Context<'_>) -> Vec<Draft> {
     let ready = ready(policy, rows);
     let optional = [
-        progress(policy, rows, &ready),
+        progress(policy, rows, &ready, context.watch),
         policy.spec.suspend.then(|| {
             Draft::new("Suspended", true, "Suspended", "no token is issued; set spec.suspend to false to go on")
         }),
@@ -200,16 +202,14 @@ fn ready(policy: &Policy, rows: &[Row]) -> Draft {
 }
 
 /// Stalled when people have to act before anything moves, else Reconciling while something is under way.
-fn progress(policy: &Policy, rows: &[Row], ready: &Draft) -> Option<Draft> {
-    let failing = rows.iter().find(|row| row.failure().is_some());
+fn progress(policy: &Policy, rows: &[Row], ready: &Draft, watch: Option<&Failure>) -> Option<Draft> {
+    let failing = rows.iter().find_map(Row::failure).or(watch);
     let working = rows.iter().any(|row| row.standing == Standing::Working);
     match failing {
         Some(_) if !ready.status => {
             Some(Draft { kind: "Stalled", status: true, reason: ready.reason, message: ready.message.clone() })
         }
-        Some(row) => {
-            row.failure().map(|failure| Draft::new("Reconciling", true, failure.reason.as_str(), &failure.message))
-        }
+        Some(failure) => Some(Draft::new("Reconciling", true, failure.reason.as_str(), &failure.message)),
         None => (working && !policy.spec.suspend)
             .then(|| Draft::new("Reconciling", true, "Issuing", "tokens are being issued")),
     }
@@ -260,7 +260,7 @@ mod tests {
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": full});
         let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &site(false));
-        let context = Context { now: at(now), skew: TimeDelta::seconds(now), site: &site(false) };
+        let context = Context { now: at(now), skew: TimeDelta::seconds(now), site: &site(false), watch: None };
         summarise(state.readable().unwrap(), rows, before, context)
     }
 

@@ -67,13 +67,13 @@ pub fn start(client: &Client, site: &Arc<Site>, scopes: &[Scope], reports: &mpsc
             |object| Some((version(&object.metadata), Account::read(&object.metadata))),
             Change::Account,
         ));
-        tasks.spawn(watch("secrets").follow(
+        tasks.spawn(watch("secrets (targets)").follow(
             api::<PartialObjectMeta<Secret>>(client, scope),
             Config::default().labels(&format!("{}={}", keys::ROLE, keys::TARGET_ROLE)),
             |object| Some((version(&object.metadata), Target::read(&object.metadata)?)),
             Change::Target,
         ));
-        tasks.spawn(watch("secrets").follow(
+        tasks.spawn(watch("secrets (anchors)").follow(
             api::<PartialObjectMeta<Secret>>(client, scope),
             Config::default().fields(&format!("type={}", keys::ANCHOR_TYPE)),
             |object| Some((version(&object.metadata), Anchor::read(&object.metadata)?)),

@@ -74,13 +74,8 @@ impl Scene {
 
     /// As [`Scene::start`], while no other scene of this test binary is under way: for what breaks the control plane.
     pub async fn alone(namespace: &str) -> Result<Self> {
-        Self::alone_with(namespace, Options::default()).await
-    }
-
-    /// As [`Scene::alone`], with more options.
-    pub async fn alone_with(namespace: &str, options: Options<'_>) -> Result<Self> {
         let turn = Turn::Alone(TURNS.write().await);
-        let scene = Self::on(plane().await?, namespace, options).await?;
+        let scene = Self::on(plane().await?, namespace, Options::default()).await?;
         scene.operator.ready().await?;
         Ok(Self { turn, ..scene })
     }

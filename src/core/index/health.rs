@@ -76,11 +76,10 @@ impl Index {
         }
     }
 
-    /// Why grants of this namespace cannot be decided, if a failing watch is the cause.
-    pub(super) fn blocked(&self, namespace: &Arc<str>) -> Option<&Failure> {
+    /// The first failing watch over this namespace, if any.
+    pub(super) fn unhealthy(&self, namespace: &Arc<str>) -> Option<&Failure> {
         let scope = self.scope(namespace);
-        let mut failures = self.unhealthy.iter().filter(|((failing, _), _)| *failing == scope);
-        failures.next().map(|(_, failure)| failure).filter(|_| !self.is_complete(namespace))
+        self.unhealthy.iter().find(|((failing, _), _)| *failing == scope).map(|(_, failure)| failure)
     }
 
     /// After the last first list of a scope every grant of it is decided once.

@@ -11,7 +11,7 @@ use crate::{
         facts::PolicyState,
         failure::{Failure, Reason},
         grant::GrantKey,
-        notice::{Notice, What},
+        notice::{EVERY_ACCOUNT, Notice, What},
         schedule,
         status::{self, Context, Row},
         table::Key,
@@ -30,6 +30,8 @@ pub(super) struct StatusQueue {
     due: BTreeMap<Key, Time>,
     written: HashMap<Key, (Time, TokenPolicyStatus)>,
     next: Option<Time>,
+    /// The concern that people were told of last.
+    told: HashMap<Key, Reason>,
     /// Writes that failed in a row.
     failures: HashMap<Key, u32>,
 }
@@ -56,6 +58,14 @@ impl StatusQueue {
     }
 }
 
+/// Something that concerns a policy as a whole.
+#[derive(Debug)]
+struct Concern {
+    failure: Failure,
+    /// Nothing is done for the policy until it is over.
+    stalls: bool,
+}
+
 /// A status to be written.
 #[derive(Debug)]
 pub struct StatusWrite {
@@ -74,23 +84,19 @@ impl Index {
             let Some(state) = self.policies.get(&key) else {
                 self.statuses.written.remove(&key);
                 self.statuses.failures.remove(&key);
+                self.statuses.told.remove(&key);
                 continue;
             };
             let uid = state.uid().into();
             let stored = self.stored(&key, state);
-            let blocked = self.blocked(&key.namespace).cloned();
-            if blocked.is_none() && !self.is_complete(&key.namespace) {
+            let concern = self.concern(&key, state);
+            if concern.is_none() && !self.is_complete(&key.namespace) {
                 // Half a view says nothing; the policy is marked again when the lists are complete.
                 continue;
             }
-            let status = match &blocked {
-                Some(failure) => status::stalled(failure, &stored, now),
-                None => self.summary(&key, state, &stored, now),
-            };
+            let status = self.summary(&key, state, concern.as_ref(), &stored, now);
             let differs = status != stored;
-            if let Some(failure) = blocked.filter(|_| differs) {
-                self.notify_policy(&key, What::Failing(failure));
-            }
+            self.tell_concern(&key, concern);
             self.statuses.written.insert(key.clone(), (now, status.clone()));
             if differs {
                 self.statuses.next = Some(now + OVER_ALL);
@@ -128,7 +134,8 @@ impl Index {
     /// Something that concerns every account of a policy.
     fn notify_policy(&mut self, key: &Key, what: What) {
         let policy_uid = self.policies.get(key).map(|policy| policy.uid().into()).unwrap_or_default();
-        let grant = GrantKey { namespace: key.namespace.clone(), policy: key.name.clone(), account: "*".into() };
+        let grant =
+            GrantKey { namespace: key.namespace.clone(), policy: key.name.clone(), account: EVERY_ACCOUNT.into() };
         self.notices.push(Notice { grant, policy_uid, target: None, what });
     }
 
@@ -138,17 +145,54 @@ impl Index {
         written.or_else(|| state.readable().map(|policy| policy.status.clone())).unwrap_or_default()
     }
 
-    fn summary(&self, key: &Key, state: &PolicyState, stored: &TokenPolicyStatus, now: Time) -> TokenPolicyStatus {
-        match state {
-            PolicyState::Readable(policy) => {
+    /// What keeps the operator from serving a policy as a whole.
+    fn concern(&self, key: &Key, state: &PolicyState) -> Option<Concern> {
+        let watch = self.unhealthy(&key.namespace);
+        match (watch, state) {
+            (Some(failure), _) if !self.is_complete(&key.namespace) => {
+                Some(Concern { failure: failure.clone(), stalls: true })
+            }
+            (_, PolicyState::Unreadable { error, .. }) => {
+                let what = format!("TokenPolicy {key} does not parse: {error}");
+                Some(Concern { failure: Failure::new(Reason::PolicyUnreadable, &what), stalls: true })
+            }
+            // A watch that merely broke is begun anew by itself; a missing right stays until somebody grants it.
+            (Some(failure), _) if failure.reason == Reason::Forbidden => {
+                Some(Concern { failure: failure.clone(), stalls: false })
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells once when a concern begins or changes, and when it is over.
+    fn tell_concern(&mut self, key: &Key, concern: Option<Concern>) {
+        let reason = concern.as_ref().map(|concern| concern.failure.reason);
+        if self.statuses.told.get(key).copied() == reason {
+            return;
+        }
+        self.notify_policy(key, concern.map_or(What::Recovered, |concern| What::Failing(concern.failure)));
+        match reason {
+            Some(reason) => drop(self.statuses.told.insert(key.clone(), reason)),
+            None => drop(self.statuses.told.remove(key)),
+        }
+    }
+
+    fn summary(
+        &self,
+        key: &Key,
+        state: &PolicyState,
+        concern: Option<&Concern>,
+        stored: &TokenPolicyStatus,
+        now: Time,
+    ) -> TokenPolicyStatus {
+        match (state, concern) {
+            (PolicyState::Readable(policy), None | Some(Concern { stalls: false, .. })) => {
                 let rows = self.grants_of(key).filter_map(|grant| self.row(grant, now)).collect();
-                status::summarise(policy, rows, stored, Context { now, skew: self.skew, site: &self.site })
+                let watch = concern.map(|concern| &concern.failure);
+                status::summarise(policy, rows, stored, Context { now, skew: self.skew, site: &self.site, watch })
             }
-            PolicyState::Unreadable { error, .. } => {
-                let failure =
-                    Failure::new(Reason::PolicyUnreadable, &format!("TokenPolicy {key} does not parse: {error}"));
-                status::stalled(&failure, stored, now)
-            }
+            (_, Some(concern)) => status::stalled(&concern.failure, stored, now),
+            (PolicyState::Unreadable { .. }, None) => stored.clone(),
         }
     }
 

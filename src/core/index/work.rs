@@ -5,6 +5,7 @@ use chrono::TimeDelta;
 use super::{Index, Job};
 use crate::core::{
     Time,
+    failure::Reason,
     grant::GrantKey,
     notice::{Notice, What},
     plan::{self, Act, Decision, Standing},
@@ -90,6 +91,8 @@ impl Index {
         grant.standing = decision.standing.clone();
         let told = grant.told;
         let news = match &decision.standing {
+            // That a policy does not parse is told once for the policy, not for each of its accounts.
+            Standing::Failing(failure) if failure.reason == Reason::PolicyUnreadable => None,
             Standing::Failing(failure) => Some(What::Failing(failure.clone())).filter(|_| told != Some(failure.reason)),
             Standing::Ready => told.map(|_| What::Recovered),
             Standing::Working | Standing::Unselected => None,
