@@ -189,6 +189,7 @@ impl Index {
             key,
             site: &self.site,
             policy: self.policies.get(&key.policy_key()),
+            living: self.living(key),
             account: self.accounts.get(&key.account_key()),
             name: self.claimed_name(key, grant),
             occupant: grant.wanted.as_ref().and_then(|name| self.targets.get(&place(name))),
@@ -196,6 +197,12 @@ impl Index {
             anchors: anchors.collect(),
             memory: &grant.memory,
         })
+    }
+
+    fn living<'a>(&'a self, key: &'a GrantKey) -> Vec<&'a str> {
+        let gone = self.policies.get(&key.policy_key()).is_none();
+        let policies = gone.then(|| self.policies.in_namespace(&key.namespace)).into_iter().flatten();
+        policies.map(|(_, policy)| policy.uid()).collect()
     }
 
     /// The wanted name, unless it is illegal or another policy has the better claim.

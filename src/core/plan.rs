@@ -38,6 +38,8 @@ pub struct Facts<'a> {
     pub site: &'a Site,
     /// The policy, if one of that name is known.
     pub policy: Option<&'a PolicyState>,
+    /// UIDs of the namespace's policies, where there is no policy of the grant's name.
+    pub living: Vec<&'a str>,
     /// The account, if one of that name is known.
     pub account: Option<&'a Account>,
     /// The name the policy wants, or why it cannot have it.
@@ -295,9 +297,10 @@ fn ending(now: Time, facts: &Facts<'_>) -> Option<Ending> {
 }
 
 /// Whether Secrets of an ended grant are removed. With the policy gone, the owner reference decides: a dangling
-/// one meant `Delete`, none meant `Retain`.
+/// one meant `Delete`, none meant `Retain`, and one to a living policy means that somebody changed the annotations.
 fn deletes(facts: &Facts<'_>, owner: Option<&str>) -> bool {
-    facts.readable().map_or(owner.is_some(), Policy::deletes)
+    let dangles = owner.is_some_and(|uid| !facts.living.contains(&uid));
+    facts.readable().map_or(dangles, Policy::deletes)
 }
 
 fn remove(facts: &Facts<'_>) -> Act {
