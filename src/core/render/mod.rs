@@ -203,3 +203,174 @@ pub fn token_request(grant: &GrantKey, policy: &Policy, account_uid: &str, ancho
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::core::{claims, facts::PolicyState, facts::Target};
+
+    fn site() -> Site {
+        Site { server: "https://api:6443".into(), ca: b"pem".to_vec(), internal: false }
+    }
+
+    fn policy(spec: &Value) -> Policy {
+        let mut full = json!({"serviceAccounts": {"names": ["deployer"]}});
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy",
+            "metadata": {"name": "p", "namespace": "ci", "uid": "policy-1"}, "spec": full});
+        let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &site());
+        (**state.readable().unwrap()).clone()
+    }
+
+    fn rendered(policy: &Policy, precondition: &Precondition) -> Value {
+        let grant = GrantKey { namespace: "ci".into(), policy: "p".into(), account: "deployer".into() };
+        let token = claims::tests::token(&claims::tests::payload());
+        let claims = claims::read(&token).unwrap();
+        let previous = [Previous {
+            anchor: "tw-0".into(),
+            uid: "anchor-0".into(),
+            token_id: "id-0".into(),
+            retires_at: Time::from_timestamp(2000, 0).unwrap(),
+        }];
+        let draft = Draft {
+            grant: &grant,
+            policy,
+            account_uid: "sa-1",
+            name: "p-deployer",
+            token: &token,
+            claims: &claims,
+            anchor: ("tw-1", "anchor-1"),
+            rotate: "7",
+            previous: &previous,
+            token_inputs: &policy.token_inputs,
+        };
+        let (one, two) = (target(&draft, &site(), precondition), target(&draft, &site(), precondition));
+        assert_eq!(one.expose_secret(), two.expose_secret(), "the same input must give the same bytes");
+        serde_json::from_str(one.expose_secret()).unwrap()
+    }
+
+    /// The stored metadata after the API server took such an apply.
+    fn stored(body: &Value) -> ObjectMeta {
+        let fields = |value: &Value| -> serde_json::Map<String, Value> {
+            value.as_object().unwrap().keys().map(|key| (format!("f:{key}"), json!({}))).collect()
+        };
+        let mut meta = body["metadata"].clone();
+        meta["managedFields"] = json!([{"manager": "tokenward", "operation": "Apply", "fieldsV1": {
+            "f:data": fields(&body["data"]),
+            "f:metadata": {"f:labels": fields(&meta["labels"]), "f:annotations": fields(&meta["annotations"])},
+        }}]);
+        meta["uid"] = "secret-1".into();
+        serde_json::from_value(meta).unwrap()
+    }
+
+    fn text(body: &Value, key: &str) -> String {
+        String::from_utf8(STANDARD.decode(body["data"][key].as_str().unwrap()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_first_write_creates_and_a_later_one_is_fenced() {
+        let first = rendered(&policy(&json!({})), &Precondition::Absent);
+        assert_eq!((&first["metadata"]["resourceVersion"], &first["metadata"]["uid"]), (&json!("1"), &Value::Null));
+        let fence = Precondition::Exactly { uid: "u".into(), resource_version: "9".into() };
+        let later = rendered(&policy(&json!({})), &fence);
+        assert_eq!((&later["metadata"]["resourceVersion"], &later["metadata"]["uid"]), (&json!("9"), &json!("u")));
+    }
+
+    #[test]
+    fn a_target_tells_all_that_was_written_into_it() {
+        let policy = policy(&json!({"secret": {"labels": {"team": "a"}, "annotations": {"note": "b"}}}));
+        let body = rendered(&policy, &Precondition::Absent);
+        let target = Target::read(&stored(&body)).unwrap();
+        assert_eq!((&*target.policy, &*target.service_account, &*target.account_uid), ("p", "deployer", "sa-1"));
+        assert_eq!((&*target.rotate, &*target.previous[0].token_id, target.marked), ("7", "id-0", true));
+        assert_eq!(target.token.as_ref().map(|token| (&*token.id, &*token.anchor)), Some(("id-1", "tw-1")));
+        assert_eq!((target.token_inputs, target.layout), (policy.token_inputs.clone(), policy.layout.clone()));
+        assert_eq!(target.owned, owned(&policy));
+        assert!(target.owners.fit(&policy));
+        assert_eq!(
+            (&body["metadata"]["labels"]["team"], &body["metadata"]["annotations"]["note"]),
+            (&json!("a"), &json!("b"))
+        );
+    }
+
+    #[test]
+    fn a_renamed_copy_is_not_ours() {
+        let mut meta = stored(&rendered(&policy(&json!({})), &Precondition::Absent));
+        meta.name = Some("copy".into());
+        assert_eq!(Target::read(&meta), None);
+    }
+
+    #[test]
+    fn retain_has_no_owner() {
+        let retain = policy(&json!({"deletionPolicy": "Retain"}));
+        let body = rendered(&retain, &Precondition::Absent);
+        assert_eq!(body["metadata"]["ownerReferences"], json!([]));
+        assert!(Target::read(&stored(&body)).unwrap().owners.fit(&retain));
+        assert_ne!(retain.token_inputs, policy(&json!({})).token_inputs);
+    }
+
+    #[test]
+    fn format_token_holds_what_a_projected_volume_does() {
+        let body = rendered(&policy(&json!({})), &Precondition::Absent);
+        assert_eq!(body["data"].as_object().unwrap().keys().collect::<Vec<_>>(), token::KEYS.to_vec());
+        assert_eq!((text(&body, "namespace"), text(&body, "ca.crt")), ("ci".into(), "pem".into()));
+        assert_eq!((text(&body, "server"), body["type"].as_str()), ("https://api:6443".into(), Some("Opaque")));
+    }
+
+    #[test]
+    fn format_kubeconfig_is_complete_and_closed() {
+        let names = json!({"clusterName": "a: {b}\n", "namespace": "other"});
+        let body = rendered(
+            &policy(&json!({"secret": {"format": {"type": "Kubeconfig", "kubeconfig": names}}})),
+            &Precondition::Absent,
+        );
+        let config: Value = serde_json::from_str(&text(&body, "config")).unwrap();
+        assert_eq!(config["clusters"][0]["cluster"]["server"], "https://api:6443");
+        assert_eq!(
+            config["contexts"][0]["context"],
+            json!({"cluster": "a: {b}\n", "user": "deployer", "namespace": "other"})
+        );
+        assert_eq!(config["users"][0]["user"].as_object().unwrap().keys().collect::<Vec<_>>(), ["token"]);
+    }
+
+    #[test]
+    fn the_token_is_found_again_whatever_the_format() {
+        for format in ["Token", "Kubeconfig"] {
+            let body = rendered(&policy(&json!({"secret": {"format": {"type": format}}})), &Precondition::Absent);
+            let secret = json!({"metadata": stored(&body), "data": body["data"]}).to_string();
+            let read = read_back::read(&secret.into()).unwrap();
+            assert_eq!(read.token.map(|token| token.claims.token_id).as_deref(), Some("id-1"), "{format}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_somebody_else_put_there_is_not_found() {
+        let body = rendered(&policy(&json!({})), &Precondition::Absent);
+        let mut meta = json!(stored(&body));
+        meta["managedFields"][0]["fieldsV1"]["f:data"] = json!({"f:ca.crt": {}});
+        let secret = json!({"metadata": meta, "data": body["data"]}).to_string();
+        assert!(read_back::read(&secret.into()).unwrap().token.is_none());
+    }
+
+    #[test]
+    fn defaults_are_no_inputs_and_every_other_value_is() {
+        let base = policy(&json!({}));
+        assert_eq!(policy(&json!({"token": {"duration": "24h"}})).token_inputs, base.token_inputs);
+        for spec in [json!({"token": {"duration": "25h"}}), json!({"token": {"audiences": ["a"]}})] {
+            assert_ne!(policy(&spec).token_inputs, base.token_inputs, "{spec}");
+            assert_eq!(policy(&spec).layout, base.layout, "{spec}");
+        }
+        for secret in [
+            json!({"labels": {"a": "b"}}),
+            json!({"annotations": {"a": "b"}}),
+            json!({"format": {"type": "Kubeconfig"}}),
+        ] {
+            let changed = policy(&json!({"secret": secret}));
+            assert_ne!(changed.layout, base.layout, "{secret}");
+            assert_eq!(changed.token_inputs, base.token_inputs, "{secret}");
+        }
+    }
+}
