@@ -31,7 +31,7 @@ pub(super) struct StatusQueue {
     written: HashMap<Key, (Time, TokenPolicyStatus)>,
     next: Option<Time>,
     /// The concern that people were told of last.
-    told: HashMap<Key, Reason>,
+    told: HashMap<Key, String>,
     /// Writes that failed in a row.
     failures: HashMap<Key, u32>,
 }
@@ -166,13 +166,17 @@ impl Index {
 
     /// Tells once when a concern begins or changes, and when it is over.
     fn tell_concern(&mut self, key: &Key, concern: Option<Concern>) {
-        let reason = concern.as_ref().map(|concern| concern.failure.reason);
-        if self.statuses.told.get(key).copied() == reason {
+        // What an unreachable server says differs from try to try; what is forbidden, or does not parse, does not.
+        let matter = concern.as_ref().map(|Concern { failure, .. }| match failure.reason {
+            Reason::ApiUnavailable => failure.reason.as_str().to_owned(),
+            _ => failure.message.clone(),
+        });
+        if self.statuses.told.get(key) == matter.as_ref() {
             return;
         }
         self.notify_policy(key, concern.map_or(What::Recovered, |concern| What::Failing(concern.failure)));
-        match reason {
-            Some(reason) => drop(self.statuses.told.insert(key.clone(), reason)),
+        match matter {
+            Some(matter) => drop(self.statuses.told.insert(key.clone(), matter)),
             None => drop(self.statuses.told.remove(key)),
         }
     }
