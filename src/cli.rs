@@ -28,7 +28,7 @@ pub struct Settings {
     /// Namespace to govern; may be given several times. None means all.
     #[arg(long = "namespace", env = "TOKENWARD_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
-    /// Grants that are worked on at the same time.
+    /// Accounts that are worked on at the same time, 1 to 256.
     #[arg(long, env = "TOKENWARD_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
     /// Where /metrics is served.

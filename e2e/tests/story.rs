@@ -320,6 +320,53 @@ async fn retain_keeps_secrets_and_tokens() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_deletion_policy_counts_while_suspended() -> Result<()> {
+    let scene = Scene::start("suspended-retain").await?;
+    let target = scene.deployer(json!({})).await?;
+    scene.policy("p", &spec(&["deployer"], json!({"suspend": true, "deletionPolicy": "Retain"}))).await?;
+    eventually(SOON, "no owner is left", async || {
+        for name in ["p-deployer", target.anchor()] {
+            let owners = scene.secrets().get(name).await?.metadata.owner_references.unwrap_or_default();
+            ensure!(owners.is_empty(), "{name}: {owners:?}");
+        }
+        Ok(())
+    })
+    .await?;
+    scene.delete_policy("p").await?;
+    scene.fence("after").await?;
+    scene.bearer(target.token()).await?.lives().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn forged_annotations_make_nothing_of_others_disappear() -> Result<()> {
+    let scene = Scene::start("decoys").await?;
+    scene.deployer(json!({})).await?;
+    let decoy = |name: &str, role: &str| {
+        let annotations = json!({"tokenward.dev/policy": "p", "tokenward.dev/service-account": "deployer", "tokenward.dev/target": name});
+        json!({"metadata": {"name": name, "annotations": annotations, "labels": {"tokenward.dev/role": role}}, "stringData": {"pw": "1"}})
+    };
+    for (name, role) in [("tw-decoy", "anchor"), ("old-name", "target")] {
+        scene.secrets().create(&PostParams::default(), &serde_json::from_value(decoy(name, role))?).await?;
+    }
+    let before = scene.versions().await?;
+    let forged = json!({"metadata": {"annotations": {"tokenward.dev/anchor": "tw-decoy&x="}}});
+    scene.patch_secret("p-deployer", forged).await?;
+    eventually(SOON, "the forged name is gone", async || {
+        ensure!(!scene.target("p-deployer").await?.anchor().contains('&'));
+        Ok(())
+    })
+    .await?;
+    scene.rotate("p", "1").await?;
+    scene.fence("after").await?;
+    let after = scene.versions().await?;
+    for name in ["tw-decoy", "old-name"] {
+        assert_eq!(before.get(name), after.get(name), "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_account_taken_out_of_the_names_loses_its_target_after_ten_seconds() -> Result<()> {
     let scene = Scene::start("unnamed").await?;
     scene.account("stays", &[]).await?;

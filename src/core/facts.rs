@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Time, keys,
-    managed::{Owned, stable_hash},
+    managed::{Owned, has_applied, stable_hash},
+    select::is_object_name,
 };
 use crate::crd::token_policy::{DeletionPolicy, FormatType, Token, TokenPolicy, TokenPolicySpec, TokenPolicyStatus};
 
@@ -225,6 +226,8 @@ pub struct Target {
     pub layout: Box<str>,
     /// What our Apply entry owns.
     pub owned: Owned,
+    /// There is an Apply entry of ours: we wrote it, whatever its annotations say.
+    pub written: bool,
     /// Has the label that the watch selects by.
     pub marked: bool,
     /// The owners.
@@ -267,15 +270,16 @@ impl Target {
     pub fn read(meta: &ObjectMeta) -> Option<Self> {
         let name = meta.name.as_deref()?;
         let text = |key| annotation(meta, key).unwrap_or_default();
-        if text(keys::TARGET) != name || text(keys::POLICY).is_empty() || text(keys::SERVICE_ACCOUNT).is_empty() {
+        let (policy, service_account) = (object(meta, keys::POLICY), object(meta, keys::SERVICE_ACCOUNT));
+        if text(keys::TARGET) != name || policy.is_empty() || service_account.is_empty() {
             return None;
         }
         Some(Self {
             uid: meta.uid.as_deref()?.into(),
             resource_version: meta.resource_version.as_deref()?.into(),
-            policy: text(keys::POLICY).into(),
+            policy: policy.into(),
             policy_uid: label(meta, keys::POLICY_UID).unwrap_or_default().into(),
-            service_account: text(keys::SERVICE_ACCOUNT).into(),
+            service_account: service_account.into(),
             account_uid: text(keys::SERVICE_ACCOUNT_UID).into(),
             token: token(meta),
             rotate: text(keys::ROTATE).into(),
@@ -283,6 +287,7 @@ impl Target {
             token_inputs: text(keys::TOKEN_INPUTS).into(),
             layout: text(keys::LAYOUT).into(),
             owned: Owned::read(meta),
+            written: has_applied(meta),
             marked: label(meta, keys::ROLE) == Some(keys::TARGET_ROLE),
             owners: Owners::read(meta),
         })
@@ -297,7 +302,7 @@ fn token(meta: &ObjectMeta) -> Option<TokenFacts> {
         issuer: text(keys::ISSUER)?.into(),
         issued_at: time(text(keys::ISSUED_AT)?)?,
         expires_at: time(text(keys::EXPIRES_AT)?)?,
-        anchor: text(keys::ANCHOR)?.into(),
+        anchor: object(meta, keys::ANCHOR).into(),
         anchor_uid: text(keys::ANCHOR_UID)?.into(),
     })
 }
@@ -331,15 +336,14 @@ impl Anchor {
     #[must_use]
     pub fn read(meta: &ObjectMeta) -> Option<Self> {
         meta.name.as_deref().filter(|name| name.starts_with(keys::ANCHOR_PREFIX))?;
-        let text = |key| annotation(meta, key).unwrap_or_default();
         Some(Self {
             uid: meta.uid.as_deref()?.into(),
             resource_version: meta.resource_version.as_deref()?.into(),
             created: created(meta),
-            policy: text(keys::POLICY).into(),
-            service_account: text(keys::SERVICE_ACCOUNT).into(),
-            target: text(keys::TARGET).into(),
-            dies_at_latest: time(text(keys::DIES_AT_LATEST)),
+            policy: object(meta, keys::POLICY).into(),
+            service_account: object(meta, keys::SERVICE_ACCOUNT).into(),
+            target: object(meta, keys::TARGET).into(),
+            dies_at_latest: annotation(meta, keys::DIES_AT_LATEST).and_then(time),
             marked: label(meta, keys::ROLE) == Some(keys::ANCHOR_ROLE),
             owners: Owners::read(meta),
         })
@@ -360,6 +364,11 @@ pub fn time(text: &str) -> Option<Time> {
 
 fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// An annotation that names an object; empty when it is not there or no object can be called so.
+fn object<'a>(meta: &'a ObjectMeta, key: &str) -> &'a str {
+    annotation(meta, key).filter(|name| is_object_name(name)).unwrap_or_default()
 }
 
 fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {

@@ -88,6 +88,8 @@ pub struct Copy {
 pub struct Proof {
     /// No Secret of the wanted name exists. The first write refuses to overwrite, so this cannot go stale.
     pub target_absent: bool,
+    /// A Secret of the wanted name exists and does not say that it is ours.
+    pub target_foreign: bool,
     /// A write was refused or not answered: the Secret may be other than we know.
     pub target_doubtful: bool,
     /// When the wanted Secret was last looked at.

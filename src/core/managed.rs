@@ -53,6 +53,12 @@ impl Owned {
     }
 }
 
+/// Whether we have ever applied the object.
+#[must_use]
+pub fn has_applied(meta: &ObjectMeta) -> bool {
+    apply_entry(meta).is_some()
+}
+
 /// Whether our Apply entry owns this key of `data`.
 #[must_use]
 pub fn owns_data(meta: &ObjectMeta, key: &str) -> bool {

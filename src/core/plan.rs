@@ -304,8 +304,9 @@ fn deletes(facts: &Facts<'_>, owner: Option<&str>) -> bool {
 }
 
 fn remove(facts: &Facts<'_>) -> Act {
+    // Annotations alone must not make us delete what we never wrote.
     let mut targets = facts.targets();
-    targets.find(|(_, target)| deletes(facts, target.owners.policy.as_deref())).map_or(
+    targets.find(|(_, target)| target.written && deletes(facts, target.owners.policy.as_deref())).map_or(
         Act::Idle(None),
         |(name, target)| Act::Remove {
             name: name.to_owned(),
@@ -330,7 +331,10 @@ fn frozen(_: Time, facts: &Facts<'_>) -> Option<Verdict> {
 fn accountless(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     let name = facts.key.account_key();
     match facts.account {
-        None => Some(Verdict::failing(Reason::AccountNotFound, &format!("ServiceAccount {name} does not exist"))),
+        None => {
+            let verdict = Verdict::failing(Reason::AccountNotFound, &format!("ServiceAccount {name} does not exist"));
+            Some(Verdict { act: keep_owners(now, facts, None), ..verdict })
+        }
         Some(account) if account.terminating => {
             Some(Verdict::failing(Reason::AccountTerminating, &format!("ServiceAccount {name} is being deleted")))
         }
@@ -342,6 +346,16 @@ fn accountless(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     }
 }
 
+/// Where nothing is issued the owners are still kept as the policy wants them, under the budget of all repairs.
+fn keep_owners(now: Time, facts: &Facts<'_>, until: Option<Time>) -> Act {
+    let ready_at = facts.memory.budget.ready_at(now);
+    match facts.readable().and_then(|policy| repair::owners(facts, policy)) {
+        Some(act) if ready_at <= now => throttled(now, facts, act),
+        Some(_) => Act::Idle(Some(ready_at)),
+        None => Act::Idle(until),
+    }
+}
+
 /// Row 4: nothing is issued while suspended; status goes on telling when tokens die.
 fn suspended(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     let policy = facts.readable()?;
@@ -349,7 +363,7 @@ fn suspended(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     // The end of the token is the next thing to tell.
     let end = valid.and_then(|target| target.token.as_ref()).map(|token| token.expires_at);
     let standing = if valid.is_some() { Standing::Ready } else { Standing::Working };
-    policy.spec.suspend.then(|| Verdict { act: Act::Idle(end), ..Verdict::stop(standing) })
+    policy.spec.suspend.then(|| Verdict { act: keep_owners(now, facts, end), ..Verdict::stop(standing) })
 }
 
 /// Rows 5 to 11: the grant is alive.

@@ -19,11 +19,18 @@ pub fn target_name(template: &str, policy: &str, account: &str) -> Result<String
             name.len()
         ));
     }
+    if is_object_name(&name) { Ok(name) } else { Err(format!("{name:?} is not a legal name of a Secret")) }
+}
+
+/// Whether an object can be called so: a DNS subdomain (RFC 1123). Anything else in an annotation was put there by
+/// somebody else, and must not get into a request's path.
+#[must_use]
+pub fn is_object_name(name: &str) -> bool {
     let label = |label: &str| {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
     };
-    if name.split('.').all(label) { Ok(name) } else { Err(format!("{name:?} is not a legal name of a Secret")) }
+    name.len() <= MAX_NAME && name.split('.').all(label)
 }
 
 /// A policy that wants a name for an account.
@@ -63,7 +70,7 @@ mod tests {
 
     #[test]
     fn refuses_what_no_secret_can_be_called() {
-        for template in ["", "-x", "x-", "a..b", ".a", "A", "{policy}."] {
+        for template in ["", "x&y=", "a/b", "a b", "-x", "x-", "a..b", ".a", "A", "{policy}."] {
             assert!(target_name(template, "p", "a").is_err(), "{template}");
         }
         let long = target_name("{policy}-{serviceAccount}", &"p".repeat(200), &"a".repeat(60)).unwrap_err();

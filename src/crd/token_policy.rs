@@ -114,7 +114,10 @@ pub struct TokenPolicySpec {
 pub struct ServiceAccounts {
     /// Names of ServiceAccounts, 1 to 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)))]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
+    )]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub names: Option<Vec<String>>,
     /// Labels of ServiceAccounts; {} selects every account of the namespace.

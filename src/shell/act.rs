@@ -198,7 +198,9 @@ impl Worker<'_> {
             keys::ANCHOR_TYPE
         );
         let list: MetaList = parse(&what, &self.get(&what, &path, METADATA_LIST).await?)?;
-        Ok(list.items.into_iter().flatten().next().map_or(Found::Absent, |item| Found::Secret(item.metadata)))
+        let mut items = list.items.into_iter().flatten();
+        let named = items.find(|item| item.metadata.name.as_deref() == Some(name));
+        Ok(named.map_or(Found::Absent, |item| Found::Secret(item.metadata)))
     }
 
     async fn look_at_policy(&self, namespace: &str, name: &str) -> Result<Found, Box<CallError>> {

@@ -1,6 +1,10 @@
 //! The loop: changes in, due work out, outcomes back in, until somebody says stop. One task owns the index.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::{Either, pending};
 use http::Method;
@@ -148,7 +152,8 @@ impl Operator {
         settings: &Settings,
         waiting: watch::Sender<Vec<String>>,
     ) -> Self {
-        let named: Vec<Scope> = settings.namespaces.iter().map(|namespace| Some(namespace.as_str().into())).collect();
+        let namespaces: BTreeSet<&String> = settings.namespaces.iter().collect();
+        let named: Vec<Scope> = namespaces.into_iter().map(|namespace| Some(namespace.as_str().into())).collect();
         let scopes = if named.is_empty() { vec![None] } else { named };
         Self {
             reporter: Reporter::new(api.clone(), metrics.clone()),

@@ -109,8 +109,8 @@ impl Index {
             Outcome::ReadBack(why, meta, token) => self.read_back(key, why, &meta, token, now),
             Outcome::Patched(why, meta) => self.patched(key, why, &meta, now),
             Outcome::Removed(name) => {
-                self.target_absent(key, name.into(), now);
-                self.notify(key, What::Removed);
+                self.target_absent(key, name.as_str().into(), now);
+                self.notify_about(key, Some(name), What::Removed);
             }
             Outcome::Failed(step, failure) => self.failed(key, step, failure, now),
         }
@@ -157,9 +157,10 @@ impl Index {
         };
         self.policies_changed(changed, now);
         let absent = self.policies.get(&place).is_none();
+        let unselected = !self.selects(key);
         let proof = &mut self.grant(key, now).memory.proof;
         proof.policy_absent = absent;
-        proof.unselected = true;
+        proof.unselected = unselected;
     }
 
     fn account_looked(&mut self, key: &GrantKey, found: Found, now: Time) {
@@ -181,6 +182,7 @@ impl Index {
         let proof = &mut self.grant(key, now).memory.proof;
         proof.target_seen = Some(now);
         proof.target_doubtful = false;
+        proof.target_foreign = false;
         proof
     }
 
@@ -189,9 +191,11 @@ impl Index {
             self.target_answer(key, target, meta, now);
             self.seen(key, now);
         } else {
-            let what = format!("Secret {}/{name} exists and was not written by Tokenward", key.namespace);
+            let what = format!("Secret {}/{name} exists and does not carry this policy's annotations", key.namespace);
             self.target_absent(key, name, now);
-            self.seen(key, now).target_absent = false;
+            let proof = self.seen(key, now);
+            proof.target_absent = false;
+            proof.target_foreign = true;
             self.fail(key, Failure::new(Reason::TargetNotOwned, &what), now);
         }
     }

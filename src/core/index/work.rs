@@ -5,10 +5,11 @@ use chrono::TimeDelta;
 use super::{Index, Job};
 use crate::core::{
     Time,
+    facts::Target,
     failure::Reason,
     grant::GrantKey,
     notice::{Notice, What},
-    plan::{self, Act, Decision, Standing},
+    plan::{self, Act, Cause, Decision, Retirement, Standing},
     table::Key,
 };
 
@@ -57,7 +58,8 @@ impl Index {
 
     /// Decides for one grant: work to do now, or sleep.
     pub(super) fn decide(&mut self, key: &GrantKey, now: Time) -> Option<Job> {
-        let decision = plan::decide(now, &self.facts(key)?);
+        let mut decision = plan::decide(now, &self.facts(key)?);
+        decision.retire.retain(|retirement| !self.is_claimed(key, retirement));
         self.stand(key, &decision, now);
         let grant = self.grants.get_mut(key)?;
         if decision.drop_attempt {
@@ -78,6 +80,20 @@ impl Index {
                 Some(Job { grant: key.clone(), decision })
             }
         }
+    }
+
+    /// An anchor that looks left behind by one grant may be named by a target of another: then somebody changed the
+    /// anchor's annotations, and the target counts.
+    fn is_claimed(&self, key: &GrantKey, retirement: &Retirement) -> bool {
+        let unnamed =
+            matches!(retirement.cause, Cause::Lost | Cause::Superseded | Cause::TargetDeleted | Cause::Expired);
+        let names = |target: &Target| {
+            let token = target.token.as_ref().map(|token| (&token.anchor, &token.anchor_uid));
+            let mut named = token.into_iter().chain(target.previous.iter().map(|entry| (&entry.anchor, &entry.uid)));
+            named.any(|(anchor, uid)| *anchor == retirement.anchor && *uid == retirement.uid)
+        };
+        let others = |target: &Target| *target.policy != *key.policy || *target.service_account != *key.account;
+        unnamed && self.targets.in_namespace(&key.namespace).any(|(_, target)| others(target) && names(target))
     }
 
     /// Notes how the grant stands, and tells when it began or ceased to fail.
@@ -109,9 +125,14 @@ impl Index {
     }
 
     pub(super) fn notify(&mut self, key: &GrantKey, what: What) {
-        let policy_uid = self.policies.get(&key.policy_key()).map(|policy| policy.uid().into()).unwrap_or_default();
         let target = self.grants.get(key).and_then(|grant| grant.wanted.as_ref().or(grant.targets.first()));
         let target = target.map(ToString::to_string);
+        self.notify_about(key, target, what);
+    }
+
+    /// As [`Index::notify`], about the Secret of this name.
+    pub(super) fn notify_about(&mut self, key: &GrantKey, target: Option<String>, what: What) {
+        let policy_uid = self.policies.get(&key.policy_key()).map(|policy| policy.uid().into()).unwrap_or_default();
         self.notices.push(Notice { grant: key.clone(), policy_uid, target, what });
     }
 

@@ -170,6 +170,8 @@ fn anchor_doubt(facts: &Facts<'_>, token: &TokenFacts) -> Option<Option<Look>> {
     match facts.anchors.get(&*token.anchor) {
         Some((anchor, _)) if anchor.uid == token.anchor_uid => None,
         Some(_) => Some(None),
+        // Nothing can be called so: somebody else wrote it.
+        None if token.anchor.is_empty() => Some(None),
         None if facts.memory.proof.anchor_absent.as_deref() == Some(&*token.anchor) => Some(None),
         None => Some(Some(Look::Anchor(token.anchor.to_string()))),
     }
@@ -263,7 +265,7 @@ pub(super) fn kept(facts: &Facts<'_>, target: &Target) -> Vec<Previous> {
 
 /// Rows 10 and 11: nothing is needed but to remove a target under an old name, or to wait.
 fn settled(case: &Case<'_>) -> Act {
-    let old = case.facts.old.iter().find(|_| case.facts.target().is_some());
+    let old = case.facts.old.iter().find(|(_, old)| old.written && case.facts.target().is_some());
     match old {
         Some((name, old)) => throttled(
             case.now,

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{
-    Act, Why,
+    Act, Facts, Why,
     issue::{self, Case},
 };
 use crate::core::{
-    facts::{Anchor, Target, text},
+    facts::{Anchor, Policy, Target, text},
     grant::Copy,
     keys,
     render::{self, Draft},
@@ -16,9 +16,8 @@ use crate::core::{
 /// The next repair of a target whose token is right, or of an anchor it names.
 pub(super) fn next(case: &Case<'_>) -> Option<(Why, Act)> {
     let target = case.target?;
-    if !target.owners.fit(case.policy) {
-        let owners = render::owners(case.facts.key, case.policy);
-        return Some(patch(case.name, replace_owners(&target.resource_version, &owners), Why::OwnersChanged));
+    if let Some(act) = owners(case.facts, case.policy) {
+        return Some((Why::OwnersChanged, act));
     }
     if let Some(why) = rewrite(case, target) {
         return Some((why, written_again(case, target, why)));
@@ -27,6 +26,19 @@ pub(super) fn next(case: &Case<'_>) -> Option<(Why, Act)> {
     let named = named.chain(target.previous.iter().map(|entry| &entry.anchor));
     let mut anchors = named.filter_map(|name| facts_of(case, name));
     anchors.find_map(|(name, anchor)| mended(case, name, anchor))
+}
+
+/// The patch of the first Secret of the grant whose owners are not as the policy wants them. It needs no token and
+/// no account: what the policy's deletion takes with it must be right at any time.
+pub(super) fn owners(facts: &Facts<'_>, policy: &Policy) -> Option<Act> {
+    let targets = facts
+        .targets()
+        .filter(|(_, target)| target.written)
+        .map(|(name, target)| (name, &target.owners, &target.resource_version));
+    let anchors = facts.anchors.iter().map(|(name, (anchor, _))| (*name, &anchor.owners, &anchor.resource_version));
+    let (name, _, version) = targets.chain(anchors).find(|(_, owners, _)| !owners.fit(policy))?;
+    let body = replace_owners(version, &render::owners(facts.key, policy));
+    Some(Act::Patch { name: name.to_owned(), body, why: Why::OwnersChanged })
 }
 
 fn facts_of<'a>(case: &Case<'a>, name: &str) -> Option<(&'a str, &'a Anchor)> {
@@ -81,7 +93,8 @@ fn patch(name: &str, body: Value, why: Why) -> (Why, Act) {
 /// The patch of an anchor whose labels, annotations or owners are not as they were written.
 fn mended(case: &Case<'_>, name: &str, anchor: &Anchor) -> Option<(Why, Act)> {
     let why = match anchor {
-        anchor if !anchor.owners.fit(case.policy) => Why::OwnersChanged,
+        anchor if *anchor.policy != *case.facts.key.policy => Why::MetadataChanged,
+        anchor if *anchor.service_account != *case.facts.key.account => Why::MetadataChanged,
         anchor if !anchor.marked || anchor.target.is_empty() || anchor.dies_at_latest.is_none() => Why::MetadataChanged,
         _ => return None,
     };

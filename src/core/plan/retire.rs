@@ -30,6 +30,8 @@ pub enum Cause {
     Unselected,
     /// Its token was minted and then not needed.
     Discarded,
+    /// The target that named it was deleted.
+    TargetDeleted,
     /// Somebody else deleted it, to revoke its token.
     ByHand,
 }
@@ -46,6 +48,7 @@ impl Cause {
             Self::PolicyDeleted => "PolicyDeleted",
             Self::Unselected => "Unselected",
             Self::Discarded => "Discarded",
+            Self::TargetDeleted => "TargetDeleted",
             Self::ByHand => "ByHand",
         }
     }
@@ -122,6 +125,8 @@ fn cause(now: Time, facts: &Facts<'_>, anchor: &Anchor, seen: Time, named: &Name
     match named {
         Named::Current { .. } => None,
         Named::Previous { retires_at, .. } => (*retires_at <= now).then_some(Cause::OverlapEnded),
+        // A Secret of the target's name that is not ours may be ours with its annotations removed.
+        Named::Not if is_foreign(facts) => None,
         Named::Not => {
             let (cause, ripe) = ripe(facts, anchor, seen);
             (ripe <= now && looked_since(facts, ripe)).then_some(cause)
@@ -133,7 +138,16 @@ fn cause(now: Time, facts: &Facts<'_>, anchor: &Anchor, seen: Time, named: &Name
 /// that instant: the watch on targets may be behind the one on anchors.
 fn ripe(facts: &Facts<'_>, anchor: &Anchor, seen: Time) -> (Cause, Time) {
     let superseded = facts.targets().any(|(_, target)| supersedes(facts, target, anchor, seen));
-    if superseded { (Cause::Superseded, seen) } else { (Cause::Lost, seen + LOST_AFTER) }
+    let memory = facts.memory;
+    match (superseded, facts.targets().next()) {
+        (true, _) => (Cause::Superseded, seen),
+        (false, None) if memory.published && memory.proof.target_absent => (Cause::TargetDeleted, seen),
+        _ => (Cause::Lost, seen + LOST_AFTER),
+    }
+}
+
+fn is_foreign(facts: &Facts<'_>) -> bool {
+    facts.memory.proof.target_foreign || facts.occupant.is_some() && facts.target().is_none()
 }
 
 /// A published token whose anchor is younger than `anchor` is the successor of the latter's. The server's instants

@@ -304,6 +304,16 @@ mod tests {
     }
 
     #[test]
+    fn names_that_no_object_can_have_are_not_believed() {
+        let mut meta = stored(&rendered(&policy(&json!({})), &Precondition::Absent));
+        let annotations = meta.annotations.as_mut().unwrap();
+        annotations.insert(keys::ANCHOR.into(), "tw-decoy&x=".into());
+        assert_eq!(Target::read(&meta).unwrap().token.map(|token| token.anchor), Some("".into()));
+        meta.annotations.as_mut().unwrap().insert(keys::POLICY.into(), "../secrets".into());
+        assert_eq!(Target::read(&meta), None);
+    }
+
+    #[test]
     fn retain_has_no_owner() {
         let retain = policy(&json!({"deletionPolicy": "Retain"}));
         let body = rendered(&retain, &Precondition::Absent);
