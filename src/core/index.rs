@@ -66,8 +66,6 @@ struct Grant {
     /// Names of anchors that we are deleting.
     retiring: Vec<Box<str>>,
     busy: bool,
-    /// It changed while busy.
-    dirty: bool,
 }
 
 /// Everything known.
@@ -164,7 +162,6 @@ impl Index {
             since: now,
             retiring: Vec::new(),
             busy: false,
-            dirty: false,
         })
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::core::{
     claims,
-    facts::{Account, Site},
+    facts::{Account, Site, version},
     failure::{Failure, Reason},
     grant::{GrantKey, Minted},
     index::{Found, Job, Outcome, Step},
@@ -167,7 +167,7 @@ impl Worker<'_> {
             Look::Account => {
                 let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}");
                 let meta = self.look_at(&path, account, "ServiceAccount").await?;
-                meta.map_or(Found::Absent, |meta| Found::Account(watch::version(&meta), Account::read(&meta)))
+                meta.map_or(Found::Absent, |meta| Found::Account(version(&meta), Account::read(&meta)))
             }
         };
         Ok(Outcome::Looked(look, found))

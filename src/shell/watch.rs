@@ -5,7 +5,7 @@ use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 use futures::StreamExt as _;
 use k8s_openapi::{
     api::core::v1::{Secret, ServiceAccount},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status},
+    apimachinery::pkg::apis::meta::v1::Status,
 };
 use kube::{
     Client,
@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     core::{
-        facts::{Account, Anchor, PolicyState, Site, Target},
+        facts::{Account, Anchor, PolicyState, Site, Target, version},
         failure::Failure,
         index::Change,
         keys,
@@ -97,19 +97,13 @@ where
 /// Reads a policy as a watch or a GET delivers it, with its resourceVersion.
 #[must_use]
 pub fn policy(policy: GuardedPolicy, site: &Site) -> (u64, PolicyState) {
-    let version = version(policy.meta());
+    let at = version(policy.meta());
     let uid = policy.uid().unwrap_or_default();
     let state = match policy.0 {
         Ok(policy) => PolicyState::read(policy, site),
         Err(invalid) => PolicyState::Unreadable { uid: uid.into(), error: invalid.error },
     };
-    (version, state)
-}
-
-/// The resourceVersion as a number; the API promises that these compare (KEP-5504).
-#[must_use]
-pub fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+    (at, state)
 }
 
 /// One watch.

@@ -9,7 +9,7 @@ use super::{GrantKey, Index, Job, Trouble};
 use crate::core::{
     Time,
     claims::{Claims, ObjectRef},
-    facts::{Account, Anchor, PolicyState, Target},
+    facts::{Account, Anchor, PolicyState, Target, version},
     failure::{Failure, Reason},
     grant::{Attempt, Copy, Failing, Minted, Proof},
     managed::stable_hash,
@@ -399,8 +399,4 @@ fn verify(
         }
         _ => Ok(()),
     }
-}
-
-fn version(meta: &ObjectMeta) -> u64 {
-    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }

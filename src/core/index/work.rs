@@ -20,10 +20,10 @@ impl Index {
             return;
         }
         let deadline = self.deadline(key);
-        match self.grants.get_mut(key) {
-            Some(grant) if grant.busy => grant.dirty = true,
-            Some(_) => self.queue.ready(key, deadline),
-            None => {}
+        match self.grants.get(key) {
+            // A busy grant is decided again when its job ends.
+            Some(grant) if !grant.busy => self.queue.ready(key, deadline),
+            _ => {}
         }
     }
 
@@ -76,7 +76,6 @@ impl Index {
             _ => {
                 grant.retiring = decision.retire.iter().map(|retirement| retirement.anchor.clone()).collect();
                 grant.busy = true;
-                grant.dirty = false;
                 Some(Job { grant: key.clone(), decision })
             }
         }
