@@ -3,7 +3,7 @@ CARGO ?= cargo
 E2E = -p tokenward-e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint demo cluster bench crds
+.PHONY: help build test lint demo cluster bench crds FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -27,6 +27,10 @@ cluster: ## Run a control plane in the foreground until Ctrl-C (CLUSTER_DIR, def
 bench: build ## Measure the operator against a bare loop of the same calls
 	$(CARGO) run --release --locked $(E2E) --bin bench
 
-crds: ## Generate crds/ from the code
+crds: crds/tokenpolicies.yaml crds/bootstrap/bootstraptokenpolicies.yaml ## Generate crds/ from the code
+
+crds/%.yaml: FORCE
 	@new=$$(mktemp) && trap 'rm -f "$$new"' EXIT && \
-	$(CARGO) run --locked -q --bin tokenward -- crds > "$$new" && cat "$$new" > crds/tokenpolicies.yaml
+	$(CARGO) run --locked -q --bin tokenward -- crds $(notdir $*) > "$$new" && cat "$$new" > $@
+
+FORCE:

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValue};
+
+use crate::core::bootstrap::Cleaner;
 
 /// Keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
 #[derive(Debug, Parser)]
@@ -19,7 +21,11 @@ pub enum Command {
     /// Runs the operator, with KUBECONFIG or the pod's own account.
     Run(Settings),
     /// Prints the CustomResourceDefinitions.
-    Crds,
+    Crds {
+        /// Only that of this plural name.
+        #[arg(value_parser = ["tokenpolicies", "bootstraptokenpolicies"])]
+        plural: Option<String>,
+    },
 }
 
 /// Everything the operator can be told.
@@ -40,6 +46,12 @@ pub struct Settings {
     /// URL of the API server that is written into Secrets. Default: kube-public/cluster-info, else the operator's own.
     #[arg(long, env = "TOKENWARD_CLUSTER_SERVER", value_parser = server)]
     pub cluster_server: Option<String>,
+    /// What happens to bootstrap tokens that the in-tree token cleaner would delete.
+    #[arg(long, env = "TOKENWARD_BOOTSTRAP_TOKEN_CLEANER", default_value = "enforce")]
+    pub bootstrap_token_cleaner: Cleaner,
+    /// Signs kube-public/cluster-info with the bootstrap tokens, as the in-tree bootstrap signer does.
+    #[arg(long, env = "TOKENWARD_BOOTSTRAP_SIGNER")]
+    pub bootstrap_signer: bool,
     /// Form of the log. Default: text on a terminal, else json.
     #[arg(long, env = "TOKENWARD_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -52,6 +64,20 @@ pub enum LogFormat {
     Text,
     /// For collectors.
     Json,
+}
+
+impl ValueEnum for Cleaner {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Enforce, Self::Report, Self::Off]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Enforce => PossibleValue::new("enforce").help("they are deleted"),
+            Self::Report => PossibleValue::new("report").help("they are told of, once each"),
+            Self::Off => PossibleValue::new("off").help("nothing"),
+        })
+    }
 }
 
 /// A DNS label, as namespaces are called (RFC 1123).
@@ -101,6 +127,7 @@ mod tests {
         assert_eq!(settings.metrics_bind_address.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.health_probe_bind_address.to_string(), "0.0.0.0:8081");
         assert_eq!((settings.concurrency, settings.namespaces.len()), (32, 0));
+        assert_eq!((settings.bootstrap_token_cleaner, settings.bootstrap_signer), (Cleaner::Enforce, false));
     }
 
     #[test]
@@ -116,6 +143,7 @@ mod tests {
             ("--metrics-bind-address=8080", "IP:PORT"),
             ("--cluster-server=http://x", "https URL"),
             ("--cluster-server=api", "https URL"),
+            ("--bootstrap-token-cleaner=delete", "invalid value 'delete'"),
         ] {
             let error = parse(&[arg]).unwrap_err();
             assert!(error.lines().next().is_some_and(|line| line.contains(hint)), "{arg}: {error}");

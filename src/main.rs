@@ -12,13 +12,15 @@ use tokenward::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// kube logs answers that it cannot parse at WARN; nothing that could hold a token is sent through that path,
-/// and this keeps it so. kube's watchers log every failed try; ours is logged when it changes.
+/// kube's watchers log every failed try; ours is logged when it changes.
 const DEFAULT_FILTER: &str = "info,kube_client=error,kube_runtime=error";
+/// kube logs answers that it cannot parse at WARN, whole; those of the watch of bootstrap tokens hold secrets. So this
+/// holds whatever `RUST_LOG` says.
+const NO_BODIES: &str = "kube_client::client=error";
 
 fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(Cli { command: Command::Crds }) => print_crds(),
+        Ok(Cli { command: Command::Crds { plural } }) => print_crds(plural.as_deref()),
         Ok(Cli { command: Command::Run(settings) }) => run(&settings),
         Err(error) => usage(&error),
     }
@@ -41,8 +43,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn print_crds() -> ExitCode {
-    match crd::yaml() {
+fn print_crds(plural: Option<&str>) -> ExitCode {
+    match crd::yaml(plural) {
         Ok(yaml) => std::io::stdout().write_all(yaml.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Err(error) => fail(&error),
     }
@@ -68,6 +70,8 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 
 fn log_to_stderr(format: Option<LogFormat>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    #[expect(clippy::expect_used, reason = "a constant")]
+    let filter = filter.add_directive(NO_BODIES.parse().expect("a directive"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
     match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {

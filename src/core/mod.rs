@@ -1,6 +1,7 @@
 //! Decisions, without a clock, a client, a runtime or randomness: every function here is a plain function
 //! of its arguments and can be tested as one.
 
+pub mod bootstrap;
 pub mod claims;
 pub mod facts;
 pub mod failure;

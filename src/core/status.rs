@@ -133,7 +133,7 @@ fn failure(row: &Row) -> Option<FailureStatus> {
 }
 
 /// A condition without times.
-struct Draft {
+pub struct Draft {
     kind: &'static str,
     status: bool,
     reason: &'static str,
@@ -141,11 +141,15 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(kind: &'static str, status: bool, reason: &'static str, message: &str) -> Self {
+    /// A condition of this type.
+    #[must_use]
+    pub fn new(kind: &'static str, status: bool, reason: &'static str, message: &str) -> Self {
         Self { kind, status, reason, message: message.to_owned() }
     }
 
-    fn since(self, before: &[Condition], generation: i64, now: Time) -> Condition {
+    /// The condition; its time moves only when its status flips, compared to `before`.
+    #[must_use]
+    pub fn since(self, before: &[Condition], generation: i64, now: Time) -> Condition {
         let status = if self.status { "True" } else { "False" };
         let same = before.iter().find(|old| old.type_ == self.kind && old.status == status);
         Condition {

@@ -3,21 +3,30 @@
 use kube::{CustomResourceExt as _, core::cel::validate_cel_schema};
 use serde_json::{Value, json};
 
-use super::token_policy::{TokenPolicy, TokenPolicySpec};
+use super::{
+    bootstrap_token_policy::{BootstrapTokenPolicy, BootstrapTokenPolicySpec},
+    token_policy::{TokenPolicy, TokenPolicySpec},
+};
 
 #[test]
 fn crds_folder_is_what_the_types_say() {
-    let stored = include_str!("../../crds/tokenpolicies.yaml");
-    assert_eq!(stored, super::yaml().unwrap(), "run `make crds`");
+    for (plural, stored) in [
+        ("tokenpolicies", include_str!("../../crds/tokenpolicies.yaml")),
+        ("bootstraptokenpolicies", include_str!("../../crds/bootstrap/bootstraptokenpolicies.yaml")),
+    ] {
+        assert_eq!(stored, super::yaml(Some(plural)).unwrap(), "run `make crds`");
+    }
 }
 
 #[test]
 fn every_field_has_a_description() {
-    let crd = serde_json::to_value(TokenPolicy::crd()).unwrap();
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    let mut missing = Vec::new();
-    walk("", schema, &mut missing);
-    assert_eq!(missing, Vec::<String>::new());
+    for crd in [TokenPolicy::crd(), BootstrapTokenPolicy::crd()] {
+        let crd = serde_json::to_value(crd).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut missing = Vec::new();
+        walk("", schema, &mut missing);
+        assert_eq!(missing, Vec::<String>::new());
+    }
 }
 
 fn walk(path: &str, schema: &Value, missing: &mut Vec<String>) {
@@ -105,7 +114,24 @@ fn bad_policies_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn bootstrap_policies_good_and_bad() {
+    let validate =
+        |spec: &Value| validate_cel_schema::<BootstrapTokenPolicySpec>(spec, None).map_err(|e| e.to_string());
+    for spec in [json!({}), json!({"mode": "Enforce", "maxAge": "10m"}), json!({"keep": {"matchLabels": {"a": "b"}}})] {
+        assert_eq!(validate(&spec), Ok(()), "{spec}");
+    }
+    for (spec, message) in [
+        (json!({"maxAge": "9m"}), "at least 10m"),
+        (json!({"maxAge": "1d"}), "24h, 1h30m or 90s"),
+        (json!({"keep": {"matchExpressions": [{"key": "a", "operator": "In", "values": []}]}}), "In or NotIn with"),
+    ] {
+        let errors = validate(&spec).expect_err(&spec.to_string());
+        assert!(errors.contains(message), "{spec}: {errors}");
+    }
+}
+
+#[test]
 fn every_rule_has_an_example_above() {
-    let rules = super::yaml().unwrap().matches("rule:").count();
-    assert_eq!(rules, 18, "a new CEL rule needs examples in this file");
+    let rules = super::yaml(None).unwrap().matches("rule:").count();
+    assert_eq!(rules, 21, "a new CEL rule needs examples in this file");
 }

@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::duration::Duration;
+use super::{duration::Duration, schema};
 
 /// Keeps bound ServiceAccount tokens alive in Secrets: one Secret per selected account, rotated before
 /// its token expires.
@@ -126,43 +126,8 @@ pub struct ServiceAccounts {
         validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))")
             .message("operator must be In or NotIn with values, or Exists or DoesNotExist without")
     )]
-    #[schemars(schema_with = "selector_schema")]
+    #[schemars(schema_with = "schema::selector")]
     pub selector: Option<LabelSelector>,
-}
-
-/// A `LabelSelector` with the bounds that keep its CEL rule within the API server's cost limit.
-fn selector_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "nullable": true,
-        "properties": {
-            "matchLabels": {
-                "type": "object",
-                "description": "Labels that must all be there with this value.",
-                "maxProperties": 16,
-                "additionalProperties": { "type": "string", "maxLength": 63 }
-            },
-            "matchExpressions": {
-                "type": "array",
-                "description": "Requirements that must all hold.",
-                "maxItems": 16,
-                "items": {
-                    "type": "object",
-                    "required": ["key", "operator"],
-                    "properties": {
-                        "key": { "type": "string", "description": "The label's key.", "maxLength": 317 },
-                        "operator": { "type": "string", "description": "In, NotIn, Exists or DoesNotExist.", "maxLength": 12 },
-                        "values": {
-                            "type": "array",
-                            "description": "Values for In and NotIn.",
-                            "maxItems": 64,
-                            "items": { "type": "string", "maxLength": 63 }
-                        }
-                    }
-                }
-            }
-        }
-    })
 }
 
 /// The TokenRequest.
@@ -332,7 +297,7 @@ pub struct TokenPolicyStatus {
     /// Ready, Reconciling, Stalled, Suspended, LifetimeShortened, InternalServer and ClockSkew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
-    #[schemars(schema_with = "conditions_schema")]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
     /// Counts of accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -349,25 +314,6 @@ pub struct TokenPolicyStatus {
     /// Accounts without a valid token or with failing renewals, at most 20, closest to expiry first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
-}
-
-/// The schema of `metav1.Condition`, with a description on every field.
-fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "items": {
-            "type": "object",
-            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
-            "properties": {
-                "type": { "type": "string", "description": "Name of the condition." },
-                "status": { "type": "string", "description": "True, False or Unknown.", "enum": ["True", "False", "Unknown"] },
-                "observedGeneration": { "type": "integer", "format": "int64", "description": "Generation the condition was computed for." },
-                "lastTransitionTime": { "type": "string", "format": "date-time", "description": "When the status last flipped." },
-                "reason": { "type": "string", "description": "One word for the cause, from a documented list." },
-                "message": { "type": "string", "description": "What to do, for people." }
-            }
-        }
-    })
 }
 
 /// How many accounts are in which state.

@@ -8,7 +8,7 @@ use std::{
 use chrono::SecondsFormat;
 use http::Method;
 use secrecy::SecretString;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{
@@ -16,8 +16,10 @@ use super::{
     metrics::Metrics,
 };
 use crate::core::{
+    bootstrap::notice as bootstrap,
     facts::text,
     notice::{Notice, What},
+    table::Key,
 };
 
 /// Events in a row before the pace is limited.
@@ -44,16 +46,28 @@ impl Reporter {
         Self { api, metrics, instance: instance.into(), bucket: Arc::new(Mutex::new((BURST, Instant::now()))) }
     }
 
-    /// Logs a notice, counts it, and publishes it as an event if the bucket allows.
-    pub fn report(&self, notice: Notice) {
-        log(&notice);
+    /// Logs what happened to a grant, counts it, and publishes it as an event if the bucket allows.
+    pub fn report(&self, notice: &Notice) {
+        log(notice);
         self.metrics.notice(&notice.what);
-        if !notice.what.is_news() {
-            return;
+        if notice.what.is_news() {
+            self.publish(News::of_grant(notice));
         }
+    }
+
+    /// The same for bootstrap tokens.
+    pub fn report_bootstrap(&self, notice: &bootstrap::Notice) {
+        log_bootstrap(notice);
+        self.metrics.bootstrap.notice(&notice.what);
+        if notice.what.is_news() {
+            self.publish(News::of_bootstrap(notice));
+        }
+    }
+
+    fn publish(&self, news: News) {
         if self.may_publish() {
             let reporter = self.clone();
-            tokio::spawn(async move { reporter.publish(&notice).await });
+            tokio::spawn(async move { reporter.send(&news).await });
         } else {
             self.metrics.events_dropped.inc();
         }
@@ -69,11 +83,10 @@ impl Reporter {
         allowed
     }
 
-    async fn publish(&self, notice: &Notice) {
-        let namespace = &notice.grant.namespace;
-        let what = format!("create an Event in namespace {namespace}");
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
-        let body: SecretString = self.event(notice).into();
+    async fn send(&self, news: &News) {
+        let what = format!("create an Event in namespace {}", news.namespace);
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", news.namespace);
+        let body: SecretString = self.event(news).to_string().into();
         let call =
             Call { what: &what, method: &Method::POST, path: &path, accept: METADATA, content: JSON, body: &body };
         if let Err(error) = self.api.call(call).await {
@@ -82,32 +95,84 @@ impl Reporter {
         }
     }
 
-    fn event(&self, notice: &Notice) -> String {
-        let namespace = &*notice.grant.namespace;
-        let related = notice
-            .target
-            .as_ref()
-            .map(|name| json!({"apiVersion": "v1", "kind": "Secret", "namespace": namespace, "name": name}));
+    fn event(&self, news: &News) -> Value {
         let mut event = json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": "tokenward-", "namespace": namespace},
+            "metadata": {"generateName": "tokenward-", "namespace": &*news.namespace},
             "eventTime": self.api.clock().now().to_rfc3339_opts(SecondsFormat::Micros, true),
             "reportingController": "tokenward.dev/tokenward",
             "reportingInstance": &*self.instance,
-            "action": notice.what.action(),
-            "reason": notice.what.reason(),
-            "regarding": {
+            "action": news.action,
+            "reason": news.reason,
+            "regarding": news.regarding,
+            "note": news.note.chars().take(MAX_NOTE).collect::<String>(),
+            "type": if news.warning { "Warning" } else { "Normal" },
+        });
+        if let Some(related) = &news.related {
+            event["related"] = related.clone();
+        }
+        event
+    }
+}
+
+/// An event before it has a time and a reporter.
+struct News {
+    namespace: Arc<str>,
+    regarding: Value,
+    related: Option<Value>,
+    reason: &'static str,
+    action: &'static str,
+    note: String,
+    warning: bool,
+}
+
+impl News {
+    /// About the policy; the target is related to it.
+    fn of_grant(notice: &Notice) -> Self {
+        let namespace = &*notice.grant.namespace;
+        let secret = |name| json!({"apiVersion": "v1", "kind": "Secret", "namespace": namespace, "name": name});
+        Self {
+            namespace: notice.grant.namespace.clone(),
+            regarding: json!({
                 "apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy",
                 "namespace": namespace, "name": &*notice.grant.policy, "uid": notice.policy_uid,
-            },
-            "note": notice.message().chars().take(MAX_NOTE).collect::<String>(),
-            "type": if notice.what.is_warning() { "Warning" } else { "Normal" },
-        });
-        if let Some(related) = related {
-            event["related"] = related;
+            }),
+            related: notice.target.as_ref().map(secret),
+            reason: notice.what.reason(),
+            action: notice.what.action(),
+            note: notice.message(),
+            warning: notice.what.is_warning(),
         }
-        event.to_string()
+    }
+
+    /// About the Secret, or the ConfigMap that is signed.
+    fn of_bootstrap(notice: &bootstrap::Notice) -> Self {
+        let Key { namespace, name } = &notice.object;
+        Self {
+            namespace: namespace.clone(),
+            regarding: json!({
+                "apiVersion": "v1", "kind": notice.what.kind(),
+                "namespace": &**namespace, "name": &**name, "uid": notice.uid,
+            }),
+            related: None,
+            reason: notice.what.reason(),
+            action: notice.what.action(),
+            note: notice.message(),
+            warning: notice.what.is_warning(),
+        }
+    }
+}
+
+/// One line for every deletion, as for everything else that was changed.
+fn log_bootstrap(notice: &bootstrap::Notice) {
+    let secret = notice.object.to_string();
+    match &notice.what {
+        bootstrap::What::Deleted(why) => info!(secret, reason = %why, "bootstrap token deleted"),
+        bootstrap::What::WouldDelete(why) => info!(secret, reason = %why, "bootstrap token would be deleted"),
+        bootstrap::What::Failing(failure) => warn!(secret, reason = failure.reason.as_str(), "{}", failure.message),
+        bootstrap::What::Contested(_) => warn!("{}", notice.message()),
+        bootstrap::What::Capped(_) | bootstrap::What::Uncontested => info!(secret, "{}", notice.message()),
     }
 }
 

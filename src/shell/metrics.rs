@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use crate::core::{
-    facts,
+    bootstrap, facts,
     index::{Index, Outcome},
     notice::What,
 };
@@ -39,6 +39,8 @@ pub struct Metrics {
     pub events_dropped: Counter,
     skew: Gauge<f64, AtomicU64>,
     policies: Policies,
+    /// Everything about bootstrap tokens.
+    pub bootstrap: Bootstrap,
 }
 
 impl Default for Metrics {
@@ -65,7 +67,8 @@ impl Default for Metrics {
         registry.register("clock_skew_seconds", "How far the local clock is ahead of the API server's", skew.clone());
         let policies = Policies::default();
         registry.register_collector(Box::new(policies.clone()));
-        Self { registry, minted, published, revoked, repaired, failures, events_dropped, skew, policies }
+        let bootstrap = Bootstrap::new(&mut registry);
+        Self { registry, minted, published, revoked, repaired, failures, events_dropped, skew, policies, bootstrap }
     }
 }
 
@@ -118,6 +121,68 @@ impl Metrics {
 
 fn count(family: &ByReason, reason: &'static str) {
     family.get_or_create(&ReasonLabel { reason }).inc();
+}
+
+/// What is counted about bootstrap tokens.
+pub struct Bootstrap {
+    states: Family<StateLabel, Gauge>,
+    deletions: Family<OutcomeLabel, Counter>,
+    capped: Counter,
+    signings: Family<OutcomeLabel, Counter>,
+    contested: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+impl Bootstrap {
+    fn new(registry: &mut Registry) -> Self {
+        let (states, deletions, signings) = (Family::default(), Family::default(), Family::default());
+        let (capped, contested) = (Counter::default(), Gauge::default());
+        registry.register("bootstrap_tokens", "Bootstrap tokens, by state", Family::clone(&states));
+        let help = "Bootstrap tokens that were to be deleted, by what came of it";
+        registry.register("bootstrap_token_deletions", help, Family::clone(&deletions));
+        registry.register("bootstrap_tokens_capped", "Bootstrap tokens given an earlier end", capped.clone());
+        let help = "Passes over the signatures of cluster-info, by outcome";
+        registry.register("bootstrap_signings", help, Family::clone(&signings));
+        let help = "1 while signing stands still, as somebody else keeps changing the signatures";
+        registry.register("bootstrap_signer_contested", help, contested.clone());
+        Self { states, deletions, capped, signings, contested }
+    }
+
+    /// Counts the outcome of a delete.
+    pub fn deletion(&self, outcome: &'static str) {
+        self.deletions.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a pass of the signer.
+    pub fn signing(&self, outcome: &'static str) {
+        self.signings.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts what people are told and no call shows.
+    pub fn notice(&self, what: &bootstrap::notice::What) {
+        match what {
+            bootstrap::notice::What::WouldDelete(_) => self.deletion("reported"),
+            bootstrap::notice::What::Capped(_) => drop(self.capped.inc()),
+            _ => {}
+        }
+    }
+
+    /// Takes over what is a state and not a count.
+    pub fn refresh(&self, index: &bootstrap::index::Index, now: crate::core::Time) {
+        for (state, count) in index.states(now) {
+            self.states.get_or_create(&StateLabel { state }).set(count);
+        }
+        self.contested.set(index.is_contested().into());
+    }
 }
 
 /// The times of every policy, replaced as a whole.

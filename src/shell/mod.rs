@@ -3,9 +3,11 @@
 pub mod act;
 pub mod admin;
 pub mod api;
+pub mod bootstrap;
 pub mod events;
 pub mod metrics;
 pub mod run;
 pub mod site;
+pub mod status;
 pub mod time;
 pub mod watch;

@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{Either, pending};
+use futures::{
+    FutureExt as _,
+    future::{Either, OptionFuture, join, pending},
+};
 use http::Method;
 use kube::{Client, Config};
 use secrecy::SecretString;
-use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -21,10 +23,11 @@ use tracing::{error, info, warn};
 
 use super::{
     act, admin,
-    api::{APPLY, Api, Call, METADATA},
+    api::{Api, Call, JSON},
+    bootstrap::Bootstrap,
     events::Reporter,
     metrics::Metrics,
-    site,
+    site, status,
     watch::Report,
 };
 use crate::{
@@ -92,9 +95,20 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
     info!(server = site.server, namespaces = ?settings.namespaces, version = env!("CARGO_PKG_VERSION"), "started");
-    Operator::new(api, metrics, site, settings, waiting).serve(&client, stop).await;
+    let reporter = Reporter::new(api.clone(), metrics.clone());
+    let bootstrap = Bootstrap::new(&api, &client, &metrics, &reporter, settings);
+    let bootstrap = OptionFuture::from(bootstrap.map(|bootstrap| tokio::spawn(bootstrap.serve(stop.clone()))));
+    let operator = Operator::new(api, metrics, reporter, site, settings, waiting).serve(&client, stop);
+    join(operator, bootstrap.map(unwound)).await;
     info!("stopped");
     Ok(())
+}
+
+/// A bug in one loop must end the process, also while the other goes on.
+fn unwound(ended: Option<Result<(), tokio::task::JoinError>>) {
+    if let Some(Err(bug)) = ended {
+        std::panic::resume_unwind(bug.into_panic());
+    }
 }
 
 /// Turns true at the first SIGTERM or SIGINT.
@@ -148,6 +162,7 @@ impl Operator {
     fn new(
         api: Api,
         metrics: Arc<Metrics>,
+        reporter: Reporter,
         site: Site,
         settings: &Settings,
         waiting: watch::Sender<Vec<String>>,
@@ -156,7 +171,7 @@ impl Operator {
         let named: Vec<Scope> = namespaces.into_iter().map(|namespace| Some(namespace.as_str().into())).collect();
         let scopes = if named.is_empty() { vec![None] } else { named };
         Self {
-            reporter: Reporter::new(api.clone(), metrics.clone()),
+            reporter,
             api,
             site: Arc::new(site.clone()),
             index: Index::new(site, scopes.clone()),
@@ -231,11 +246,14 @@ impl Operator {
             self.write_status(status);
         }
         for notice in self.index.notices() {
-            self.reporter.report(notice);
+            self.reporter.report(&notice);
         }
         self.publish_readiness();
         if self.refreshed.elapsed() >= REFRESH {
             self.refreshed = Instant::now();
+            if self.api.clock().has_stepped(chrono::Utc::now()) {
+                tokio::spawn(ask_the_time(self.api.clone()));
+            }
             let skew = self.api.clock().skew();
             self.index.set_skew(skew, now);
             self.metrics.refresh(&self.index, skew);
@@ -280,8 +298,10 @@ impl Operator {
     fn write_status(&mut self, write: StatusWrite) {
         let api = self.api.clone();
         self.statuses.spawn(async move {
-            let written = apply_status(&api, &write).await;
-            (write.policy, written)
+            let StatusWrite { policy, uid, status } = write;
+            let object = status::Object { kind: "TokenPolicy", plural: "tokenpolicies", key: &policy, uid: &uid };
+            let written = status::apply(&api, object, &status).await;
+            (policy, written)
         });
     }
 
@@ -299,7 +319,7 @@ impl Operator {
                 self.finished(done, Instant::now() < deadline);
             }
             for notice in self.index.notices() {
-                self.reporter.report(notice);
+                self.reporter.report(&notice);
             }
             while self.statuses.join_next().await.is_some() {}
         };
@@ -309,28 +329,12 @@ impl Operator {
     }
 }
 
-/// Applies a status; the UID keeps it off a policy that was re-created meanwhile. A policy that is gone needs none.
-async fn apply_status(api: &Api, write: &StatusWrite) -> bool {
-    let Key { namespace, name } = &write.policy;
-    let what = format!("apply the status of TokenPolicy {namespace}/{name}");
-    let path = format!(
-        "/apis/tokenward.dev/v1alpha1/namespaces/{namespace}/tokenpolicies/{name}/status?fieldManager=tokenward&force=true"
-    );
-    let body: SecretString = json!({
-        "apiVersion": "tokenward.dev/v1alpha1",
-        "kind": "TokenPolicy",
-        "metadata": {"namespace": &**namespace, "name": &**name, "uid": write.uid},
-        "status": write.status,
-    })
-    .to_string()
-    .into();
-    let call = Call { what: &what, method: &Method::PATCH, path: &path, accept: METADATA, content: APPLY, body: &body };
-    match api.call(call).await {
-        Ok(_) => true,
-        Err(error) if matches!(error.code, Some(404 | 409)) => true,
-        Err(error) => {
-            warn!("{}", error.failure.message);
-            false
-        }
+/// Any answer of the API server tells its time; everybody may ask for its version.
+async fn ask_the_time(api: Api) {
+    let what = "get /version to learn the time";
+    let body = SecretString::default();
+    let call = Call { what, method: &Method::GET, path: "/version", accept: JSON, content: JSON, body: &body };
+    if let Err(error) = api.call(call).await {
+        warn!("the local clock has moved: {}", error.failure.message);
     }
 }

@@ -18,11 +18,13 @@ pub struct Clock {
     start: Instant,
     wall: DateTime<Utc>,
     offset: AtomicI64,
+    /// Milliseconds that the local wall clock was last seen ahead of the monotonic one.
+    drift: AtomicI64,
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { start: Instant::now(), wall: Utc::now(), offset: AtomicI64::new(0) }
+        Self { start: Instant::now(), wall: Utc::now(), offset: AtomicI64::new(0), drift: AtomicI64::new(0) }
     }
 }
 
@@ -46,6 +48,15 @@ impl Clock {
         }
     }
 
+    /// Whether the local wall clock has moved against the monotonic one since the last call: it was set, or the
+    /// machine slept, when the monotonic clock stands still. Only the API server then knows the time.
+    pub fn has_stepped(&self, wall: DateTime<Utc>) -> bool {
+        let elapsed = TimeDelta::from_std(self.start.elapsed()).unwrap_or(TimeDelta::MAX);
+        let drift = (wall - (self.wall + elapsed)).num_milliseconds();
+        let before = self.drift.swap(drift, Ordering::Relaxed);
+        TimeDelta::milliseconds(drift - before).abs() > TOLERANCE
+    }
+
     /// How far the local wall clock is ahead of the API server's.
     #[must_use]
     pub fn skew(&self) -> TimeDelta {
@@ -64,6 +75,15 @@ mod tests {
         clock.follow(&server.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
         assert!((clock.now() - server).abs() <= TimeDelta::seconds(2));
         assert!((clock.skew() + TimeDelta::seconds(100)).abs() <= TimeDelta::seconds(2));
+    }
+
+    #[test]
+    fn a_step_of_the_local_clock_is_seen_once() {
+        let clock = Clock::default();
+        assert!(!clock.has_stepped(Utc::now()));
+        let hour_later = || Utc::now() + TimeDelta::hours(1);
+        assert_eq!([clock.has_stepped(hour_later()), clock.has_stepped(hour_later())], [true, false]);
+        assert!(clock.has_stepped(Utc::now()), "back again");
     }
 
     #[test]

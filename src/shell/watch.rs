@@ -35,16 +35,15 @@ const RENEW_SECONDS: u32 = 60;
 /// Pause after the first error of a watch.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause: what comes back (the CRD, a right, the server) is seen within this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Errors in a row after which a watch begins anew with a list: its resourceVersion may be too old to resume.
 const ERRORS_BEFORE_LIST: u32 = 4;
 
 /// What a watch reports.
-#[expect(clippy::large_enum_variant, reason = "nearly all are changes")]
 #[derive(Debug)]
-pub enum Report {
+pub enum Report<C = Change> {
     /// One step.
-    Change(Scope, Change),
+    Change(Scope, C),
     /// The watch of this kind fails, or works again.
     Health(Scope, &'static str, Option<Failure>),
 }
@@ -53,7 +52,7 @@ pub enum Report {
 pub fn start(client: &Client, site: &Arc<Site>, scopes: &[Scope], reports: &mpsc::Sender<Report>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for scope in scopes {
-        let watch = |kind| Watch { kind, scope: scope.clone(), reports: reports.clone() };
+        let watch = |kind| Watch { kind, scope: scope.clone(), reports: reports.clone(), longest_pause: LONGEST_PAUSE };
         let site = site.clone();
         tasks.spawn(watch("tokenpolicies").follow(
             api::<GuardedPolicy>(client, scope),
@@ -107,20 +106,25 @@ pub fn policy(policy: GuardedPolicy, site: &Site) -> (u64, PolicyState) {
 }
 
 /// One watch.
-struct Watch {
-    kind: &'static str,
-    scope: Scope,
-    reports: mpsc::Sender<Report>,
+pub struct Watch<C> {
+    /// What is watched, for messages.
+    pub kind: &'static str,
+    /// Where.
+    pub scope: Scope,
+    /// Who wants to know.
+    pub reports: mpsc::Sender<Report<C>>,
+    /// Longest pause after errors.
+    pub longest_pause: Duration,
 }
 
-impl Watch {
+impl<C> Watch<C> {
     /// Follows for ever; ends only when nobody reads the reports any more.
-    async fn follow<K, V>(
+    pub async fn follow<K, V>(
         self,
         api: Api<K>,
         config: Config,
         read: impl Fn(K) -> Option<(u64, V)>,
-        change: fn(Event<V>) -> Change,
+        change: fn(Event<V>) -> C,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
@@ -148,7 +152,7 @@ impl Watch {
                     return;
                 }
                 if failed {
-                    tokio::time::sleep(pause(errors)).await;
+                    tokio::time::sleep(pause(errors).min(self.longest_pause)).await;
                 }
                 if failed && errors % ERRORS_BEFORE_LIST == 0 {
                     break;
@@ -157,7 +161,7 @@ impl Watch {
         }
     }
 
-    fn failure(&self, error: &watcher::Error) -> Report {
+    fn failure(&self, error: &watcher::Error) -> Report<C> {
         let place = self.scope.as_deref().unwrap_or("all namespaces");
         let what = format!("watch {} in {place}", self.kind);
         let failure = api_error(error)
@@ -167,7 +171,7 @@ impl Watch {
 }
 
 fn pause(errors: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors.saturating_sub(1))).min(LONGEST_PAUSE)
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors.saturating_sub(1)))
 }
 
 fn step_event<K: Resource, V>(step: watcher::Event<K>, read: &impl Fn(K) -> Option<(u64, V)>) -> Option<Event<V>> {

@@ -1,0 +1,228 @@
+//! Bootstrap tokens: what happens to one of them. The in-tree `tokencleaner` decides what is deleted, fact by fact;
+//! a [`Cap`] adds an earlier end to tokens that live too long.
+
+pub mod index;
+pub mod notice;
+pub mod policy;
+pub mod rfc3339;
+pub mod signer;
+pub mod status;
+pub mod token;
+
+use std::sync::Arc;
+
+use chrono::{SubsecRound as _, TimeDelta};
+
+use super::{Time, facts::text, status::MAX_SKEW};
+use policy::Policy;
+use token::Token;
+
+/// The namespace that the API server reads bootstrap tokens from.
+pub const NAMESPACE: &str = "kube-system";
+/// The type of their Secrets.
+pub const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
+
+/// When a token ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiration {
+    /// There is no value, or an empty one.
+    Never,
+    /// At this instant.
+    At(Time),
+    /// Go's parser refuses the value, so it counts as expired.
+    Unparsable,
+}
+
+impl Expiration {
+    /// Reads the raw value.
+    #[must_use]
+    pub fn read(raw: &[u8]) -> Self {
+        if raw.is_empty() { Self::Never } else { rfc3339::parse(raw).map_or(Self::Unparsable, Self::At) }
+    }
+}
+
+/// Why a token is to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It ended then.
+    Expired(Time),
+    /// Its end cannot be read.
+    Unparsable,
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Expired(at) => write!(f, "expired at {}", text(*at)),
+            // The value is not quoted: whoever mixed up two keys would find the token's secret in the log.
+            Self::Unparsable => f.write_str("its expiration is not an RFC 3339 time, which counts as expired"),
+        }
+    }
+}
+
+/// What the in-tree cleaner would do with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It never expires.
+    Keep,
+    /// It is to be looked at again then.
+    KeepUntil(Time),
+    /// It is to be deleted.
+    Delete(Why),
+}
+
+/// The in-tree cleaner's rule (`cluster-bootstrap/util/secrets`): the very instant of expiry counts as expired.
+#[must_use]
+pub fn verdict(now: Time, expiration: Expiration) -> Verdict {
+    match expiration {
+        Expiration::Never => Verdict::Keep,
+        Expiration::At(at) if at <= now => Verdict::Delete(Why::Expired(at)),
+        Expiration::At(at) => Verdict::KeepUntil(at),
+        Expiration::Unparsable => Verdict::Delete(Why::Unparsable),
+    }
+}
+
+/// What the cleaner does with tokens that are to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleaner {
+    /// It deletes them.
+    Enforce,
+    /// It tells of them.
+    Report,
+    /// Nothing.
+    Off,
+}
+
+/// What to do with a token now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing.
+    Keep,
+    /// Tell that it would be deleted.
+    Tell(Why),
+    /// Delete it.
+    Delete(Why),
+    /// Give it an earlier end.
+    Cap(Cap),
+}
+
+/// An earlier end for a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cap {
+    /// When it shall end, in whole seconds as kubeadm writes it.
+    pub until: Time,
+    /// Name of the policy whose `maxAge` says so.
+    pub policy: Arc<str>,
+}
+
+/// Decides about a token. A terminating one is left alone: only its finalizers hold it, and a second delete would
+/// not remove these.
+#[must_use]
+pub fn decide<'a>(
+    now: Time,
+    token: &Token,
+    cleaner: Cleaner,
+    policies: impl Iterator<Item = (&'a Arc<str>, &'a Policy)>,
+) -> Act {
+    if token.terminating {
+        return Act::Keep;
+    }
+    match (verdict(now, token.expiration), cleaner) {
+        (Verdict::Delete(why), Cleaner::Enforce) => Act::Delete(why),
+        (Verdict::Delete(why), Cleaner::Report) => Act::Tell(why),
+        (Verdict::Delete(_), Cleaner::Off) => Act::Keep,
+        (Verdict::Keep | Verdict::KeepUntil(_), _) => cap(now, token, policies).map_or(Act::Keep, Act::Cap),
+    }
+}
+
+/// The strictest of the policies that enforce, if the token outlives it.
+fn cap<'a>(now: Time, token: &Token, policies: impl Iterator<Item = (&'a Arc<str>, &'a Policy)>) -> Option<Cap> {
+    let enforced = policies.filter(|(_, policy)| policy.enforces && !policy.keeps(token));
+    let (age, policy) = enforced.filter_map(|(name, policy)| Some((policy.max_age?, name))).min()?;
+    outlives(now, token, age).then(|| Cap { until: (now + age).trunc_subsecs(0), policy: policy.clone() })
+}
+
+/// Whether a token ends later than `age` from now. Clocks that differ by less than [`MAX_SKEW`] are right: whoever
+/// extends a token to exactly the allowed age by such a clock is left alone.
+#[must_use]
+pub fn outlives(now: Time, token: &Token, age: TimeDelta) -> bool {
+    match token.expiration {
+        Expiration::Never => true,
+        Expiration::At(at) => at > now + age + MAX_SKEW,
+        Expiration::Unparsable => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::bootstrap::{policy::tests::policy, token::tests::token};
+
+    fn at(seconds: i64) -> Time {
+        Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn decides_as_the_in_tree_cleaner() {
+        for (raw, wanted) in [
+            ("", Verdict::Keep),
+            (" ", Verdict::Delete(Why::Unparsable)),
+            ("never", Verdict::Delete(Why::Unparsable)),
+            ("2027-01-15T08:00:00Z", Verdict::Delete(Why::Expired(at(0)))),
+            ("2027-01-15T07:59:59Z", Verdict::Delete(Why::Expired(at(-1)))),
+            ("2027-01-15T08:00:01Z", Verdict::KeepUntil(at(1))),
+        ] {
+            assert_eq!(verdict(at(0), Expiration::read(raw.as_bytes())), wanted, "{raw:?}");
+        }
+        let last_nanosecond = verdict(at(0), Expiration::read(b"2027-01-15T08:00:00.000000001Z"));
+        assert!(matches!(last_nanosecond, Verdict::KeepUntil(_)));
+    }
+
+    #[test]
+    fn the_flag_says_what_happens_to_expired_ones() {
+        let expired = token("2027-01-15T07:00:00Z");
+        let why = Why::Expired(at(-3600));
+        for (cleaner, act) in
+            [(Cleaner::Enforce, Act::Delete(why)), (Cleaner::Report, Act::Tell(why)), (Cleaner::Off, Act::Keep)]
+        {
+            assert_eq!(decide(at(0), &expired, cleaner, std::iter::empty()), act);
+        }
+        let terminating = Token { terminating: true, ..expired };
+        assert_eq!(decide(at(0), &terminating, Cleaner::Enforce, std::iter::empty()), Act::Keep);
+    }
+
+    fn capped(now: Time, token: &Token, policies: &[(Arc<str>, Policy)]) -> Option<(Time, String)> {
+        let policies = policies.iter().map(|(name, policy)| (name, policy));
+        match decide(now, token, Cleaner::Enforce, policies) {
+            Act::Cap(cap) => Some((cap.until, cap.policy.to_string())),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_cap_ends_what_would_outlive_it_and_nothing_else() {
+        let hour = [("hour".into(), policy(r#"{"mode":"Enforce","maxAge":"1h"}"#))];
+        let end = Some((at(3600), "hour".into()));
+        assert_eq!(capped(at(0), &token(""), &hour), end);
+        assert_eq!(capped(at(0), &token("2027-01-15T10:00:00Z"), &hour), end);
+        assert_eq!(capped(at(0), &token("2027-01-15T09:00:00Z"), &hour), None);
+        assert_eq!(capped(at(0), &token("2027-01-15T08:00:10Z"), &hour), None);
+        assert_eq!(capped(at(0), &token("garbage"), &hour), None);
+        let capped_token = Token { expiration: Expiration::At(at(3600)), ..token("") };
+        assert_eq!(capped(at(-2), &capped_token, &hour), None, "a clock that went back a little is no violation");
+    }
+
+    #[test]
+    fn the_strictest_enforced_policy_that_does_not_keep_the_token_counts() {
+        let day = || ("day".into(), policy(r#"{"mode":"Enforce","maxAge":"24h"}"#));
+        let hour = ("hour".into(), policy(r#"{"mode":"Enforce","maxAge":"1h"}"#));
+        let report = ("report".into(), policy(r#"{"maxAge":"10m"}"#));
+        let keeping =
+            ("keeping".into(), policy(r#"{"mode":"Enforce","maxAge":"30m","keep":{"matchLabels":{"keep":"me"}}}"#));
+        let mut kept = token("");
+        kept.labels.insert("keep".into(), "me".into());
+        assert_eq!(capped(at(0), &token(""), &[day(), hour]), Some((at(3600), "hour".into())));
+        assert_eq!(capped(at(0), &token(""), &[report]), None);
+        assert_eq!(capped(at(0), &kept, &[day(), keeping]), Some((at(86_400), "day".into())));
+    }
+}

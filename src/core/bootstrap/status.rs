@@ -1,0 +1,212 @@
+//! From what is known of the bootstrap tokens to the status of a policy.
+
+use super::{Expiration, NAMESPACE, Verdict, Why, outlives, policy::Policy, token::Token, verdict};
+use crate::{
+    core::{
+        Time,
+        facts::text,
+        failure::{Failure, Reason},
+        redact,
+        status::Draft,
+        table::Key,
+    },
+    crd::{
+        bootstrap_token_policy::{BootstrapTokenPolicyStatus, Finding, TokenCounts},
+        duration::Duration,
+    },
+};
+
+/// Findings listed at most: a status must stay readable and small.
+const MAX_FINDINGS: usize = 20;
+
+/// The policies as a whole, as each of them tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Now.
+    pub now: Time,
+    /// How many policies there are.
+    pub policies: usize,
+    /// The strictest age that is enforced, and whose it is.
+    pub strictest: Option<(chrono::TimeDelta, &'a str)>,
+    /// A watch or a write that fails.
+    pub failure: Option<&'a Failure>,
+}
+
+/// Computes the status of a policy over all tokens. Condition times move only when a status flips, compared to
+/// `before`.
+#[must_use]
+pub fn summarise<'a>(
+    policy: &Policy,
+    before: &BootstrapTokenPolicyStatus,
+    tokens: impl Iterator<Item = (&'a Key, &'a Token)>,
+    context: Context<'_>,
+) -> BootstrapTokenPolicyStatus {
+    let mut counts = TokenCounts::default();
+    let mut findings = Vec::new();
+    for (key, token) in tokens {
+        count(&mut counts, token.expiration, context.now);
+        let found = problems(context.now, policy, token);
+        counts.with_findings += i32::from(!found.is_empty());
+        findings.extend(found.into_iter().map(|(reason, message)| finding(key, reason, &message)));
+        // The first by name are shown; the counts go on.
+        findings.truncate(MAX_FINDINGS);
+    }
+    let conditions = [Some(ready(&counts, context.failure)), overlapping(context)];
+    let since = |draft: Draft| draft.since(&before.conditions, policy.generation, context.now);
+    BootstrapTokenPolicyStatus {
+        observed_generation: Some(policy.generation),
+        conditions: conditions.into_iter().flatten().map(since).collect(),
+        tokens: Some(counts),
+        findings,
+    }
+}
+
+/// The status of a policy that does not parse.
+#[must_use]
+pub fn unreadable(error: &str, now: Time) -> BootstrapTokenPolicyStatus {
+    let failure = Failure::new(Reason::PolicyUnreadable, error);
+    let draft = |kind, status| Draft::new(kind, status, failure.reason.as_str(), &failure.message);
+    let conditions = [draft("Ready", false), draft("Stalled", true)];
+    BootstrapTokenPolicyStatus {
+        conditions: conditions.into_iter().map(|draft| draft.since(&[], 0, now)).collect(),
+        ..BootstrapTokenPolicyStatus::default()
+    }
+}
+
+fn count(counts: &mut TokenCounts, expiration: Expiration, now: Time) {
+    counts.total += 1;
+    let state = match verdict(now, expiration) {
+        Verdict::Keep => &mut counts.never_expires,
+        Verdict::KeepUntil(_) => &mut counts.valid,
+        Verdict::Delete(Why::Expired(_)) => &mut counts.expired,
+        Verdict::Delete(Why::Unparsable) => &mut counts.unparsable,
+    };
+    *state += 1;
+}
+
+fn finding(key: &Key, reason: &str, message: &str) -> Finding {
+    Finding { secret: key.name.to_string(), reason: reason.into(), message: redact::message(message) }
+}
+
+/// Everything that is wrong with a token, in the words of the API and for people.
+fn problems(now: Time, policy: &Policy, token: &Token) -> Vec<(&'static str, String)> {
+    let mut found = Vec::from_iter(lifetime(now, policy, token));
+    if !token.well_named {
+        let message =
+            "the name is not bootstrap-token- and the token-id, so nobody can join with it; delete the Secret";
+        found.push(("NameMismatch", message.into()));
+    }
+    found.extend(groups(policy, token).map(|message| ("GroupNotAllowed", message)));
+    if let Some(usage) = token.unknown_usages.first() {
+        let message = format!("Kubernetes knows no usage {usage}; use signing and authentication");
+        found.push(("UnknownUsage", message));
+    }
+    found
+}
+
+fn lifetime(now: Time, policy: &Policy, token: &Token) -> Option<(&'static str, String)> {
+    let over = |age: &chrono::TimeDelta| outlives(now, token, *age) && !policy.keeps(token);
+    match verdict(now, token.expiration) {
+        Verdict::Delete(why @ Why::Expired(_)) => Some(("Expired", format!("{why}; the token cleaner deletes it"))),
+        Verdict::Delete(why @ Why::Unparsable) => {
+            Some(("Unparsable", format!("{why}; delete the Secret or correct it")))
+        }
+        Verdict::Keep => Some(("NeverExpires", "it has no expiration; whoever has it can join nodes for ever".into())),
+        Verdict::KeepUntil(at) => policy.max_age.filter(over).map(|age| {
+            let age = Duration::from_secs(u32::try_from(age.num_seconds()).unwrap_or(u32::MAX));
+            ("BeyondMaxAge", format!("it expires at {}, more than {age} from when it was seen", text(at)))
+        }),
+    }
+}
+
+fn groups(policy: &Policy, token: &Token) -> Option<String> {
+    let allowed = policy.allowed_groups.as_ref()?;
+    let group = token.groups.iter().find(|group| !allowed.iter().any(|allowed| **allowed == ***group))?;
+    Some(format!("it gives the group {group}, which spec.allowedGroups does not name"))
+}
+
+fn ready(counts: &TokenCounts, failure: Option<&Failure>) -> Draft {
+    if let Some(failure) = failure {
+        return Draft::new("Ready", false, failure.reason.as_str(), &failure.message);
+    }
+    let message = format!("{} bootstrap tokens in {NAMESPACE}, {} with findings", counts.total, counts.with_findings);
+    Draft::new("Ready", true, "Evaluated", &message)
+}
+
+/// Several policies are legal, but rarely meant.
+fn overlapping(context: Context<'_>) -> Option<Draft> {
+    let strictest = context.strictest.map_or_else(
+        || "none of them enforces a maxAge".to_owned(),
+        |(_, name)| format!("the smallest maxAge that applies to a token counts; the strictest is that of {name}"),
+    );
+    let message = format!("there are {} BootstrapTokenPolicies; {strictest}", context.policies);
+    (context.policies > 1).then(|| Draft::new("Overlapping", true, "SeveralPolicies", &message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::bootstrap::{policy::tests::policy, token::tests::token};
+
+    fn at(seconds: i64) -> Time {
+        Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    const ALONE: Context<'_> = Context { now: Time::UNIX_EPOCH, policies: 1, strictest: None, failure: None };
+
+    fn status(spec: &str, tokens: &[(&str, Token)], context: Context<'_>) -> BootstrapTokenPolicyStatus {
+        let tokens: Vec<(Key, Token)> =
+            tokens.iter().map(|(name, token)| (Key::new(NAMESPACE, *name), token.clone())).collect();
+        let context = Context { now: at(0), ..context };
+        summarise(
+            &policy(spec),
+            &BootstrapTokenPolicyStatus::default(),
+            tokens.iter().map(|(key, token)| (key, token)),
+            context,
+        )
+    }
+
+    fn reasons(status: &BootstrapTokenPolicyStatus) -> Vec<&str> {
+        status.findings.iter().map(|finding| finding.reason.as_str()).collect()
+    }
+
+    #[test]
+    fn counts_each_token_in_one_state() {
+        let tokens = ["", "", "x", "2027-01-15T07:00:00Z", "2027-01-15T09:00:00Z"].map(|raw| ("a", token(raw)));
+        let counts = status("{}", &tokens, ALONE).tokens.unwrap();
+        assert_eq!((counts.total, counts.never_expires, counts.unparsable), (5, 2, 1));
+        assert_eq!((counts.expired, counts.valid, counts.with_findings), (1, 1, 4));
+    }
+
+    #[test]
+    fn finds_what_is_wrong() {
+        let good = token("2027-01-15T09:00:00Z");
+        let spec = r#"{"maxAge":"30m","allowedGroups":["system:bootstrappers:a"]}"#;
+        let odd = Token { well_named: false, unknown_usages: vec!["odd".into()], ..good.clone() };
+        let grouped = |group: &str| Token { groups: vec![group.into()], ..token("") };
+        assert_eq!(reasons(&status(spec, &[("a", good.clone())], ALONE)), ["BeyondMaxAge"]);
+        assert_eq!(reasons(&status("{}", &[("a", good)], ALONE)), Vec::<&str>::new());
+        assert_eq!(reasons(&status("{}", &[("a", odd)], ALONE)), ["NameMismatch", "UnknownUsage"]);
+        assert_eq!(reasons(&status(spec, &[("a", grouped("system:bootstrappers:a"))], ALONE)), ["NeverExpires"]);
+        let broad = status(spec, &[("a", grouped("system:masters"))], ALONE);
+        assert_eq!(reasons(&broad), ["NeverExpires", "GroupNotAllowed"]);
+    }
+
+    #[test]
+    fn lists_twenty_and_counts_all() {
+        let tokens: Vec<(&str, Token)> = (0..50).map(|_| ("a", token(""))).collect();
+        let status = status("{}", &tokens, ALONE);
+        assert_eq!((status.findings.len(), status.tokens.unwrap().with_findings), (20, 50));
+    }
+
+    #[test]
+    fn several_policies_say_so_and_failures_show() {
+        let day = chrono::TimeDelta::days(1);
+        let two = status("{}", &[], Context { policies: 2, strictest: Some((day, "b")), ..ALONE });
+        let overlapping = two.conditions.iter().find(|condition| condition.type_ == "Overlapping").unwrap();
+        assert!(overlapping.message.contains("that of b"), "{}", overlapping.message);
+        let failure = Failure::new(Reason::Forbidden, "no");
+        let failing = status("{}", &[], Context { failure: Some(&failure), ..ALONE });
+        assert_eq!((&*failing.conditions[0].status, &*failing.conditions[0].reason), ("False", "Forbidden"));
+    }
+}

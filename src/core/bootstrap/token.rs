@@ -1,0 +1,178 @@
+//! What is known of a bootstrap token, without the token.
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+
+use super::Expiration;
+
+const NAME_PREFIX: &str = "bootstrap-token-";
+const USAGE_PREFIX: &str = "usage-bootstrap-";
+/// The usages that Kubernetes knows.
+const KNOWN_USAGES: [&str; 2] = ["signing", "authentication"];
+
+/// A bootstrap token's Secret as the watch reads it: there is no field for `token-secret`.
+#[derive(kube::Resource, Clone, Debug, Deserialize)]
+#[resource(inherit = Secret)]
+pub struct BootstrapSecret {
+    /// Standard metadata.
+    pub metadata: ObjectMeta,
+    /// The keys that decide.
+    #[serde(default)]
+    pub data: Data,
+}
+
+/// The data of such a Secret, as far as it is read.
+#[derive(Clone, Debug, Default)]
+pub struct Data {
+    expiration: Vec<u8>,
+    id: Vec<u8>,
+    groups: Vec<u8>,
+    usages: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+/// Reads the keys by name: a derived type would refuse a `data` of `null` or skip the usages, whose names are open.
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Data;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the data of a Secret")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Data, M::Error> {
+        let mut data = Data::default();
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "expiration" => data.expiration = map.next_value::<ByteString>()?.0,
+                "token-id" => data.id = map.next_value::<ByteString>()?.0,
+                "auth-extra-groups" => data.groups = map.next_value::<ByteString>()?.0,
+                key => {
+                    data.usages.extend(key.strip_prefix(USAGE_PREFIX).map(str::to_owned));
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(data)
+    }
+}
+
+/// A bootstrap token as far as decisions need it.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Box<str>,
+    /// Deletion has begun.
+    pub terminating: bool,
+    /// For the `keep` selectors of policies.
+    pub labels: BTreeMap<String, String>,
+    /// When it ends.
+    pub expiration: Expiration,
+    /// The name is `bootstrap-token-` and the token id: else nobody can authenticate with it.
+    pub well_named: bool,
+    /// The groups it gives besides `system:bootstrappers`.
+    pub groups: Vec<Box<str>>,
+    /// Usages that Kubernetes does not know.
+    pub unknown_usages: Vec<Box<str>>,
+}
+
+impl Token {
+    /// Reads a Secret as the watch delivers it.
+    #[must_use]
+    pub fn read(secret: BootstrapSecret) -> Self {
+        let BootstrapSecret { metadata, data } = secret;
+        let id = metadata.name.as_deref().and_then(|name| name.strip_prefix(NAME_PREFIX));
+        let groups = String::from_utf8_lossy(&data.groups);
+        let unknown = data.usages.iter().filter(|usage| !KNOWN_USAGES.contains(&usage.as_str()));
+        Self {
+            well_named: id.is_some_and(|id| is_id(id) && id.as_bytes() == data.id),
+            uid: metadata.uid.unwrap_or_default().into(),
+            resource_version: metadata.resource_version.unwrap_or_default().into(),
+            terminating: metadata.deletion_timestamp.is_some(),
+            labels: metadata.labels.unwrap_or_default(),
+            expiration: Expiration::read(&data.expiration),
+            // Kubernetes does not trim: a blank belongs to the group and spoils the whole list.
+            groups: groups.split(',').filter(|_| !groups.is_empty()).map(Into::into).collect(),
+            unknown_usages: unknown.map(|usage| usage.as_str().into()).collect(),
+        }
+    }
+}
+
+/// Six small letters and digits.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    text.len() == 6 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}
+
+/// The token id that a Secret's name stands for.
+#[must_use]
+pub fn id_of(name: &str) -> Option<&str> {
+    name.strip_prefix(NAME_PREFIX).filter(|id| is_id(id))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(name: &str, data: &[(&str, &str)]) -> Token {
+        let data: BTreeMap<_, _> = data.iter().map(|(key, value)| (*key, ByteString((*value).into()))).collect();
+        let secret = json!({"metadata": {"name": name, "uid": "u", "resourceVersion": "7"}, "data": data});
+        Token::read(serde_json::from_value(secret).unwrap())
+    }
+
+    /// A token with this raw expiration.
+    pub fn token(expiration: &str) -> Token {
+        read("bootstrap-token-abc123", &[("token-id", "abc123"), ("expiration", expiration)])
+    }
+
+    #[test]
+    fn a_secret_without_data_never_expires() {
+        let secret = serde_json::from_value(json!({"metadata": {"name": "x"}})).unwrap();
+        assert_eq!(Token::read(secret).expiration, Expiration::Never);
+    }
+
+    #[test]
+    fn the_secret_part_is_never_read() {
+        let secret =
+            json!({"metadata": {}, "data": {"token-secret": {"not": ["even", "text"]}, "token-id": "YWJjMTIz"}});
+        let secret: BootstrapSecret = serde_json::from_value(secret).unwrap();
+        assert_eq!(secret.data.id, b"abc123");
+        let planted =
+            json!({"metadata": {}, "data": {"token-secret": "c2VjcmV0c2VjcmV0", "usage-bootstrap-x": "c2Vj"}});
+        let planted: BootstrapSecret = serde_json::from_value(planted).unwrap();
+        assert!(!format!("{planted:?}{:?}", Token::read(planted.clone())).contains("c2Vj"));
+    }
+
+    #[test]
+    fn names_must_say_the_id() {
+        let id = [("token-id", "abc123")];
+        assert!(read("bootstrap-token-abc123", &id).well_named);
+        for name in ["bootstrap-token-def456", "abc123", "bootstrap-token-ABC123", "bootstrap-token-"] {
+            assert!(!read(name, &id).well_named, "{name}");
+        }
+    }
+
+    #[test]
+    fn groups_and_usages() {
+        let data = [("auth-extra-groups", "a,b, c"), ("usage-bootstrap-signing", "true"), ("usage-bootstrap-odd", "")];
+        let token = read("x", &data);
+        assert_eq!(token.groups, ["a".into(), "b".into(), Box::from(" c")]);
+        assert_eq!(token.unknown_usages, ["odd".into()]);
+        assert!(read("x", &[]).groups.is_empty());
+    }
+}
