@@ -136,7 +136,7 @@ impl Bootstrap {
     }
 
     fn watch_policies(&mut self, reports: &mpsc::Sender<Report>) {
-        let watch = Watch { kind: POLICIES, scope: None, reports: reports.clone(), longest_pause: LOOK_AGAIN };
+        let watch = Watch { kind: POLICIES, scope: None, reports: reports.clone(), absent_pause: Some(LOOK_AGAIN) };
         self.watches.spawn(watch.follow(
             KubeApi::<DeserializeGuard<BootstrapTokenPolicy>>::all(self.client.clone()),
             Config::default(),
@@ -278,7 +278,7 @@ impl Bootstrap {
 }
 
 fn in_namespace(kind: &'static str, namespace: &str, reports: &mpsc::Sender<Report>) -> Watch<Change> {
-    Watch { kind, scope: Some(namespace.into()), reports: reports.clone(), longest_pause: watch::LONGEST_PAUSE }
+    Watch { kind, scope: Some(namespace.into()), reports: reports.clone(), absent_pause: None }
 }
 
 /// The optional kind is not installed, or not for this operator: that is no fault. The API server tells a stranger

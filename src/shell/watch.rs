@@ -35,7 +35,7 @@ const RENEW_SECONDS: u32 = 60;
 /// Pause after the first error of a watch.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause: what comes back (the CRD, a right, the server) is seen within this.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Errors in a row after which a watch begins anew with a list: its resourceVersion may be too old to resume.
 const ERRORS_BEFORE_LIST: u32 = 4;
 
@@ -52,7 +52,7 @@ pub enum Report<C = Change> {
 pub fn start(client: &Client, site: &Arc<Site>, scopes: &[Scope], reports: &mpsc::Sender<Report>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for scope in scopes {
-        let watch = |kind| Watch { kind, scope: scope.clone(), reports: reports.clone(), longest_pause: LONGEST_PAUSE };
+        let watch = |kind| Watch { kind, scope: scope.clone(), reports: reports.clone(), absent_pause: None };
         let site = site.clone();
         tasks.spawn(watch("tokenpolicies").follow(
             api::<GuardedPolicy>(client, scope),
@@ -113,8 +113,8 @@ pub struct Watch<C> {
     pub scope: Scope,
     /// Who wants to know.
     pub reports: mpsc::Sender<Report<C>>,
-    /// Longest pause after errors.
-    pub longest_pause: Duration,
+    /// Pause after the answer that there is no such kind, or not for us; `None`: as after any other error.
+    pub absent_pause: Option<Duration>,
 }
 
 impl<C> Watch<C> {
@@ -133,32 +133,37 @@ impl<C> Watch<C> {
         loop {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
             while let Some(step) = stream.next().await {
-                let (report, failed) = match step {
+                let (report, pause) = match step {
                     Ok(step) => {
-                        (step_event(step, &read).map(|event| Report::Change(self.scope.clone(), change(event))), false)
+                        (step_event(step, &read).map(|event| Report::Change(self.scope.clone(), change(event))), None)
                     }
-                    Err(error) => (Some(self.failure(&error)), true),
+                    Err(error) => (Some(self.failure(&error)), Some(self.pause(&error, errors))),
                 };
-                if errors > 0 && !failed {
+                if errors > 0 && pause.is_none() {
                     let healthy = Report::Health(self.scope.clone(), self.kind, None);
                     if self.reports.send(healthy).await.is_err() {
                         return;
                     }
                 }
-                errors = if failed { errors + 1 } else { 0 };
+                errors = if pause.is_some() { errors + 1 } else { 0 };
                 if let Some(report) = report
                     && self.reports.send(report).await.is_err()
                 {
                     return;
                 }
-                if failed {
-                    tokio::time::sleep(pause(errors).min(self.longest_pause)).await;
-                }
-                if failed && errors % ERRORS_BEFORE_LIST == 0 {
+                let Some(pause) = pause else { continue };
+                tokio::time::sleep(pause).await;
+                if errors % ERRORS_BEFORE_LIST == 0 {
                     break;
                 }
             }
         }
+    }
+
+    fn pause(&self, error: &watcher::Error, errors: u32) -> Duration {
+        let absent = api_error(error).is_some_and(|status| matches!(status.code, Some(403 | 404)));
+        let usual = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors)).min(LONGEST_PAUSE);
+        self.absent_pause.filter(|_| absent).unwrap_or(usual)
     }
 
     fn failure(&self, error: &watcher::Error) -> Report<C> {
@@ -168,10 +173,6 @@ impl<C> Watch<C> {
             .map_or_else(|| Failure::unanswered(&what, &error.to_string()), |status| Failure::refused(&what, &status));
         Report::Health(self.scope.clone(), self.kind, Some(failure))
     }
-}
-
-fn pause(errors: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors.saturating_sub(1)))
 }
 
 fn step_event<K: Resource, V>(step: watcher::Event<K>, read: &impl Fn(K) -> Option<(u64, V)>) -> Option<Event<V>> {

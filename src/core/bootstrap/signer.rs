@@ -240,15 +240,17 @@ impl Signer {
                 let began = self.contested.replace(Contest { version: None, until }).is_none();
                 began.then(|| Turn::Began(plan.others.clone()))
             }
-            // They agree with us, or left it alone long enough for us to write.
-            Pass::Unchanged(_) | Pass::Written(_) => self.contested.take().map(|_| Turn::Ended),
-            _ => {
+            Pass::Unchanged(_) | Pass::Written(_) => {
+                self.contested.take_if(|contest| contest.until <= now).map(|_| Turn::Ended)
+            }
+            Pass::Contested(_) => {
                 let contest = self.contested.as_mut()?;
                 if contest.version != plan.version {
                     *contest = Contest { version: plan.version.clone(), until: now + CONTEST };
                 }
                 None
             }
+            Pass::Conflict | Pass::Failed(_) => None,
         }
     }
 
@@ -355,6 +357,10 @@ mod tests {
             assert_eq!(signer.take(at(2 * n)), Some(n < 4), "pass {n}");
             let done = if n < 4 { Pass::Written(pass("1")) } else { Pass::Contested(pass("2")) };
             turns.extend(signer.finish(&done, at(2 * n)));
+            // Our own write comes back through the watch, and is no proof of peace.
+            signer.mark(at(2 * n + 1));
+            signer.take(at(2 * n + 1));
+            turns.extend(signer.finish(&Pass::Unchanged(pass("1")), at(2 * n + 1)));
         }
         assert_eq!(turns, [Turn::Began(vec!["x".into()])]);
         assert_eq!(signer.next_wake(), Some(at(608)), "ten minutes after the last rewrite");
