@@ -150,7 +150,11 @@ async fn idling_and_restarting_with_200_grants_cost_nothing_per_grant() -> Resul
     let idle = audited.rest().await?;
     tokio::time::sleep(Duration::from_mins(1)).await;
     let calls: Vec<_> = audited.calls()?.into_iter().filter(|call| call.received >= idle).collect();
-    assert_eq!(lines(&calls, |call| call.verb != "watch"), [""; 0]);
+    // The optional kind is not installed here, and is looked for once a minute.
+    let (optional, others): (Vec<_>, Vec<_>) =
+        lines(&calls, |call| call.verb != "watch").into_iter().partition(|call| call == "list bootstraptokenpolicies");
+    assert_eq!(others, [""; 0]);
+    assert!(optional.len() <= 2, "{optional:?}");
 
     let start = Utc::now();
     scene.operator.restart()?;

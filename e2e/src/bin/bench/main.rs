@@ -2,6 +2,7 @@
 //! asserts nothing: times depend on the machine, only ratios tell something.
 
 mod bare;
+mod bootstrap;
 mod connection;
 mod figures;
 
@@ -36,7 +37,19 @@ async fn main() -> ExitCode {
     }
 }
 
+/// `ONLY` names one of the parts.
 async fn run() -> Result<()> {
+    let only = std::env::var("ONLY").unwrap_or_default();
+    if only != "bootstrap" {
+        grants().await?;
+    }
+    if only != "grants" {
+        bootstrap::run().await?;
+    }
+    Ok(())
+}
+
+async fn grants() -> Result<()> {
     let (accounts, rounds) = (setting("N", 500)?, setting("ROUNDS", 3)?);
     let plane = ControlPlane::start(Profile::default(), target_dir().join("bench")).await?;
     install(&plane).await?;

@@ -30,6 +30,18 @@ const ROTATED: &str = r"kubectl wait secret/deployers-deployer -n ci --timeout=3
 const EVENTS: &str = r"kubectl get events -n ci --field-selector involvedObject.name=deployers \
     --sort-by=.eventTime -o custom-columns=TYPE:.type,REASON:.reason,MESSAGE:.message";
 
+const EXPIRED: &str = "kubectl create secret generic bootstrap-token-old111 -n kube-system --type=bootstrap.kubernetes.io/token \\
+    --from-literal=token-id=old111 --from-literal=token-secret=0123456789abcdef --from-literal=expiration=2026-01-01T00:00:00Z";
+
+const IMMORTAL: &str = "kubectl create secret generic bootstrap-token-never1 -n kube-system --type=bootstrap.kubernetes.io/token \\
+    --from-literal=token-id=never1 --from-literal=token-secret=0123456789abcdef";
+
+const CLEANED: &str = "kubectl get events -n kube-system --field-selector reason=BootstrapTokenDeleted \\
+    -o custom-columns=REASON:.reason,MESSAGE:.message";
+
+const FINDINGS: &str =
+    r#"kubectl get btpol hygiene -o jsonpath='{range .status.findings[*]}{.secret}: {.reason}, {.message}{"\n"}{end}'"#;
+
 /// What there is before the story begins.
 pub async fn control_plane(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> Result<()> {
     screen.step("A real control plane: etcd, kube-apiserver and kube-controller-manager");
@@ -41,8 +53,8 @@ pub async fn control_plane(screen: &Screen, shell: &Shell<'_>, plane: &ControlPl
 /// The manifests, as anybody applies them.
 pub async fn install(screen: &Screen, shell: &Shell<'_>) -> Result<()> {
     screen.step("Install CRD, RBAC and operator");
-    shell.run_shortened("kubectl apply -k config/install", 3).await?;
-    shell.run("kubectl wait crd/tokenpolicies.tokenward.dev --for=condition=Established --timeout=30s").await?;
+    shell.run_shortened("kubectl apply -k config/samples/overlay", 3).await?;
+    shell.run("kubectl wait crd --all --for=condition=Established --timeout=30s").await?;
     Ok(())
 }
 
@@ -54,7 +66,8 @@ pub async fn tell(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> R
     let second = story.rotate(&first).await?;
     story.revoke(&first, &second).await?;
     story.account_again().await?;
-    story.events(&first).await
+    story.events(&first).await?;
+    story.bootstrap_tokens().await
 }
 
 struct Story<'a> {
@@ -148,6 +161,29 @@ impl Story<'_> {
         ensure!(named, "no event names the revoked token {}", revoked.id);
         self.screen
             .check("first issue, rotation, revocation, failure and recovery, each with the token's id or the cure");
+        Ok(())
+    }
+
+    async fn bootstrap_tokens(&self) -> Result<()> {
+        self.screen.step("Bootstrap tokens: an expired one goes, one that never expires is reported");
+        self.shell.run(IMMORTAL).await?;
+        self.shell.run(EXPIRED).await?;
+        self.shell.run("kubectl wait secret/bootstrap-token-old111 -n kube-system --for=delete --timeout=30s").await?;
+        let told = async || {
+            let events = self.plane.kubectl_ok(["get", "events", "-n", "kube-system"]).await?;
+            ensure!(events.contains("bootstrap-token-old111"), "no event yet");
+            Ok(())
+        };
+        eventually(Duration::from_secs(10), "the event", told).await?;
+        let events = self.shell.run(CLEANED).await?;
+        ensure!(events.contains("bootstrap-token-old111 deleted: expired at 2026-01-01T00:00:00Z"), "{events}");
+        self.shell.run("kubectl apply -f config/samples/bootstrap.yaml").await?;
+        self.shell.run("kubectl wait btpol/hygiene --for=condition=Ready --timeout=90s").await?;
+        let table = self.shell.run("kubectl get bootstraptokenpolicies").await?;
+        ensure!(table.contains("Report") && table.contains("True"), "the policy does not report");
+        let findings = self.shell.run(FINDINGS).await?;
+        ensure!(findings.contains("bootstrap-token-never1: NeverExpires"), "{findings}");
+        self.screen.check("the expired token is gone, and who may join for ever is known");
         Ok(())
     }
 
