@@ -183,7 +183,10 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     plane.kubectl_ok(["create", "serviceaccount", "deployer", "-n", "ci"]).await?;
     let args = arguments(plane, "config/namespaced").await?;
     assert_eq!(args, ["--namespace=ci", "--bootstrap-token-cleaner=off"]);
-    assert!(!exists(plane, &["role", "-n", "kube-system", "tokenward-bootstrap-token-cleaner"]).await?, "no right there");
+    assert!(
+        !exists(plane, &["role", "-n", "kube-system", "tokenward-bootstrap-token-cleaner"]).await?,
+        "no right there"
+    );
     let proxy = Proxy::start(plane)?;
     let options = Options { dir: plane.dir().join("operators"), via: Some(&proxy), args, ..Options::default() };
     let operator = Operator::start(plane, options).await?;
