@@ -135,8 +135,12 @@ pub fn decide<'a>(
     }
 }
 
-/// The strictest of the policies that enforce, if the token outlives it.
+/// The strictest of the policies that enforce, if the token outlives it. What is immutable can only be deleted, and a
+/// cap never deletes; the status says so.
 fn cap<'a>(now: Time, token: &Token, policies: impl Iterator<Item = (&'a Arc<str>, &'a Policy)>) -> Option<Cap> {
+    if token.immutable {
+        return None;
+    }
     let enforced = policies.filter(|(_, policy)| policy.enforces && !policy.keeps(token));
     let (age, policy) = enforced.filter_map(|(name, policy)| Some((policy.max_age?, name))).min()?;
     outlives(now, token, age).then(|| Cap { until: (now + age).trunc_subsecs(0), policy: policy.clone() })
@@ -208,6 +212,7 @@ mod tests {
         assert_eq!(capped(at(0), &token("2027-01-15T09:00:00Z"), &hour), None);
         assert_eq!(capped(at(0), &token("2027-01-15T08:00:10Z"), &hour), None);
         assert_eq!(capped(at(0), &token("garbage"), &hour), None);
+        assert_eq!(capped(at(0), &Token { immutable: true, ..token("") }, &hour), None);
         let capped_token = Token { expiration: Expiration::At(at(3600)), ..token("") };
         assert_eq!(capped(at(-2), &capped_token, &hour), None, "a clock that went back a little is no violation");
     }

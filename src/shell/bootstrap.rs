@@ -31,7 +31,7 @@ use crate::{
     cli::Settings,
     core::{
         bootstrap::{
-            Cleaner, NAMESPACE, SECRET_TYPE,
+            Act, Cleaner, NAMESPACE, SECRET_TYPE,
             index::{Change, Index, Job, Outcome, StatusWrite, TOKENS},
             policy::PolicyState,
             signer::{self, Pass},
@@ -215,11 +215,15 @@ impl Bootstrap {
     }
 
     fn start(&mut self, job: Job) {
-        let api = self.api.clone();
+        let (api, metrics) = (self.api.clone(), self.metrics.clone());
         self.jobs.spawn(async move {
             match job {
                 Job::Token { key, token, act } => {
+                    let deletes = matches!(act, Act::Delete(_));
                     let outcome = act::perform(&api, &key, &token, act).await;
+                    if deletes {
+                        metrics.bootstrap.deletion(outcome.as_str());
+                    }
                     Done::Token(key, token, outcome)
                 }
                 Job::Sign { write } => Done::Signed(act::sign(&api, write).await),
@@ -230,12 +234,7 @@ impl Bootstrap {
     fn finished(&mut self, done: Result<Done, JoinError>) {
         let now = self.api.clock().now();
         match done {
-            Ok(Done::Token(key, token, outcome)) => {
-                if !matches!(outcome, Outcome::Capped(..)) {
-                    self.metrics.bootstrap.deletion(outcome.as_str());
-                }
-                self.index.finish(&key, &token, outcome, now);
-            }
+            Ok(Done::Token(key, token, outcome)) => self.index.finish(&key, &token, outcome, now),
             Ok(Done::Signed(pass)) => {
                 self.metrics.bootstrap.signing(pass.as_str());
                 self.index.signed(pass, now);

@@ -26,16 +26,25 @@ use crate::{
 const FIRST_PAUSE: TimeDelta = TimeDelta::milliseconds(5);
 /// Longest pause: what could not be deleted is gone 5 s after it can be.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::seconds(4);
+/// Longest pause after a cap that failed: nothing is late by it.
+const LONGEST_CAP_PAUSE: TimeDelta = TimeDelta::minutes(1);
 /// Statuses are computed over all tokens, so at most once in this time.
 const BETWEEN_STATUSES: TimeDelta = TimeDelta::seconds(1);
 
 /// What the watch of the tokens is called.
 pub const TOKENS: &str = "secrets (bootstrap tokens)";
 
+/// What calls about single tokens are called.
+const CALLS: &str = "calls";
+
 /// The pause after so many failures in a row.
 #[must_use]
 pub fn back_off(failures: u32) -> TimeDelta {
-    (FIRST_PAUSE * 2_i32.saturating_pow(failures.saturating_sub(1).min(16))).min(LONGEST_PAUSE)
+    doubled(failures).min(LONGEST_PAUSE)
+}
+
+fn doubled(failures: u32) -> TimeDelta {
+    FIRST_PAUSE * 2_i32.saturating_pow(failures.saturating_sub(1).min(16))
 }
 
 /// What a watch has told.
@@ -114,6 +123,7 @@ struct Work {
     due: Option<Time>,
     busy: bool,
     failures: u32,
+    caps: bool,
     /// People were told that this object would be deleted.
     told: Option<Box<str>>,
 }
@@ -127,6 +137,8 @@ pub struct Index {
     policies: Table<PolicyState>,
     agenda: BTreeSet<(Time, Key)>,
     work: HashMap<Key, Work>,
+    /// Tokens whose last call failed.
+    failing: BTreeSet<Key>,
     signer: Option<Signer>,
     notices: Vec<Notice>,
     /// Watches that fail, and calls of the kinds that fail.
@@ -147,6 +159,7 @@ impl Index {
             policies: Table::default(),
             agenda: BTreeSet::new(),
             work: HashMap::new(),
+            failing: BTreeSet::new(),
             signer: signs.then(Signer::default),
             notices: Vec::new(),
             failures: BTreeMap::new(),
@@ -232,6 +245,7 @@ impl Index {
         }
         if gone && !work.busy {
             self.work.remove(key);
+            self.recovered(key, at);
         } else if !gone && !work.busy {
             work.due = Some(at);
             self.agenda.insert((at, key.clone()));
@@ -277,10 +291,14 @@ impl Index {
         match act {
             Act::Delete(_) | Act::Cap(_) => {
                 work.busy = true;
+                work.caps = matches!(act, Act::Cap(_));
                 return Some(Job::Token { key, token, act });
             }
             Act::Tell(why) => self.tell_once(&key, &token, why),
-            Act::Keep => work.failures = 0,
+            Act::Keep => {
+                work.failures = 0;
+                self.recovered(&key, now);
+            }
         }
         self.wait(&key, token.expiration, now);
         None
@@ -316,12 +334,12 @@ impl Index {
         let work = self.work.entry(key.clone()).or_default();
         work.busy = false;
         work.failures = if matches!(outcome, Outcome::Failed(_) | Outcome::Changed(_)) { work.failures + 1 } else { 0 };
-        let again = now + back_off(work.failures);
-        let failure = match &outcome {
-            Outcome::Failed(failure) => Some(failure.clone()),
-            _ => None,
-        };
-        self.tell_failure(failure, key, token, now);
+        let longest = if work.caps { LONGEST_CAP_PAUSE } else { LONGEST_PAUSE };
+        let again = now + doubled(work.failures).min(longest);
+        match &outcome {
+            Outcome::Failed(failure) => self.tell_failure(failure.clone(), key, token, now),
+            _ => self.recovered(key, now),
+        }
         self.learn(key, token, outcome);
         self.settle(key, again, now);
     }
@@ -371,14 +389,20 @@ impl Index {
     }
 
     /// Ten thousand tokens that cannot be deleted for one reason are one piece of news.
-    fn tell_failure(&mut self, failure: Option<Failure>, key: &Key, token: &Token, now: Time) {
-        const CALLS: &str = "calls";
-        let news = failure.clone().filter(|failure| self.reason(CALLS) != Some(failure.reason));
-        if let Some(failure) = news {
-            let what = What::Failing(failure);
+    fn tell_failure(&mut self, failure: Failure, key: &Key, token: &Token, now: Time) {
+        self.failing.insert(key.clone());
+        if self.reason(CALLS) != Some(failure.reason) {
+            let what = What::Failing(failure.clone());
             self.notices.push(Notice { object: key.clone(), uid: token.uid.clone(), what });
         }
-        self.health(CALLS, failure, now);
+        self.health(CALLS, Some(failure), now);
+    }
+
+    /// The failure is over when it is for the last of the tokens.
+    fn recovered(&mut self, key: &Key, now: Time) {
+        if self.failing.remove(key) && self.failing.is_empty() {
+            self.health(CALLS, None, now);
+        }
     }
 
     fn reason(&self, kind: &str) -> Option<Reason> {
@@ -563,6 +587,25 @@ mod tests {
             now += back_off(n);
         }
         assert_eq!(index.notices().len(), 1, "one reason is told once");
+    }
+
+    #[test]
+    fn one_that_works_does_not_end_the_failure_of_another() {
+        let mut index = Index::new(Cleaner::Enforce, false);
+        let fail = |index: &mut Index, now| {
+            let job = deletion(index.take(now)).unwrap();
+            index.finish(&key("a"), &job, Outcome::Failed(Failure::new(Reason::Forbidden, "no")), now);
+        };
+        seen(&mut index, 1, "x", at(0));
+        fail(&mut index, at(0));
+        index.apply(Change::Token(Event::Applied(key("b"), 2, token("x"))), at(0));
+        let other = deletion(index.take(at(0))).unwrap();
+        index.finish(&key("b"), &other, Outcome::Deleted(Why::Unparsable), at(0));
+        fail(&mut index, at(10));
+        let told = index.notices().into_iter().filter(|notice| matches!(notice.what, What::Failing(_))).count();
+        assert_eq!((told, index.failures.len()), (1, 1));
+        index.apply(Change::Token(Event::Deleted(key("a"), 9)), at(11));
+        assert_eq!(index.failures.len(), 0, "what is gone does not fail");
     }
 
     #[test]

@@ -91,6 +91,11 @@ fn finding(key: &Key, reason: &str, message: &str) -> Finding {
 /// Everything that is wrong with a token, in the words of the API and for people.
 fn problems(now: Time, policy: &Policy, token: &Token) -> Vec<(&'static str, String)> {
     let mut found = Vec::from_iter(lifetime(now, policy, token));
+    if token.immutable {
+        for (_, message) in &mut found {
+            message.push_str("; the Secret is immutable: delete it");
+        }
+    }
     if !token.well_named {
         let message =
             "the name is not bootstrap-token- and the token-id, so nobody can join with it; delete the Secret";
@@ -186,6 +191,8 @@ mod tests {
         let grouped = |group: &str| Token { groups: vec![group.into()], ..token("") };
         assert_eq!(reasons(&status(spec, &[("a", good.clone())], ALONE)), ["BeyondMaxAge"]);
         assert_eq!(reasons(&status("{}", &[("a", good)], ALONE)), Vec::<&str>::new());
+        let immutable = status("{}", &[("a", Token { immutable: true, ..token("") })], ALONE);
+        assert!(immutable.findings[0].message.ends_with("immutable: delete it"), "{immutable:?}");
         assert_eq!(reasons(&status("{}", &[("a", odd)], ALONE)), ["NameMismatch", "UnknownUsage"]);
         assert_eq!(reasons(&status(spec, &[("a", grouped("system:bootstrappers:a"))], ALONE)), ["NeverExpires"]);
         let broad = status(spec, &[("a", grouped("system:masters"))], ALONE);

@@ -21,6 +21,9 @@ const KNOWN_USAGES: [&str; 2] = ["signing", "authentication"];
 pub struct BootstrapSecret {
     /// Standard metadata.
     pub metadata: ObjectMeta,
+    /// Nobody can change its data.
+    #[serde(default)]
+    pub immutable: bool,
     /// The keys that decide.
     #[serde(default)]
     pub data: Data,
@@ -77,6 +80,8 @@ pub struct Token {
     pub resource_version: Box<str>,
     /// Deletion has begun.
     pub terminating: bool,
+    /// Its expiration cannot be changed.
+    pub immutable: bool,
     /// For the `keep` selectors of policies.
     pub labels: BTreeMap<String, String>,
     /// When it ends.
@@ -93,7 +98,7 @@ impl Token {
     /// Reads a Secret as the watch delivers it.
     #[must_use]
     pub fn read(secret: BootstrapSecret) -> Self {
-        let BootstrapSecret { metadata, data } = secret;
+        let BootstrapSecret { metadata, immutable, data } = secret;
         let id = metadata.name.as_deref().and_then(|name| name.strip_prefix(NAME_PREFIX));
         let groups = String::from_utf8_lossy(&data.groups);
         let unknown = data.usages.iter().filter(|usage| !KNOWN_USAGES.contains(&usage.as_str()));
@@ -102,6 +107,7 @@ impl Token {
             uid: metadata.uid.unwrap_or_default().into(),
             resource_version: metadata.resource_version.unwrap_or_default().into(),
             terminating: metadata.deletion_timestamp.is_some(),
+            immutable,
             labels: metadata.labels.unwrap_or_default(),
             expiration: Expiration::read(&data.expiration),
             // Kubernetes does not trim: a blank belongs to the group and spoils the whole list.
