@@ -8,11 +8,13 @@ use kube::core::{Selector, SelectorExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Time, keys,
-    managed::{Owned, has_applied, stable_hash},
+    Time, inputs, keys,
+    managed::{Owned, has_applied},
+    revocation::{InvalidInstant, Revocation},
     select::is_object_name,
+    windows::Windows,
 };
-use crate::crd::token_policy::{DeletionPolicy, FormatType, Token, TokenPolicy, TokenPolicySpec, TokenPolicyStatus};
+use crate::crd::token_policy::{Binding, DeletionPolicy, TokenPolicy, TokenPolicySpec, TokenPolicyStatus};
 
 /// What the operator writes into every target besides the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +42,12 @@ pub struct Policy {
     pub spec: TokenPolicySpec,
     /// Which labels select, unless accounts are named.
     pub selector: Option<Selector>,
+    /// When its tokens are rather renewed.
+    pub windows: Windows,
     /// Annotation `tokenward.dev/rotate`.
     pub rotate: Option<String>,
+    /// Annotation `tokenward.dev/revoke-issued-before`.
+    pub revocation: Option<Result<Revocation, InvalidInstant>>,
     /// What must be equal for a token to still be the one asked for.
     pub token_inputs: Box<str>,
     /// What must be equal for a target to look as asked for.
@@ -65,13 +71,13 @@ pub enum PolicyState {
 }
 
 impl PolicyState {
-    /// Reads a policy; a selector that does not compile makes it unreadable.
+    /// Reads a policy; a selector or window that does not compile makes it unreadable.
     #[must_use]
     pub fn read(policy: TokenPolicy, site: &Site) -> Self {
         let uid: Box<str> = policy.metadata.uid.clone().unwrap_or_default().into();
-        match policy.spec.service_accounts.selector.clone().map(Selector::try_from).transpose() {
-            Ok(selector) => Self::Readable(Arc::new(Policy::read(policy, uid, selector, site))),
-            Err(error) => Self::Unreadable { uid, error: format!("spec.serviceAccounts.selector: {error}") },
+        match Policy::read(policy, uid.clone(), site) {
+            Ok(policy) => Self::Readable(Arc::new(policy)),
+            Err(error) => Self::Unreadable { uid, error },
         }
     }
 
@@ -95,20 +101,29 @@ impl PolicyState {
 }
 
 impl Policy {
-    fn read(policy: TokenPolicy, uid: Box<str>, selector: Option<Selector>, site: &Site) -> Self {
+    fn read(policy: TokenPolicy, uid: Box<str>, site: &Site) -> Result<Self, String> {
         let TokenPolicy { metadata, spec, status } = policy;
-        Self {
+        let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
+        Ok(Self {
             uid,
             generation: metadata.generation.unwrap_or_default(),
             created: created(&metadata),
             terminating: metadata.deletion_timestamp.is_some(),
             rotate: annotation(&metadata, keys::ROTATE).map(str::to_owned).filter(|value| !value.is_empty()),
-            selector,
-            token_inputs: token_inputs(&spec),
-            layout: layout(&spec, site),
+            revocation: Revocation::read(&metadata),
+            selector: selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?,
+            windows: Windows::read(&spec.rotation.windows)?,
+            token_inputs: inputs::token(&spec),
+            layout: inputs::layout(&spec, site),
             spec,
             status: status.unwrap_or_default(),
-        }
+        })
+    }
+
+    /// What its tokens are bound to.
+    #[must_use]
+    pub fn binding(&self) -> Binding {
+        self.spec.token.binding
     }
 
     /// Whether targets and anchors go when the policy or the selection goes.
@@ -164,9 +179,9 @@ pub struct TokenFacts {
     pub issued_at: Time,
     /// `exp`.
     pub expires_at: Time,
-    /// Name of the anchor it is bound to.
+    /// Name of the Secret it is bound to: its anchor, or the target itself; empty for none.
     pub anchor: Box<str>,
-    /// UID of that anchor.
+    /// UID of that Secret.
     pub anchor_uid: Box<str>,
 }
 
@@ -180,6 +195,9 @@ pub struct Previous {
     pub uid: Box<str>,
     /// `jti`.
     pub token_id: Box<str>,
+    /// `iat`.
+    #[serde(with = "instant")]
+    pub issued_at: Time,
     /// When its anchor is deleted; fixed when its successor was published.
     #[serde(with = "instant")]
     pub retires_at: Time,
@@ -206,6 +224,8 @@ pub struct Target {
     pub uid: Box<str>,
     /// `metadata.resourceVersion`.
     pub resource_version: Box<str>,
+    /// `metadata.creationTimestamp`.
+    pub created: Time,
     /// Name of the policy it was written for.
     pub policy: Box<str>,
     /// UID of that policy.
@@ -220,6 +240,8 @@ pub struct Target {
     pub rotate: Box<str>,
     /// Older tokens.
     pub previous: Vec<Previous>,
+    /// Annotation `tokenward.dev/revoke-issued-before`, which somebody else puts there.
+    pub revocation: Option<Box<Result<Revocation, InvalidInstant>>>,
     /// Hash the token was issued under.
     pub token_inputs: Box<str>,
     /// Hash the Secret was written under.
@@ -277,6 +299,7 @@ impl Target {
         Some(Self {
             uid: meta.uid.as_deref()?.into(),
             resource_version: meta.resource_version.as_deref()?.into(),
+            created: created(meta),
             policy: policy.into(),
             policy_uid: label(meta, keys::POLICY_UID).unwrap_or_default().into(),
             service_account: service_account.into(),
@@ -284,6 +307,7 @@ impl Target {
             token: token(meta),
             rotate: text(keys::ROTATE).into(),
             previous: serde_json::from_str(text(keys::PREVIOUS)).unwrap_or_default(),
+            revocation: Revocation::read(meta).map(Box::new),
             token_inputs: text(keys::TOKEN_INPUTS).into(),
             layout: text(keys::LAYOUT).into(),
             owned: Owned::read(meta),
@@ -368,7 +392,7 @@ pub fn version(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
-fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
@@ -384,42 +408,4 @@ fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 fn created(meta: &ObjectMeta) -> Time {
     let seconds = meta.creation_timestamp.as_ref().map(|time| time.0.as_second());
     seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).unwrap_or(DateTime::UNIX_EPOCH)
-}
-
-/// Hash over the fields that need a new token when they change. Defaults are left out, so that an upgrade
-/// that adds a field changes nothing.
-fn token_inputs(spec: &TokenPolicySpec) -> Box<str> {
-    let default = Token::default();
-    let mut inputs: Vec<String> = spec.token.audiences.iter().map(|audience| format!("audience={audience}")).collect();
-    if spec.token.duration != default.duration {
-        inputs.push(format!("duration={}", spec.token.duration));
-    }
-    if spec.deletion_policy != DeletionPolicy::default() {
-        inputs.push("deletionPolicy=Retain".into());
-    }
-    versioned(&inputs)
-}
-
-/// Hash over the fields that need only a new rendering when they change.
-fn layout(spec: &TokenPolicySpec, site: &Site) -> Box<str> {
-    let mut inputs = vec![
-        format!("server={}", site.server),
-        format!("ca={:016x}", stable_hash([String::from_utf8_lossy(&site.ca).as_ref()])),
-    ];
-    inputs.extend(spec.secret.labels.iter().map(|(key, value)| format!("label={key}={value}")));
-    inputs.extend(spec.secret.annotations.iter().map(|(key, value)| format!("annotation={key}={value}")));
-    let format = &spec.secret.format;
-    if format.kind != FormatType::default() {
-        inputs.push(format!("format={:?}", format.kind));
-    }
-    if let Some(options) = &format.kubeconfig {
-        inputs.extend(options.cluster_name.iter().map(|name| format!("clusterName={name}")));
-        inputs.extend(options.namespace.iter().map(|name| format!("namespace={name}")));
-    }
-    versioned(&inputs)
-}
-
-/// The version in front lets a later release tell its own hashes from these.
-fn versioned(inputs: &[String]) -> Box<str> {
-    format!("v1:{:016x}", stable_hash(inputs.iter().map(String::as_str))).into()
 }

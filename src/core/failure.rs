@@ -39,6 +39,8 @@ pub enum Reason {
     ApiUnavailable,
     /// The same repair repeats; the pace is limited.
     MintBudgetExhausted,
+    /// An annotation that asks for a revocation says no instant.
+    RevocationTimeInvalid,
 }
 
 impl Reason {
@@ -62,6 +64,7 @@ impl Reason {
             Self::Conflict => "Conflict",
             Self::ApiUnavailable => "ApiUnavailable",
             Self::MintBudgetExhausted => "MintBudgetExhausted",
+            Self::RevocationTimeInvalid => "RevocationTimeInvalid",
         }
     }
 
@@ -83,6 +86,7 @@ impl Reason {
                 | Self::TargetNameInvalid
                 | Self::PolicyUnreadable
                 | Self::MintBudgetExhausted
+                | Self::RevocationTimeInvalid
         )
     }
 
@@ -107,6 +111,7 @@ impl Reason {
             Self::MintBudgetExhausted => {
                 "find out who keeps changing the Secret (kubectl get secret -o yaml --show-managed-fields)"
             }
+            Self::RevocationTimeInvalid => "write it in RFC 3339, as in 2026-11-22T10:00:00Z",
         }
     }
 }

@@ -44,11 +44,11 @@ impl fmt::Display for GrantKey {
     }
 }
 
-/// A token being issued: its anchor exists, and perhaps it has been minted and waits to be published.
+/// A token being issued: perhaps what it is bound to exists, and perhaps it has been minted and waits to be published.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// The anchor.
-    pub anchor: ObjectRef,
+    /// The Secret it is bound to: an anchor or the target. Not yet known at the beginning, and never with `binding: None`.
+    pub bound: Option<ObjectRef>,
     /// Why it is issued.
     pub why: Why,
     /// UID of the account it is for.

@@ -10,6 +10,7 @@ mod change;
 mod health;
 mod outcome;
 mod policies;
+mod signing;
 mod work;
 
 use std::{
@@ -28,6 +29,7 @@ use super::{
     plan::{Decision, Facts, Standing},
     queue::Queue,
     select::{self, Claim},
+    signers::Signers,
     table::{Event, Key, Scope, Table},
 };
 pub use outcome::{Found, Outcome, Step};
@@ -85,6 +87,7 @@ pub struct Index {
     queue: Queue,
     statuses: StatusQueue,
     notices: Vec<Notice>,
+    signers: Signers,
     /// How far the local clock is ahead of the API server's.
     skew: TimeDelta,
     /// Scopes whose first lists are complete.
@@ -125,6 +128,7 @@ impl Index {
             queue: Queue::default(),
             statuses: StatusQueue::default(),
             notices: Vec::new(),
+            signers: Signers::default(),
             skew: TimeDelta::zero(),
             opened: BTreeSet::new(),
             unhealthy: BTreeMap::new(),
@@ -185,6 +189,7 @@ impl Index {
         Some(Facts {
             key,
             site: &self.site,
+            signers: &self.signers,
             policy: self.policies.get(&key.policy_key()),
             living: self.living(key),
             account: self.accounts.get(&key.account_key()),

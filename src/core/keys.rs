@@ -37,12 +37,16 @@ pub const ISSUER: &str = "tokenward.dev/issuer";
 pub const ISSUED_AT: &str = "tokenward.dev/issued-at";
 /// The token's `exp`.
 pub const EXPIRES_AT: &str = "tokenward.dev/expires-at";
-/// Name of the anchor the token is bound to.
+/// Name of the Secret the token is bound to: its anchor, or the target itself; empty for none.
 pub const ANCHOR: &str = "tokenward.dev/anchor";
-/// UID of that anchor.
+/// UID of that Secret.
 pub const ANCHOR_UID: &str = "tokenward.dev/anchor-uid";
 /// On a policy: rotate when this value is new. On a target: the value it was issued under.
 pub const ROTATE: &str = "tokenward.dev/rotate";
+/// On a policy or a target: every token issued before this instant is revoked.
+pub const REVOKE_ISSUED_BEFORE: &str = "tokenward.dev/revoke-issued-before";
+/// Beside it: why, in one word.
+pub const REVOKE_REASON: &str = "tokenward.dev/revoke-reason";
 /// Older tokens that may still be valid, as JSON.
 pub const PREVIOUS: &str = "tokenward.dev/previous";
 /// Hash over what needs a new token when it changes.

@@ -7,6 +7,7 @@ pub mod facts;
 pub mod failure;
 pub mod grant;
 pub mod index;
+pub mod inputs;
 pub mod keys;
 pub mod managed;
 #[cfg(test)]
@@ -16,10 +17,13 @@ pub mod plan;
 pub mod queue;
 pub mod redact;
 pub mod render;
+pub mod revocation;
 pub mod schedule;
 pub mod select;
+pub mod signers;
 pub mod status;
 pub mod table;
+pub mod windows;
 
 /// An instant by the API server's clock.
 pub type Time = chrono::DateTime<chrono::Utc>;

@@ -237,7 +237,7 @@ impl World {
     }
 
     fn delete_anchor(&mut self, retirement: &Retirement) {
-        let name = retirement.anchor.to_string();
+        let name = retirement.secret.to_string();
         let same = self.secrets.get(&name).is_some_and(|stored| stored.meta.uid.as_deref() == Some(&*retirement.uid));
         if same {
             self.secrets.remove(&name);
@@ -249,8 +249,9 @@ impl World {
         let done = match act {
             Act::Idle(_) => unreachable!("not a call"),
             Act::Look(look) => Ok(self.look(look)),
-            Act::CreateAnchor { why, body } => Ok(Outcome::AnchorCreated(why, self.create_anchor(&body))),
-            Act::Mint(body) => self.mint(&body).map(Outcome::Minted),
+            Act::CreateAnchor { body, .. } => Ok(Outcome::AnchorCreated(self.create_anchor(&body))),
+            Act::CreateTarget { name, body, .. } => self.apply(&name, &body).map(Outcome::TargetCreated),
+            Act::Mint { body, .. } => self.mint(&body).map(Outcome::Minted),
             Act::Publish { name, why, body } => self.apply(&name, &body).map(|meta| Outcome::Published(why, meta)),
             Act::ReadBack { name, why } => self.read(&name).map(|read| Outcome::ReadBack(why, read.meta, read.token)),
             Act::Patch { name, body, why } => self.patch(&name, &body).map(|meta| Outcome::Patched(why, meta)),
@@ -481,8 +482,8 @@ fn version(meta: &ObjectMeta) -> u64 {
 
 fn step_of(act: &Act) -> Step {
     match act {
-        Act::Mint(_) => Step::Mint,
-        Act::Publish { .. } | Act::ReadBack { .. } | Act::Patch { .. } | Act::Remove { .. } => Step::Write,
+        Act::Mint { .. } => Step::Mint,
+        Act::CreateTarget { .. } | Act::Publish { .. } | Act::ReadBack { .. } | Act::Patch { .. } | Act::Remove { .. } => Step::Write,
         _ => Step::Harmless,
     }
 }

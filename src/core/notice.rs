@@ -18,6 +18,8 @@ pub struct Notice {
     pub grant: GrantKey,
     /// UID of the policy, for the event's reference; empty when it is gone.
     pub policy_uid: Box<str>,
+    /// `metadata.generation` of the policy; 0 when it is gone.
+    pub generation: i64,
     /// Name of the target, if it has one.
     pub target: Option<String>,
     /// What.
@@ -108,10 +110,11 @@ impl Notice {
         };
         match &self.what {
             What::Issued { why, claims } => format!(
-                "{who}: token {} published in Secret {}, expires {} ({})",
+                "{who}: token {} published in Secret {}, expires {}, policy generation {} ({})",
                 claims.token_id,
                 self.target.as_deref().unwrap_or_default(),
                 text(claims.expires_at),
+                self.generation,
                 why.as_str()
             ),
             What::Repaired { why } => format!(
@@ -119,12 +122,13 @@ impl Notice {
                 self.target.as_deref().unwrap_or_default(),
                 why.as_str()
             ),
-            What::Retired(Retirement { anchor, token_id, cause, .. }) => match token_id {
-                Some(id) => format!("{who}: token {id} revoked, its anchor {anchor} is gone ({})", cause.as_str()),
-                None => {
-                    format!("{who}: the token bound to anchor {anchor} revoked ({})", cause.as_str())
+            What::Retired(retirement) => {
+                let Retirement { secret, token_id, .. } = retirement;
+                match token_id {
+                    Some(id) => format!("{who}: token {id} revoked, Secret {secret} is gone ({})", retirement.why()),
+                    None => format!("{who}: the token bound to Secret {secret} revoked ({})", retirement.why()),
                 }
-            },
+            }
             What::Removed => {
                 format!("{who}: Secret {} deleted", self.target.as_deref().unwrap_or_default())
             }

@@ -6,6 +6,7 @@
 mod issue;
 mod repair;
 mod retire;
+mod revoke;
 
 use std::collections::BTreeMap;
 
@@ -15,12 +16,16 @@ use serde_json::Value;
 
 use super::{
     Time,
-    facts::{Account, Anchor, Policy, PolicyState, Site, Target},
+    facts::{Account, Anchor, Policy, PolicyState, Site, Target, TokenFacts},
     failure::{Failure, Reason},
-    grant::{Failing, GrantKey, Memory},
+    grant::{Attempt, Failing, GrantKey, Memory},
     managed::stable_hash,
-    render, schedule,
+    render,
+    schedule::{self, Renewal},
+    signers::Signers,
+    windows::Due,
 };
+use crate::crd::token_policy::Binding;
 use issue::Case;
 pub use issue::Why;
 pub use retire::{Cause, Retirement};
@@ -36,6 +41,8 @@ pub struct Facts<'a> {
     pub key: &'a GrantKey,
     /// What goes into every target.
     pub site: &'a Site,
+    /// What the API server signs with.
+    pub signers: &'a Signers,
     /// The policy, if one of that name is known.
     pub policy: Option<&'a PolicyState>,
     /// UIDs of the namespace's policies, where there is no policy of the grant's name.
@@ -74,15 +81,29 @@ pub enum Act {
     Idle(Option<Time>),
     /// Look whether it is really not there.
     Look(Look),
-    /// Create an anchor with this body; its name is drawn by whoever sends it.
+    /// Create the anchor of the attempt; its name is drawn by whoever sends it.
     CreateAnchor {
-        /// Why a token is issued.
-        why: Why,
+        /// What begins.
+        attempt: Box<Attempt>,
         /// The Secret, without a name.
         body: Value,
     },
+    /// Create the target of the attempt without a token, to learn the UID that the token is bound to.
+    CreateTarget {
+        /// What begins.
+        attempt: Box<Attempt>,
+        /// Name of the Secret.
+        name: String,
+        /// The apply's body.
+        body: SecretString,
+    },
     /// Request the token of the attempt.
-    Mint(Value),
+    Mint {
+        /// What it belongs to.
+        attempt: Box<Attempt>,
+        /// The TokenRequest.
+        body: Value,
+    },
     /// Write the target.
     Publish {
         /// Name of the Secret.
@@ -117,6 +138,19 @@ pub enum Act {
         /// `metadata.resourceVersion`.
         resource_version: Box<str>,
     },
+}
+
+impl Act {
+    /// The attempt that it begins or goes on with.
+    #[must_use]
+    pub fn attempt(&self) -> Option<&Attempt> {
+        match self {
+            Self::CreateAnchor { attempt, .. } | Self::CreateTarget { attempt, .. } | Self::Mint { attempt, .. } => {
+                Some(attempt)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How the grant stands, for status and events.
@@ -203,7 +237,23 @@ impl<'a> Facts<'a> {
             && target.layout == policy.layout
             && target.owned.data == render::owned(policy).data
             && account.uid == target.account_uid
-            && self.alive(&token.anchor, &token.anchor_uid)
+            && self.is_bound(policy, target, token)
+            && !self.is_revoked(now, policy, token)
+            && self.signers.gone(token).is_none()
+    }
+
+    /// Whether what the token is bound to is there.
+    fn is_bound(&self, policy: &Policy, target: &Target, token: &TokenFacts) -> bool {
+        match policy.binding() {
+            Binding::Anchor => self.alive(&token.anchor, &token.anchor_uid),
+            Binding::Target => token.anchor_uid == target.uid,
+            Binding::None => true,
+        }
+    }
+
+    /// Whether somebody asked for the end of the token; one that is bound to nothing cannot be revoked.
+    fn is_revoked(&self, now: Time, policy: &Policy, token: &TokenFacts) -> bool {
+        policy.binding() != Binding::None && revoke::covers(now, self, token.issued_at)
     }
 
     /// Whether this anchor is there.
@@ -219,9 +269,14 @@ impl<'a> Facts<'a> {
 
     /// When the published token of a target is replaced.
     #[must_use]
-    pub fn due(&self, target: &Target) -> Option<Time> {
-        let token = target.token.as_ref()?;
-        Some(schedule::due(token.issued_at, token.expires_at, &self.readable()?.spec.rotation, self.hash()))
+    pub fn due(&self, now: Time, target: &Target) -> Option<Due> {
+        let (token, policy) = (target.token.as_ref()?, self.readable()?);
+        let renewal = self.renewal(policy, token.issued_at, token.expires_at);
+        Some(policy.windows.place(now, &renewal, self.hash()))
+    }
+
+    fn renewal(&self, policy: &Policy, issued: Time, expires: Time) -> Renewal {
+        schedule::renewal(issued, expires, &policy.spec.rotation, self.hash())
     }
 }
 
@@ -245,7 +300,7 @@ pub fn decide(now: Time, facts: &Facts<'_>) -> Decision {
     let verdict = CHECKS.iter().find_map(|check| check(now, facts)).unwrap_or_else(|| govern(now, facts));
     let drop_attempt = facts.memory.attempt.is_some() && !verdict.active;
     let retire = retire::due(now, facts, drop_attempt);
-    let wake = retire::next(now, facts);
+    let wake = retire::next(now, facts).into_iter().chain(revoke::next(now, facts)).min();
     let (act, standing) = (verdict.act, verdict.standing);
     let act = match act {
         Act::Idle(until) => match retire::look(now, facts) {

@@ -17,19 +17,32 @@ const FIRST_BACKOFF: TimeDelta = TimeDelta::seconds(1);
 /// Older tokens that a target remembers; with `overlap` ≤ 7 × `maxAge` no more can be alive.
 pub const MAX_PREVIOUS: usize = 8;
 
-/// When a token issued and expiring at these instants is replaced.
+/// When a token is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// When it was issued.
+    pub issued: Time,
+    /// When it is due, if it need not wait for a window.
+    pub due: Time,
+    /// When it is replaced at the latest, if it waits for one.
+    pub latest: Time,
+}
+
+/// The renewal of a token issued and expiring at these instants.
 ///
-/// `hash` spreads grants: the same value always gives the same instant. The result is never after
-/// `expires`.
+/// `hash` spreads grants: the same value always gives the same instant. Nothing of the result is after `expires`.
+/// A wait for a window may use half of the reserve between due time and expiry, but never goes beyond `maxAge`.
 #[must_use]
-pub fn due(issued: Time, expires: Time, rotation: &Rotation, hash: u64) -> Time {
+pub fn renewal(issued: Time, expires: Time, rotation: &Rotation, hash: u64) -> Renewal {
     let granted = (expires - issued).max(TimeDelta::zero());
     let share = granted / 100 * (100 - rotation.renew_before_percentage.clamp(5, 85));
     // The reserve of 120 s must not eat more than half of a short life, or renewing would never end.
-    let latest = (granted - RESERVE).max(granted / 2);
-    let wanted = share.min(latest);
-    let interval = rotation.max_age.map_or(wanted, |age| wanted.min(age.delta()));
-    issued + (interval - jitter(interval / JITTER_SHARE, hash))
+    let wanted = share.min((granted - RESERVE).max(granted / 2));
+    let age = rotation.max_age.map_or(granted, Duration::delta);
+    let interval = wanted.min(age);
+    let due = interval - jitter(interval / JITTER_SHARE, hash);
+    let latest = (due + (granted - due) / 2).min(age.max(due));
+    Renewal { issued, due: issued + due, latest: issued + latest }
 }
 
 /// When a token is revoked whose successor is published `now`.
@@ -52,7 +65,7 @@ pub fn retry_at(now: Time, failures: u32, expires: Option<Time>, hash: u64) -> T
 }
 
 /// A stable share of `most`.
-fn jitter(most: TimeDelta, hash: u64) -> TimeDelta {
+pub(super) fn jitter(most: TimeDelta, hash: u64) -> TimeDelta {
     let millis = u64::try_from(most.num_milliseconds()).unwrap_or(0);
     let part = (u128::from(hash) * u128::from(millis)) >> 64;
     TimeDelta::milliseconds(i64::try_from(part).unwrap_or(0))
@@ -134,7 +147,22 @@ mod tests {
     }
 
     fn rotation(percentage: i32, max_age: Option<u32>) -> Rotation {
-        Rotation { renew_before_percentage: percentage, max_age: max_age.map(Duration::from_secs), overlap: None }
+        Rotation {
+            renew_before_percentage: percentage,
+            max_age: max_age.map(Duration::from_secs),
+            ..Rotation::default()
+        }
+    }
+
+    fn due(issued: Time, expires: Time, rotation: &Rotation, hash: u64) -> Time {
+        renewal(issued, expires, rotation, hash).due
+    }
+
+    #[test]
+    fn a_wait_for_a_window_uses_half_of_the_reserve_and_respects_max_age() {
+        assert_eq!(renewal(at(0), at(3600), &rotation(20, None), 0).latest, at(3240));
+        assert_eq!(renewal(at(0), at(3600), &rotation(20, Some(3000)), 0).latest, at(3000));
+        assert_eq!(renewal(at(0), at(3600), &rotation(20, Some(60)), 0).latest, at(60));
     }
 
     #[test]
@@ -207,8 +235,8 @@ mod tests {
     proptest! {
         #[test]
         fn never_due_after_expiry(granted in 0..10_000_000_i64, share in 5..=85, age in proptest::option::of(60..1_000_000_u32), hash: u64) {
-            let due = due(at(0), at(granted), &rotation(share, age), hash);
-            prop_assert!(due >= at(0) && due <= at(granted));
+            let Renewal { due, latest, .. } = renewal(at(0), at(granted), &rotation(share, age), hash);
+            prop_assert!(due >= at(0) && due <= latest && latest <= at(granted));
             if granted >= 240 {
                 prop_assert!(at(granted) - due >= RESERVE);
             }

@@ -11,10 +11,11 @@ use super::{
     facts::{Policy, Site, text},
     failure::Failure,
     plan::Standing,
+    windows::Due,
 };
 use crate::crd::{
     duration::Duration,
-    token_policy::{AccountCounts, Failure as FailureStatus, TokenPolicyStatus},
+    token_policy::{AccountCounts, Binding, Failure as FailureStatus, TokenPolicyStatus},
 };
 
 /// Failures listed at most: a status must stay readable and small.
@@ -36,7 +37,9 @@ pub struct Row {
     /// Start and end of the published token, if any.
     pub token: Option<(Time, Time)>,
     /// When that is replaced.
-    pub due: Option<Time>,
+    pub due: Option<Due>,
+    /// It is signed by another key or issuer than the youngest token.
+    pub old_signer: bool,
 }
 
 impl Row {
@@ -61,8 +64,10 @@ pub struct Context<'a> {
     pub skew: TimeDelta,
     /// What goes into targets.
     pub site: &'a Site,
-    /// A watch that fails for good, so that changes are seen late.
-    pub watch: Option<&'a Failure>,
+    /// What is wrong for the policy as a whole, while its grants go on.
+    pub concern: Option<&'a Failure>,
+    /// Id of the key that the youngest token is signed with.
+    pub key_in_use: Option<&'a str>,
 }
 
 /// Computes the status of a policy. Condition times move only when a status flips, compared to `before`.
@@ -85,7 +90,7 @@ pub fn summarise(
         accounts: Some(counts(&rows)),
         granted_duration: granted.map(whole_seconds),
         earliest_expiration: rows.iter().find_map(Row::expires).map(text),
-        next_rotation: rows.iter().filter_map(|row| row.due).min().filter(|_| !policy.spec.suspend).map(text),
+        next_rotation: rows.iter().filter_map(|row| row.due).map(|due| due.at).min().filter(|_| !policy.spec.suspend).map(text),
         failures: rows.iter().filter_map(failure).take(MAX_FAILURES).collect(),
     }
 }
@@ -171,11 +176,14 @@ fn api_time(time: Time) -> ApiTime {
 fn conditions(policy: &Policy, rows: &[Row], granted: Option<TimeDelta>, context: Context<'_>) -> Vec<Draft> {
     let ready = ready(policy, rows);
     let optional = [
-        progress(policy, rows, &ready, context.watch),
+        progress(policy, rows, &ready, context.concern),
         policy.spec.suspend.then(|| {
             Draft::new("Suspended", true, "Suspended", "no token is issued; set spec.suspend to false to go on")
         }),
         granted.and_then(|granted| shortened(policy, granted)),
+        unsatisfiable(policy, rows),
+        unsupported(policy),
+        signers_rotating(rows, context.key_in_use),
         context.site.internal.then(|| internal_server(context.site)),
         (context.skew.abs() > MAX_SKEW).then(|| skewed(context.skew)),
     ];
@@ -206,8 +214,8 @@ fn ready(policy: &Policy, rows: &[Row]) -> Draft {
 }
 
 /// Stalled when people have to act before anything moves, else Reconciling while something is under way.
-fn progress(policy: &Policy, rows: &[Row], ready: &Draft, watch: Option<&Failure>) -> Option<Draft> {
-    let failing = rows.iter().find_map(Row::failure).or(watch);
+fn progress(policy: &Policy, rows: &[Row], ready: &Draft, concern: Option<&Failure>) -> Option<Draft> {
+    let failing = rows.iter().find_map(Row::failure).or(concern);
     let working = rows.iter().any(|row| row.standing == Standing::Working);
     match failing {
         Some(_) if !ready.status => {
@@ -226,6 +234,33 @@ fn shortened(policy: &Policy, granted: TimeDelta) -> Option<Draft> {
         let message = format!("asked for {asked}, the API server grants {granted} (its flag --service-account-max-token-expiration); tokens are renewed in time");
         Draft::new("LifetimeShortened", true, "ServerLimit", &message)
     })
+}
+
+/// A token whose whole life has no window that it could wait for. Without windows, none is outside of them.
+fn unsatisfiable(policy: &Policy, rows: &[Row]) -> Option<Draft> {
+    let outside = rows.iter().filter_map(|row| Some((row, row.due?))).filter(|(_, due)| due.outside);
+    let (row, due) = outside.min_by_key(|(_, due)| due.at).filter(|_| !policy.spec.suspend)?;
+    let message = format!(
+        "no window opens in time for the token of {}; it is replaced outside of them at {}. Add windows, ask for a longer token.duration, or raise rotation.renewBeforePercentage",
+        row.account,
+        text(due.at)
+    );
+    Some(Draft::new("WindowsUnsatisfiable", true, "NoWindowInTime", &message))
+}
+
+fn unsupported(policy: &Policy) -> Option<Draft> {
+    let message = "tokens are bound to nothing, so only deleting their ServiceAccount revokes them; choose token.binding Anchor or Target";
+    (policy.binding() == Binding::None).then(|| Draft::new("RevocationUnsupported", true, "BindingNone", message))
+}
+
+fn signers_rotating(rows: &[Row], key_in_use: Option<&str>) -> Option<Draft> {
+    let old = rows.iter().filter(|row| row.old_signer).count();
+    let message = format!(
+        "{old} of {} tokens are signed by another key or issuer than the youngest token (key {}); keep the old key until this condition is gone",
+        rows.len(),
+        key_in_use.unwrap_or_default()
+    );
+    (old > 0).then(|| Draft::new("SigningKeysRotating", true, "OtherSigner", &message))
 }
 
 fn internal_server(site: &Site) -> Draft {
@@ -264,7 +299,8 @@ mod tests {
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": full});
         let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &site(false));
-        let context = Context { now: at(now), skew: TimeDelta::seconds(now), site: &site(false), watch: None };
+        let site = &site(false);
+        let context = Context { now: at(now), skew: TimeDelta::seconds(now), site, concern: None, key_in_use: Some("k") };
         summarise(state.readable().unwrap(), rows, before, context)
     }
 
@@ -276,7 +312,8 @@ mod tests {
             valid: token.is_some(),
             since: at(0),
             token,
-            due: token.map(|(_, end)| end),
+            due: token.map(|(_, end)| Due { at: end, outside: false }),
+            old_signer: false,
         }
     }
 
@@ -341,6 +378,18 @@ mod tests {
             seen.contains(&("ClockSkew", "True", "ClockSkew")) && !seen.iter().any(|(kind, ..)| *kind == "Reconciling")
         );
         assert_eq!(status.next_rotation, None);
+    }
+
+    #[test]
+    fn windows_bindings_and_signers_have_conditions_of_their_own() {
+        let due = Some(Due { at: at(99), outside: true });
+        let rows = vec![Row { due, old_signer: true, ..row("a", 168, Standing::Ready) }, row("b", 168, Standing::Ready)];
+        let spec = json!({"token": {"duration": "168h", "binding": "None"}});
+        let status = status(&spec, rows, &TokenPolicyStatus::default(), 0);
+        let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(kinds, ["Ready", "WindowsUnsatisfiable", "RevocationUnsupported", "SigningKeysRotating"]);
+        assert!(status.conditions[1].message.contains(&text(at(99))), "{}", status.conditions[1].message);
+        assert!(status.conditions[3].message.starts_with("1 of 2 tokens"), "{}", status.conditions[3].message);
     }
 
     #[test]

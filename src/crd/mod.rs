@@ -2,6 +2,7 @@
 
 pub mod bootstrap_token_policy;
 pub mod duration;
+pub mod format;
 pub mod schema;
 pub mod token_policy;
 

@@ -43,12 +43,20 @@ fn walk(path: &str, schema: &Value, missing: &mut Vec<String>) {
     }
 }
 
-/// Runs the rules over the least policy with these fields of the spec replaced, as text: what does not parse here
-/// can still be sent to the API server.
-fn validate(spec: &Value) -> Result<(), String> {
+/// The least policy with these fields of the spec replaced, as text: what does not parse here can still be sent to the
+/// API server.
+fn full(spec: &Value) -> Value {
     let mut full = json!({"serviceAccounts": {"names": ["deployer"]}});
     full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    validate_cel_schema::<TokenPolicySpec>(&full, None).map_err(|errors| errors.to_string())
+    full
+}
+
+fn validate(spec: &Value) -> Result<(), String> {
+    validate_cel_schema::<TokenPolicySpec>(&full(spec), None).map_err(|errors| errors.to_string())
+}
+
+fn format(format: &Value) -> Value {
+    json!({"secret": {"format": format}})
 }
 
 #[test]
@@ -63,12 +71,18 @@ fn good_policies_pass() {
         json!({"rotation": {"maxAge": "1m", "overlap": "7m"}}),
         json!({"rotation": {"overlap": "0s"}}),
         json!({"secret": {"labels": {"example.com/team": "a"}, "annotations": {"note": "x"}}}),
-        json!({"secret": {"format": {"type": "Kubeconfig", "kubeconfig": {"clusterName": "prod"}}}}),
+        format(&json!({"type": "Kubeconfig", "kubeconfig": {"clusterName": "prod", "key": "value"}})),
+        format(&json!({"type": "ArgoCDCluster"})),
+        format(&json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a"], "project": "p"}})),
+        format(&json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": "west"}})),
+        format(&json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": ["r.example:5000"]}})),
+        json!({"secret": {"format": {"type": "ArgoCDCluster"}, "labels": {"argocd.argoproj.io/auto-label-cluster-info": "true"}}}),
+        json!({"token": {"binding": "Target"}}),
+        json!({"token": {"binding": "None"}, "rotation": {"renewBeforePercentage": 50}}),
+        json!({"rotation": {"windows": [{"schedule": "0 2 * * *", "duration": "2h", "timeZone": "Europe/Berlin"}]}}),
     ] {
         assert_eq!(validate(&spec), Ok(()), "{spec}");
-        let mut full = json!({"serviceAccounts": {"names": ["deployer"]}});
-        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-        assert!(serde_json::from_value::<TokenPolicySpec>(full).is_ok(), "{spec}");
+        assert!(serde_json::from_value::<TokenPolicySpec>(full(&spec)).is_ok(), "{spec}");
     }
 }
 
@@ -78,7 +92,22 @@ fn bad_policies_are_refused_with_what_to_do() {
     let annotation = |key: &str| json!({"secret": {"annotations": {key: "x"}}});
     let expression = |operator: &str, values: Value| json!({"serviceAccounts": {"selector": {"matchExpressions": [{"key": "a", "operator": operator, "values": values}]}}});
     let kubeconfig = json!({"type": "Kubeconfig"});
+    let window = |duration: &str| json!({"rotation": {"windows": [{"schedule": "@daily", "duration": duration}]}});
     for (spec, message) in [
+        (window("59s"), "open for at least 1m"),
+        (json!({"token": {"binding": "Target"}, "rotation": {"overlap": "1m"}}), "token.binding Anchor"),
+        (json!({"token": {"binding": "None"}, "rotation": {"maxAge": "1m", "overlap": "1m"}}), "token.binding Anchor"),
+        (format(&json!({"type": "IstioRemoteSecret"})), "needs istioRemoteSecret.clusterName"),
+        (format(&json!({"type": "DockerConfigJson"})), "needs dockerConfigJson.registries"),
+        (json!({"token": {"audiences": ["a"]}, "secret": {"format": {"type": "ArgoCDCluster"}}}), "audiences must be empty"),
+        (label("argocd.argoproj.io/secret-type"), "format type ArgoCDCluster"),
+        (annotation("argocd.argoproj.io/refresh"), "format type ArgoCDCluster"),
+        (label("istio/multiCluster"), "format type IstioRemoteSecret"),
+        (annotation("networking.istio.io/cluster"), "format type IstioRemoteSecret"),
+        (annotation("reflector.v1.k8s.emberstack.com/reflects"), "choose other keys"),
+        (annotation("replicator.v1.mittwald.de/replicate-to"), "choose other keys"),
+        (label("cluster.x-k8s.io/cluster-name"), "choose other keys"),
+        (label("kustomize.toolkit.fluxcd.io/prune"), "choose other keys"),
         (json!({"serviceAccounts": {}}), "exactly one of"),
         (json!({"serviceAccounts": {"names": ["a"], "selector": {}}}), "exactly one of"),
         (expression("In", json!([])), "In or NotIn with values"),
@@ -106,11 +135,29 @@ fn bad_policies_are_refused_with_what_to_do() {
         (label("-x"), "valid keys"),
         (annotation("a.kubernetes.io/x"), "choose other keys"),
         (annotation("not valid"), "valid keys"),
-        (json!({"secret": {"format": {"type": "Token", "kubeconfig": {}}}}), "only read with type Kubeconfig"),
+        (json!({"secret": {"format": {"type": "Token", "kubeconfig": {}}}}), "only read with the type of its own name"),
     ] {
         let errors = validate(&spec).expect_err(&spec.to_string());
         assert!(errors.contains(message), "{spec}: {errors}");
     }
+}
+
+#[test]
+fn the_type_of_a_secret_changes_only_with_its_name() {
+    let docker = json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": ["r"]}});
+    let named = |name: &str, format: &Value| full(&json!({"secret": {"name": name, "format": format}}));
+    let change = |before: &Value, after: &Value| {
+        validate_cel_schema::<TokenPolicySpec>(after, Some(before)).map_err(|errors| errors.to_string())
+    };
+    let (token, kubeconfig) = (json!({"type": "Token"}), json!({"type": "Kubeconfig"}));
+    for (before, after) in [(&token, &docker), (&docker, &token)] {
+        let errors = change(&named("a", before), &named("a", after)).unwrap_err();
+        assert!(errors.contains("choose another secret.name"), "{errors}");
+        assert_eq!(change(&named("a", before), &named("b", after)), Ok(()));
+    }
+    assert_eq!(change(&named("a", &token), &named("a", &kubeconfig)), Ok(()));
+    assert_eq!(change(&full(&json!({})), &full(&json!({"suspend": true}))), Ok(()));
+    assert!(change(&full(&json!({})), &named("{policy}-{serviceAccount}", &docker)).is_err());
 }
 
 #[test]
@@ -133,5 +180,5 @@ fn bootstrap_policies_good_and_bad() {
 #[test]
 fn every_rule_has_an_example_above() {
     let rules = super::yaml(None).unwrap().matches("rule:").count();
-    assert_eq!(rules, 21, "a new CEL rule needs examples in this file");
+    assert_eq!(rules, 29, "a new CEL rule needs examples in this file");
 }

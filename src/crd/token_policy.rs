@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{duration::Duration, schema};
+use super::{duration::Duration, format::Format, schema};
 
 /// Keeps bound ServiceAccount tokens alive in Secrets: one Secret per selected account, rotated before
 /// its token expires.
@@ -81,8 +81,12 @@ use super::{duration::Duration, schema};
 #[x_kube(
     validation = Rule::new("(has(self.serviceAccounts.names) && size(self.serviceAccounts.names) == 1) || !has(self.secret) || !has(self.secret.name) || self.secret.name.contains('{serviceAccount}')")
         .message("secret.name would give one Secret to several accounts; put {serviceAccount} into it"),
-    validation = Rule::new("!has(self.secret) || !has(self.secret.format) || self.secret.format.type != 'Kubeconfig' || !has(self.token) || !has(self.token.audiences) || size(self.token.audiences) == 0")
-        .message("a kubeconfig talks to the API server, so token.audiences must be empty; remove the audiences or use format type Token")
+    validation = Rule::new("!has(self.secret) || !has(self.secret.format) || !(self.secret.format.type in ['Kubeconfig', 'ArgoCDCluster', 'IstioRemoteSecret']) || !has(self.token) || !has(self.token.audiences) || size(self.token.audiences) == 0")
+        .message("this format talks to the API server, so token.audiences must be empty; remove the audiences or use format type Token"),
+    validation = Rule::new("(has(self.secret) && has(self.secret.format) && self.secret.format.type == 'DockerConfigJson') == (has(oldSelf.secret) && has(oldSelf.secret.format) && oldSelf.secret.format.type == 'DockerConfigJson') || (has(self.secret) && has(self.secret.name) ? self.secret.name : '{policy}-{serviceAccount}') != (has(oldSelf.secret) && has(oldSelf.secret.name) ? oldSelf.secret.name : '{policy}-{serviceAccount}')")
+        .message("the type of a Secret cannot change, and only DockerConfigJson has one of its own; choose another secret.name with the new format"),
+    validation = Rule::new("!has(self.token) || !has(self.token.binding) || self.token.binding == 'Anchor' || !has(self.rotation) || (!has(self.rotation.overlap) && !has(self.rotation.maxAge))")
+        .message("rotation.overlap and rotation.maxAge need tokens that are revoked one by one; use token.binding Anchor or remove them")
 )]
 pub struct TokenPolicySpec {
     /// The accounts that get a token, always in the policy's own namespace. Set exactly one of names and selector.
@@ -145,6 +149,20 @@ pub struct Token {
             .message("the API server issues no token for less than 10 minutes; ask for 10m or more")
     )]
     pub duration: Duration,
+    /// What a token lives and dies with: Anchor is an empty Secret of its own, so that each token can be revoked alone;
+    /// Target is the Secret that holds it; None is only its ServiceAccount.
+    #[serde(default)]
+    pub binding: Binding,
+}
+
+/// What a token is bound to.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
+pub enum Binding {
+    #[default]
+    Anchor,
+    Target,
+    None,
 }
 
 /// 24 hours.
@@ -155,7 +173,7 @@ pub fn default_duration() -> Duration {
 
 impl Default for Token {
     fn default() -> Self {
-        Self { audiences: Vec::new(), duration: default_duration() }
+        Self { audiences: Vec::new(), duration: default_duration(), binding: Binding::default() }
     }
 }
 
@@ -182,6 +200,29 @@ pub struct Rotation {
     /// How long the old token stays valid after its successor was published; by default until it expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Duration>,
+    /// When to renew rather than just in time: in the last of these windows that opens before a token is due. By
+    /// default at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub windows: Vec<Window>,
+}
+
+/// A span of time that begins again and again.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Window {
+    /// When it opens, as a CronJob's schedule: five fields, or @daily and the like.
+    #[schemars(length(min = 6, max = 100), regex(pattern = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^\s@=]+( +[^\s@=]+){4})$"))]
+    pub schedule: String,
+    /// How long it stays open, at least 1m.
+    #[x_kube(
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("a window must be open for at least 1m")
+    )]
+    pub duration: Duration,
+    /// Name of the time zone of the schedule, as in Europe/Berlin; by default UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    pub time_zone: Option<String>,
 }
 
 fn default_renew_before() -> i32 {
@@ -190,12 +231,18 @@ fn default_renew_before() -> i32 {
 
 impl Default for Rotation {
     fn default() -> Self {
-        Self { renew_before_percentage: default_renew_before(), max_age: None, overlap: None }
+        Self { renew_before_percentage: default_renew_before(), max_age: None, overlap: None, windows: Vec::new() }
     }
 }
 
 /// The target Secret.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[x_kube(
+    validation = Rule::new(schema::ARGO_CD_KEYS)
+        .message("keys under argoproj.io make Argo CD act; choose other keys, or format type ArgoCDCluster"),
+    validation = Rule::new(schema::ISTIO_KEYS)
+        .message("keys under istio and istio.io make Istio act; choose other keys, or format type IstioRemoteSecret")
+)]
 pub struct Secret {
     /// Name of the Secret: literal text and the placeholders {policy} and {serviceAccount}.
     #[serde(default = "default_name")]
@@ -211,8 +258,8 @@ pub struct Secret {
     #[x_kube(
         validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
             .message("secret.labels must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
-        validation = Rule::new("self.all(k, !k.matches('(^|[.])(kubernetes[.]io|k8s[.]io|tokenward[.]dev)/'))")
-            .message("labels under kubernetes.io, k8s.io and tokenward.dev make controllers act; choose other keys")
+        validation = Rule::new(schema::NO_FOREIGN_KEYS)
+            .message("labels under kubernetes.io, k8s.io, tokenward.dev and the like make controllers act; choose other keys")
     )]
     pub labels: BTreeMap<String, String>,
     /// Annotations put on the Secret.
@@ -221,8 +268,8 @@ pub struct Secret {
     #[x_kube(
         validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
             .message("secret.annotations must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
-        validation = Rule::new("self.all(k, !k.matches('(^|[.])(kubernetes[.]io|k8s[.]io|tokenward[.]dev)/'))")
-            .message("annotations under kubernetes.io, k8s.io and tokenward.dev make controllers act; choose other keys")
+        validation = Rule::new(schema::NO_FOREIGN_KEYS)
+            .message("annotations under kubernetes.io, k8s.io, tokenward.dev and the like make controllers act; choose other keys")
     )]
     pub annotations: BTreeMap<String, String>,
     /// What the Secret holds.
@@ -238,44 +285,6 @@ impl Default for Secret {
     fn default() -> Self {
         Self { name: default_name(), labels: BTreeMap::new(), annotations: BTreeMap::new(), format: Format::default() }
     }
-}
-
-/// The shape a consumer reads, with the options of the chosen type.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-#[x_kube(
-    validation = Rule::new("!has(self.kubeconfig) || self.type == 'Kubeconfig'")
-        .message("format.kubeconfig is only read with type Kubeconfig; remove it or change the type")
-)]
-pub struct Format {
-    /// Token writes the keys token, ca.crt, namespace and server; Kubeconfig writes the key config.
-    #[serde(default, rename = "type")]
-    pub kind: FormatType,
-    /// Options of type Kubeconfig.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kubeconfig: Option<Kubeconfig>,
-}
-
-/// The shapes there are.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
-pub enum FormatType {
-    #[default]
-    Token,
-    Kubeconfig,
-}
-
-/// Names inside a kubeconfig.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Kubeconfig {
-    /// Name of the cluster, user and context entries; by default kubernetes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub cluster_name: Option<String>,
-    /// Default namespace of the context; by default the policy's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
-    pub namespace: Option<String>,
 }
 
 /// What happens to Secrets and tokens at the end.
@@ -294,7 +303,8 @@ pub struct TokenPolicyStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Reconciling, Stalled, Suspended, LifetimeShortened, InternalServer and ClockSkew.
+    /// Ready, Reconciling, Stalled, Suspended, LifetimeShortened, WindowsUnsatisfiable, RevocationUnsupported,
+    /// SigningKeysRotating, InternalServer and ClockSkew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     #[schemars(schema_with = "schema::conditions")]

@@ -37,10 +37,10 @@ pub async fn perform(api: &Api, site: &Site, job: Job) -> Vec<Outcome> {
     outcomes
 }
 
-/// An anchor that is gone, or another one by now, is as good as deleted.
+/// A Secret that is gone, or another one by now, is as good as deleted.
 async fn retire(api: &Api, grant: &GrantKey, retirement: &Retirement) -> Result<(), Failure> {
     let body = json!({"preconditions": {"uid": retirement.uid}}).to_string().into();
-    match delete(api, grant, &retirement.anchor, &body).await {
+    match delete(api, grant, &retirement.secret, &body).await {
         Err(error) if !matches!(error.code, Some(404 | 409)) => Err(error.failure),
         _ => Ok(()),
     }
@@ -67,10 +67,13 @@ impl Worker<'_> {
         let (step, result) = match act {
             Act::Idle(_) => return None,
             Act::Look(look) => (Step::Harmless, self.look(look).await),
-            Act::CreateAnchor { why, body } => {
-                (Step::Harmless, self.create_anchor(body).await.map(|meta| Outcome::AnchorCreated(why, meta)))
+            Act::CreateAnchor { body, .. } => {
+                (Step::Harmless, self.create_anchor(body).await.map(Outcome::AnchorCreated))
             }
-            Act::Mint(body) => (Step::Mint, self.mint(&body).await.map(Outcome::Minted)),
+            Act::CreateTarget { name, body, .. } => {
+                (Step::Write, self.apply(&name, &body).await.map(Outcome::TargetCreated))
+            }
+            Act::Mint { body, .. } => (Step::Mint, self.mint(&body).await.map(Outcome::Minted)),
             Act::Publish { name, why, body } => {
                 (Step::Write, self.apply(&name, &body).await.map(|meta| Outcome::Published(why, meta)))
             }

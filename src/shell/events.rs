@@ -186,6 +186,7 @@ fn log(notice: &Notice) {
             policy,
             account,
             secret,
+            generation = notice.generation,
             token_id = claims.token_id,
             issued = text(claims.issued_at),
             expires = text(claims.expires_at),
@@ -195,9 +196,10 @@ fn log(notice: &Notice) {
         What::Retired(retirement) => info!(
             policy,
             account,
-            anchor = &*retirement.anchor,
+            anchor = &*retirement.secret,
             token_id = retirement.token_id.as_deref().unwrap_or_default(),
-            reason = retirement.cause.as_str(),
+            cause = retirement.cause.as_str(),
+            reason = retirement.why(),
             "token revoked"
         ),
         What::Failing(failure) => {

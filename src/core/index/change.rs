@@ -6,7 +6,7 @@ use super::{Change, Index};
 use crate::core::{
     Time,
     facts::{Account, Anchor, Policy, PolicyState, Target},
-    grant::GrantKey,
+    grant::{Attempt, GrantKey},
     notice::What,
     plan::{Cause, Retirement},
     select,
@@ -78,6 +78,8 @@ impl Index {
 
     pub(super) fn targets_changed(&mut self, changed: Vec<(Key, Option<Target>)>, now: Time) {
         for (key, before) in changed {
+            self.signed(&key, before.as_ref(), now);
+            let issued = self.targets.get(&key).is_some_and(|target| target.token.is_some());
             let after = self.targets.get(&key).map(|target| of_target(&key, target));
             let before = before.map(|target| of_target(&key, &target));
             if let Some(owner) = before.filter(|owner| Some(owner) != after.as_ref()) {
@@ -92,7 +94,7 @@ impl Index {
                 if !grant.targets.contains(&key.name) {
                     grant.targets.push(key.name.clone());
                 }
-                grant.memory.published = true;
+                grant.memory.published |= issued;
                 self.settle(&owner, now);
             }
             let claimants: Vec<GrantKey> = self.claims.get(&key).into_iter().flatten().cloned().collect();
@@ -131,7 +133,7 @@ impl Index {
         let grant = self.grant(owner, now);
         grant.anchors.retain(|(known, _)| known != name);
         let attempt = grant.memory.attempt.as_mut();
-        if let Some(attempt) = attempt.filter(|attempt| anchor.is_some_and(|anchor| *attempt.anchor.uid == *anchor.uid))
+        if let Some(attempt) = attempt.filter(|attempt| is_bound(attempt, anchor))
         {
             attempt.spent = true;
         }
@@ -148,8 +150,9 @@ impl Index {
         let governed = self.policy(&owner.policy_key()).is_some_and(|policy| !policy.terminating);
         let token = self.facts(&owner).and_then(|facts| facts.token_of(&key.name, &anchor.uid));
         if let Some(token_id) = token.filter(|_| governed && !retiring) {
-            let (anchor, uid) = ((*key.name).into(), anchor.uid.clone());
-            let retirement = Retirement { anchor, uid, token_id: Some(token_id), cause: Cause::ByHand };
+            let (secret, uid) = ((*key.name).into(), anchor.uid.clone());
+            let retirement =
+                Retirement { secret, uid, token_id: Some(token_id), cause: Cause::ByHand, reason: None };
             self.notify(&owner, What::Retired(retirement));
         }
     }
@@ -224,6 +227,10 @@ impl Index {
         self.queue.remove(key);
         self.release(key, None);
     }
+}
+
+fn is_bound(attempt: &Attempt, anchor: Option<&Anchor>) -> bool {
+    attempt.bound.as_ref().zip(anchor).is_some_and(|(bound, anchor)| *bound.uid == *anchor.uid)
 }
 
 fn named(policy: &Policy) -> impl Iterator<Item = Arc<str>> {

@@ -94,10 +94,7 @@ impl Index {
             self.charge_restart(key, now);
             self.wake(key);
         }
-        let policies: Vec<Key> = self.policies.iter().map(|(key, _)| key.clone()).collect();
-        for key in policies {
-            self.statuses.mark(key, now);
-        }
+        self.mark_all(now);
     }
 
     /// A process that dies right after every mint must not get a full budget each time.

@@ -23,12 +23,14 @@ use crate::core::{
 #[expect(clippy::large_enum_variant, reason = "one at a time, and none is kept")]
 #[derive(Debug)]
 pub enum Outcome {
-    /// An anchor was deleted or was gone already, or not.
+    /// An anchor, or a target that is one itself, was deleted or was gone already, or not.
     Retired(Retirement, Result<(), Failure>),
     /// A live GET.
     Looked(Look, Found),
     /// An anchor was created.
-    AnchorCreated(Why, ObjectMeta),
+    AnchorCreated(ObjectMeta),
+    /// A target was created without a token.
+    TargetCreated(ObjectMeta),
     /// A token was minted for the attempt.
     Minted(Minted),
     /// The target was written.
@@ -103,7 +105,8 @@ impl Index {
         match outcome {
             Outcome::Retired(retirement, result) => self.retired(key, retirement, result, now),
             Outcome::Looked(look, found) => self.looked(key, look, found, now),
-            Outcome::AnchorCreated(why, meta) => self.anchor_created(key, why, &meta, now),
+            Outcome::AnchorCreated(meta) => self.anchor_created(key, &meta, now),
+            Outcome::TargetCreated(meta) => self.target_created(key, &meta, now),
             Outcome::Minted(token) => self.minted(key, token, now),
             Outcome::Published(why, meta) => self.published(key, why, &meta, now),
             Outcome::ReadBack(why, meta, token) => self.read_back(key, why, &meta, token, now),
@@ -119,7 +122,9 @@ impl Index {
     fn retired(&mut self, key: &GrantKey, retirement: Retirement, result: Result<(), Failure>, now: Time) {
         match result {
             Ok(()) => {
-                self.anchor_absent(key, &(*retirement.anchor).into(), now);
+                // Names of Secrets are names of one kind, so it is neither of the two any more.
+                self.anchor_absent(key, &(*retirement.secret).into(), now);
+                self.target_absent(key, (*retirement.secret).into(), now);
                 self.notify(key, What::Retired(retirement));
             }
             Err(failure) => {
@@ -226,23 +231,19 @@ impl Index {
         self.grant(key, now).anchors.retain(|(known, _)| known != name);
     }
 
-    fn anchor_created(&mut self, key: &GrantKey, why: Why, meta: &ObjectMeta, now: Time) {
+    fn anchor_created(&mut self, key: &GrantKey, meta: &ObjectMeta, now: Time) {
         self.anchor_found(key, meta, now);
-        let policy = self.policy(&key.policy_key()).cloned();
-        let account = self.accounts.get(&key.account_key()).map(|account| account.uid.clone());
-        let (Some(policy), Some(account_uid)) = (policy, account) else {
-            return;
-        };
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        self.grant(key, now).memory.attempt = Some(Box::new(Attempt {
-            anchor: ObjectRef { name: text(&meta.name), uid: text(&meta.uid) },
-            why,
-            account_uid,
-            token_inputs: policy.token_inputs.clone(),
-            rotate: policy.rotate.clone(),
-            token: None,
-            spent: false,
-        }));
+        if let Some(attempt) = &mut self.grant(key, now).memory.attempt {
+            attempt.bound = Some(ObjectRef { name: text(&meta.name), uid: text(&meta.uid) });
+        }
+    }
+
+    fn target_created(&mut self, key: &GrantKey, meta: &ObjectMeta, now: Time) {
+        self.seen(key, now);
+        if let Some(target) = Target::read(meta) {
+            self.target_answer(key, target, meta, now);
+        }
     }
 
     fn minted(&mut self, key: &GrantKey, token: Minted, now: Time) {
@@ -387,9 +388,7 @@ fn verify(
         Claims { account, .. } if *account.uid != *attempt.account_uid => {
             Err("the token is for an earlier account of this name")
         }
-        Claims { secret, .. } if secret.as_ref() != Some(&attempt.anchor) => {
-            Err("the token is not bound to its anchor")
-        }
+        Claims { secret, .. } if *secret != attempt.bound => Err("the token is bound to something else"),
         Claims { .. } if !asked || (audiences.len() != claims.audiences.len() && !audiences.is_empty()) => {
             Err("the token is for other audiences")
         }

@@ -11,7 +11,7 @@ use crate::{
         facts::PolicyState,
         failure::{Failure, Reason},
         grant::GrantKey,
-        notice::{EVERY_ACCOUNT, Notice, What},
+        notice::{EVERY_ACCOUNT, What},
         schedule,
         status::{self, Context, Row},
         table::Key,
@@ -124,19 +124,15 @@ impl Index {
         let flips = (self.skew.abs() > status::MAX_SKEW) != (skew.abs() > status::MAX_SKEW);
         self.skew = skew;
         if flips {
-            let keys: Vec<Key> = self.policies.iter().map(|(key, _)| key.clone()).collect();
-            for key in keys {
-                self.statuses.mark(key, now);
-            }
+            self.mark_all(now);
         }
     }
 
     /// Something that concerns every account of a policy.
     fn notify_policy(&mut self, key: &Key, what: What) {
-        let policy_uid = self.policies.get(key).map(|policy| policy.uid().into()).unwrap_or_default();
         let grant =
             GrantKey { namespace: key.namespace.clone(), policy: key.name.clone(), account: EVERY_ACCOUNT.into() };
-        self.notices.push(Notice { grant, policy_uid, target: None, what });
+        self.notify_about(&grant, None, what);
     }
 
     /// What we wrote last, or what the watch showed.
@@ -160,7 +156,11 @@ impl Index {
             (Some(failure), _) if failure.reason == Reason::Forbidden => {
                 Some(Concern { failure: failure.clone(), stalls: false })
             }
-            _ => None,
+            (_, PolicyState::Readable(policy)) => {
+                let error = policy.revocation.as_ref()?.as_ref().err()?;
+                let failure = Failure::new(Reason::RevocationTimeInvalid, &error.to_string());
+                Some(Concern { failure, stalls: false })
+            }
         }
     }
 
@@ -192,8 +192,10 @@ impl Index {
         match (state, concern) {
             (PolicyState::Readable(policy), None | Some(Concern { stalls: false, .. })) => {
                 let rows = self.grants_of(key).filter_map(|grant| self.row(grant, now)).collect();
-                let watch = concern.map(|concern| &concern.failure);
-                status::summarise(policy, rows, stored, Context { now, skew: self.skew, site: &self.site, watch })
+                let concern = concern.map(|concern| &concern.failure);
+                let key_in_use = self.signers.key_in_use();
+                let context = Context { now, skew: self.skew, site: &self.site, concern, key_in_use };
+                status::summarise(policy, rows, stored, context)
             }
             (_, Some(concern)) => status::stalled(&concern.failure, stored, now),
             (PolicyState::Unreadable { .. }, None) => stored.clone(),
@@ -211,7 +213,8 @@ impl Index {
             standing: standing.clone(),
             since: *since,
             token: token.map(|token| (token.issued_at, token.expires_at)),
-            due: target.and_then(|target| facts.due(target)),
+            due: target.and_then(|target| facts.due(now, target)),
+            old_signer: token.is_some_and(|token| self.signers.is_old(token)),
         })
     }
 

@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use super::{Index, Job};
 use crate::core::{
     Time,
-    facts::Target,
+    facts::{PolicyState, Target},
     failure::Reason,
     grant::GrantKey,
     notice::{Notice, What},
@@ -65,6 +65,9 @@ impl Index {
         if decision.drop_attempt {
             grant.memory.attempt = None;
         }
+        if let Some(attempt) = decision.act.attempt() {
+            grant.memory.attempt = Some(Box::new(attempt.clone()));
+        }
         match &decision.act {
             Act::Idle(until) if decision.retire.is_empty() => {
                 if let Some(until) = until {
@@ -74,7 +77,7 @@ impl Index {
                 None
             }
             _ => {
-                grant.retiring = decision.retire.iter().map(|retirement| retirement.anchor.clone()).collect();
+                grant.retiring = decision.retire.iter().map(|retirement| retirement.secret.clone()).collect();
                 grant.busy = true;
                 Some(Job { grant: key.clone(), decision })
             }
@@ -89,7 +92,7 @@ impl Index {
         let names = |target: &Target| {
             let token = target.token.as_ref().map(|token| (&token.anchor, &token.anchor_uid));
             let mut named = token.into_iter().chain(target.previous.iter().map(|entry| (&entry.anchor, &entry.uid)));
-            named.any(|(anchor, uid)| *anchor == retirement.anchor && *uid == retirement.uid)
+            named.any(|(anchor, uid)| *anchor == retirement.secret && *uid == retirement.uid)
         };
         let others = |target: &Target| *target.policy != *key.policy || *target.service_account != *key.account;
         unnamed && self.targets.in_namespace(&key.namespace).any(|(_, target)| others(target) && names(target))
@@ -131,8 +134,10 @@ impl Index {
 
     /// As [`Index::notify`], about the Secret of this name.
     pub(super) fn notify_about(&mut self, key: &GrantKey, target: Option<String>, what: What) {
-        let policy_uid = self.policies.get(&key.policy_key()).map(|policy| policy.uid().into()).unwrap_or_default();
-        self.notices.push(Notice { grant: key.clone(), policy_uid, target, what });
+        let policy = self.policies.get(&key.policy_key());
+        let policy_uid = policy.map(|policy| policy.uid().into()).unwrap_or_default();
+        let generation = policy.and_then(PolicyState::readable).map_or(0, |policy| policy.generation);
+        self.notices.push(Notice { grant: key.clone(), policy_uid, generation, target, what });
     }
 
     /// What happened since the last call.

@@ -1,13 +1,17 @@
 //! Rows 8 and 11: whether a fresh token is needed, and the next call of issuing it.
 
-use super::{Act, Facts, Look, Standing, Verdict, repair, standing, throttled};
-use crate::core::{
-    Time,
-    facts::{Account, Policy, Previous, Target, TokenFacts},
-    failure::{Failure, Reason},
-    grant::{Attempt, Minted},
-    render::{self, Draft, Precondition},
-    schedule,
+use super::{Act, Facts, Look, Standing, Verdict, repair, revoke, standing, throttled};
+use crate::{
+    core::{
+        Time,
+        claims::ObjectRef,
+        facts::{Account, Policy, Previous, Target, TokenFacts},
+        failure::{Failure, Reason},
+        grant::{Attempt, Minted},
+        render::{self, Draft, Precondition},
+        schedule,
+    },
+    crd::token_policy::Binding,
 };
 
 /// Why a Secret is written.
@@ -25,6 +29,12 @@ pub enum Why {
     AccountRecreated,
     /// The token's anchor was deleted: the token was revoked.
     AnchorDeleted,
+    /// Somebody asked for the revocation of every token issued before an instant.
+    Revoked,
+    /// The API server does not publish the key any more that the token is signed with.
+    SigningKeyGone,
+    /// The API server calls itself otherwise than in the token.
+    IssuerChanged,
     /// The spec asks for another token.
     SpecChanged,
     /// The rotate annotation has a new value.
@@ -52,6 +62,9 @@ impl Why {
             Self::PolicyRecreated => "PolicyRecreated",
             Self::AccountRecreated => "AccountRecreated",
             Self::AnchorDeleted => "AnchorDeleted",
+            Self::Revoked => "Revoked",
+            Self::SigningKeyGone => "SigningKeyGone",
+            Self::IssuerChanged => "IssuerChanged",
             Self::SpecChanged => "SpecChanged",
             Self::RotationRequested => "RotationRequested",
             Self::DataChanged => "DataChanged",
@@ -66,8 +79,15 @@ impl Why {
     #[must_use]
     pub const fn repair(self) -> Option<&'static str> {
         match self {
-            Self::FirstIssue | Self::SpecChanged | Self::RotationRequested | Self::Due | Self::LayoutChanged => None,
-            _ => Some(self.as_str()),
+            Self::PolicyRecreated
+            | Self::AccountRecreated
+            | Self::AnchorDeleted
+            | Self::TargetDeleted
+            | Self::TargetEmpty
+            | Self::DataChanged
+            | Self::MetadataChanged
+            | Self::OwnersChanged => Some(self.as_str()),
+            _ => None,
         }
     }
 }
@@ -99,15 +119,22 @@ pub(super) fn serve(case: &Case<'_>) -> Verdict {
     let usable = usable(case);
     match need(case) {
         Some(Need { look: Some(look), .. }) => waiting(case, Act::Look(look), usable.is_some()),
-        Some(need) => match usable {
-            Some(attempt) => waiting(case, proceed(case, attempt), true),
-            None => paced(case, need.why, || create(case, need.why)),
+        Some(need) => match (revoke::pause(case.now, case.facts), usable) {
+            (_, Some(attempt @ Attempt { token: Some(token), .. })) => waiting(case, publish(case, attempt, token), true),
+            (Some(until), _) => waiting(case, Act::Idle(Some(until)), usable.is_some()),
+            (None, Some(attempt)) => waiting(case, request(case, attempt), true),
+            (None, None) => paced(case, need.why, || request(case, &begin(case, need.why))),
         },
         None => match repair::next(case) {
             Some((why, act)) => paced(case, why, || act),
-            None => Verdict { act: settled(case), standing: Standing::Ready, active: false },
+            None => Verdict { act: settled(case), standing: at_rest(case), active: false },
         },
     }
+}
+
+/// Nothing is to be done; but an order that could not be read must not pass for one that was carried out.
+fn at_rest(case: &Case<'_>) -> Standing {
+    case.target.and_then(revoke::invalid).map_or(Standing::Ready, Standing::Failing)
 }
 
 /// Row 7 for every call: the back-off of the last failure.
@@ -135,7 +162,7 @@ fn need(case: &Case<'_>) -> Option<Need> {
         return Some(Need { why: Why::DataChanged, look: Some(case.look()) });
     }
     let Some(token) = &target.token else {
-        return Some(Why::TargetEmpty.into());
+        return Some(empty(case).into());
     };
     // Without the label nobody knows for which policy's UID it was written: that is a repair, not a new token.
     if !target.policy_uid.is_empty() && *target.policy_uid != *case.policy.uid {
@@ -144,12 +171,27 @@ fn need(case: &Case<'_>) -> Option<Need> {
     if *target.account_uid != *case.account.uid {
         return Some(Why::AccountRecreated.into());
     }
-    if let Some(look) = anchor_doubt(case.facts, token) {
-        return Some(Need { why: Why::AnchorDeleted, look });
+    // A token that is bound to its target goes with that, see `retire`.
+    if case.policy.binding() == Binding::Anchor && revoke::covers(case.now, case.facts, token.issued_at) {
+        return Some(Why::Revoked.into());
     }
-    changed(case, target)
-        .or_else(|| case.facts.due(target).filter(|due| *due <= case.now).map(|_| Why::Due))
-        .map(Need::from)
+    // Before the binding, because that is one of the inputs.
+    if target.token_inputs != case.policy.token_inputs {
+        return Some(Why::SpecChanged.into());
+    }
+    if let Some(need) = unbound(case, target, token) {
+        return Some(need);
+    }
+    let ripe = || case.facts.due(case.now, target).filter(|due| due.at <= case.now).map(|_| Why::Due);
+    changed(case, target).or_else(|| case.facts.signers.gone(token)).or_else(ripe).map(Need::from)
+}
+
+/// A target without a token: the first step of a binding to it, or somebody removed our annotations.
+fn empty(case: &Case<'_>) -> Why {
+    match (case.policy.binding(), case.facts.memory.published) {
+        (Binding::Target, false) => Why::FirstIssue,
+        _ => Why::TargetEmpty,
+    }
 }
 
 /// A first write needs proof that there is nothing to overwrite.
@@ -164,24 +206,25 @@ fn missing(case: &Case<'_>) -> Need {
     Need { why, look: (!facts.memory.proof.target_absent).then(|| case.look()) }
 }
 
-/// `None`: the token's anchor is there. `Some(None)`: it is gone for sure. `Some(Some(look))`: look first.
-#[expect(clippy::option_option, reason = "three answers, each said in the line above")]
-fn anchor_doubt(facts: &Facts<'_>, token: &TokenFacts) -> Option<Option<Look>> {
-    match facts.anchors.get(&*token.anchor) {
-        Some((anchor, _)) if anchor.uid == token.anchor_uid => None,
-        Some(_) => Some(None),
-        // Nothing can be called so: somebody else wrote it.
-        None if token.anchor.is_empty() => Some(None),
-        None if facts.memory.proof.anchor_absent.as_deref() == Some(&*token.anchor) => Some(None),
-        None => Some(Some(Look::Anchor(token.anchor.to_string()))),
+/// What the token is bound to is gone, or has to be looked at before that is believed.
+fn unbound(case: &Case<'_>, target: &Target, token: &TokenFacts) -> Option<Need> {
+    if case.facts.is_bound(case.policy, target, token) {
+        return None;
     }
+    // The Secret has another UID than the one that the token was bound to: it was deleted and put back.
+    if case.policy.binding() == Binding::Target {
+        return Some(Why::TargetDeleted.into());
+    }
+    let proof = &case.facts.memory.proof;
+    let another = case.facts.anchors.contains_key(&*token.anchor);
+    // Nothing can have an empty name: somebody else wrote that.
+    let absent = token.anchor.is_empty() || proof.anchor_absent.as_deref() == Some(&*token.anchor);
+    let look = (!another && !absent).then(|| Look::Anchor(token.anchor.to_string()));
+    Some(Need { why: Why::AnchorDeleted, look })
 }
 
 fn changed(case: &Case<'_>, target: &Target) -> Option<Why> {
     let policy = case.policy;
-    if target.token_inputs != policy.token_inputs {
-        return Some(Why::SpecChanged);
-    }
     // Removing the annotation never rotates.
     if policy.rotate.as_deref().is_some_and(|value| *value != *target.rotate) {
         return Some(Why::RotationRequested);
@@ -195,34 +238,63 @@ fn changed(case: &Case<'_>, target: &Target) -> Option<Why> {
 /// The attempt in memory, if its token would still be the right one.
 fn usable<'a>(case: &Case<'a>) -> Option<&'a Attempt> {
     let attempt = case.facts.memory.attempt.as_ref()?;
+    let is_target = |bound: &ObjectRef| case.target.is_some_and(|target| *target.uid == *bound.uid);
     let fits = attempt.token_inputs == case.policy.token_inputs
         && attempt.account_uid == case.account.uid
         && attempt.rotate == case.policy.rotate
         && !attempt.spent
+        && (case.policy.binding() != Binding::Target || attempt.bound.as_ref().is_none_or(is_target))
         && attempt.token.as_ref().is_none_or(|token| is_fresh(case, token));
     fits.then_some(attempt)
 }
 
-/// A held token is worth publishing while it is not due itself, and not older than what is published unless that
-/// is dead. Instants of issue are whole seconds, so two tokens may have the same.
+/// A held token is worth publishing while it is not due or revoked itself, and not older than what is published unless
+/// that is dead. Instants of issue are whole seconds, so two tokens may have the same.
 fn is_fresh(case: &Case<'_>, held: &Minted) -> bool {
     let claims = &held.claims;
-    let due = schedule::due(claims.issued_at, claims.expires_at, &case.policy.spec.rotation, case.facts.hash());
-    let published = case.target.and_then(|target| target.token.as_ref());
-    let dead = |token| matches!(anchor_doubt(case.facts, token), Some(None));
-    due > case.now && published.is_none_or(|token| claims.issued_at >= token.issued_at || dead(token))
-}
-
-fn create(case: &Case<'_>, why: Why) -> Act {
-    Act::CreateAnchor { why, body: render::anchor(case.facts.key, case.policy, case.name, case.now) }
-}
-
-/// An anchor is there: mint; a token is there: publish it.
-fn proceed(case: &Case<'_>, attempt: &Attempt) -> Act {
-    let anchor = (attempt.anchor.name.as_str(), attempt.anchor.uid.as_str());
-    let Some(token) = &attempt.token else {
-        return Act::Mint(render::token_request(case.facts.key, case.policy, &attempt.account_uid, anchor));
+    let due = case.facts.renewal(case.policy, claims.issued_at, claims.expires_at).due;
+    let published = case.target.and_then(|target| Some((target, target.token.as_ref()?)));
+    let outlives = |(target, token): (&Target, &TokenFacts)| {
+        claims.issued_at >= token.issued_at || matches!(unbound(case, target, token), Some(Need { look: None, .. }))
     };
+    let revoked = revoke::covers(case.now, case.facts, claims.issued_at);
+    due > case.now && !revoked && published.is_none_or(outlives)
+}
+
+fn begin(case: &Case<'_>, why: Why) -> Attempt {
+    Attempt {
+        bound: None,
+        why,
+        account_uid: case.account.uid.clone(),
+        token_inputs: case.policy.token_inputs.clone(),
+        rotate: case.policy.rotate.clone(),
+        token: None,
+        spent: false,
+    }
+}
+
+/// The next call for an attempt without a token: make what it is bound to, or request it.
+fn request(case: &Case<'_>, attempt: &Attempt) -> Act {
+    let (key, policy) = (case.facts.key, case.policy);
+    let mut attempt = Box::new(attempt.clone());
+    match (policy.binding(), &attempt.bound, case.target) {
+        (Binding::Anchor, None, _) => {
+            return Act::CreateAnchor { attempt, body: render::anchor(key, policy, case.name, case.now) };
+        }
+        (Binding::Target, None, None) => {
+            let body = render::empty_target(key, policy, case.name);
+            return Act::CreateTarget { attempt, name: case.name.to_owned(), body };
+        }
+        (Binding::Target, None, Some(target)) => {
+            attempt.bound = Some(ObjectRef { name: case.name.to_owned(), uid: target.uid.to_string() });
+        }
+        _ => {}
+    }
+    let body = render::token_request(key, policy, &attempt.account_uid, attempt.bound.as_ref());
+    Act::Mint { attempt, body }
+}
+
+fn publish(case: &Case<'_>, attempt: &Attempt, token: &Minted) -> Act {
     let draft = Draft {
         grant: case.facts.key,
         policy: case.policy,
@@ -230,7 +302,7 @@ fn proceed(case: &Case<'_>, attempt: &Attempt) -> Act {
         name: case.name,
         token: &token.secret,
         claims: &token.claims,
-        anchor,
+        bound: attempt.bound.as_ref(),
         rotate: attempt.rotate.as_deref().unwrap_or_default(),
         previous: &previous(case),
         token_inputs: &attempt.token_inputs,
@@ -251,6 +323,7 @@ fn previous(case: &Case<'_>) -> Vec<Previous> {
         anchor: token.anchor.clone(),
         uid: token.anchor_uid.clone(),
         token_id: token.id.clone(),
+        issued_at: token.issued_at,
         retires_at: schedule::retires_at(now, token.expires_at, case.policy.spec.rotation.overlap),
     }));
     // The oldest beyond the limit loses its name here, and is retired for it.
@@ -276,7 +349,7 @@ fn settled(case: &Case<'_>) -> Act {
                 resource_version: old.resource_version.clone(),
             },
         ),
-        None => Act::Idle(case.target.and_then(|target| case.facts.due(target))),
+        None => Act::Idle(case.target.and_then(|target| case.facts.due(case.now, target)).map(|due| due.at)),
     }
 }
 

@@ -57,8 +57,7 @@ fn rewrite(case: &Case<'_>, target: &Target) -> Option<Why> {
 /// Read the token once, then write the Secret with it: an apply of the metadata alone would delete the data.
 fn written_again(case: &Case<'_>, target: &Target, why: Why) -> Act {
     let fits = |copy: &&Copy| copy.resource_version == target.resource_version;
-    let copy = case.facts.memory.copy.as_deref().filter(fits);
-    let Some((copy, anchor)) = copy.and_then(|copy| Some((copy, copy.token.claims.secret.as_ref()?))) else {
+    let Some(copy) = case.facts.memory.copy.as_deref().filter(fits) else {
         return Act::ReadBack { name: case.name.to_owned(), why };
     };
     let draft = Draft {
@@ -68,7 +67,7 @@ fn written_again(case: &Case<'_>, target: &Target, why: Why) -> Act {
         name: case.name,
         token: &copy.token.secret,
         claims: &copy.token.claims,
-        anchor: (&anchor.name, &anchor.uid),
+        bound: copy.token.claims.secret.as_ref(),
         rotate: &target.rotate,
         previous: &issue::kept(case.facts, target),
         token_inputs: &target.token_inputs,

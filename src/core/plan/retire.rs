@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 
-use super::{Ending, Facts, Look, deletes, ending};
+use super::{Ending, Facts, Look, deletes, ending, revoke};
 use crate::core::{
     Time,
     facts::{Anchor, Target},
@@ -34,6 +34,8 @@ pub enum Cause {
     TargetDeleted,
     /// Somebody else deleted it, to revoke its token.
     ByHand,
+    /// Somebody asked for it with the annotation of this name.
+    RevokeIssuedBefore,
 }
 
 impl Cause {
@@ -50,6 +52,7 @@ impl Cause {
             Self::Discarded => "Discarded",
             Self::TargetDeleted => "TargetDeleted",
             Self::ByHand => "ByHand",
+            Self::RevokeIssuedBefore => "RevokeIssuedBefore",
         }
     }
 }
@@ -60,29 +63,46 @@ impl Cause {
     pub const fn is_planned(self) -> bool {
         matches!(self, Self::OverlapEnded | Self::Expired)
     }
+
+    /// Whether no consumer ever got the token: what a crash or a refused write left behind.
+    #[must_use]
+    pub const fn is_sweep(self) -> bool {
+        matches!(self, Self::Lost | Self::Superseded | Self::Discarded)
+    }
 }
 
-/// One anchor to delete.
+/// One Secret to delete, because the token that is bound to it is to die: an anchor, or a target with
+/// `binding: Target`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retirement {
     /// Its name.
-    pub anchor: Box<str>,
-    /// Its UID: an anchor re-created under the same name is another one.
+    pub secret: Box<str>,
+    /// Its UID: a Secret re-created under the same name is another one.
     pub uid: Box<str>,
     /// The token bound to it, where known.
     pub token_id: Option<Box<str>>,
     /// Why.
     pub cause: Cause,
+    /// The word in `revoke-reason`, where that is the cause.
+    pub reason: Option<Box<str>>,
+}
+
+impl Retirement {
+    /// The word for people and metrics: what somebody gave as their reason, else the cause.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        self.reason.as_deref().unwrap_or(self.cause.as_str())
+    }
 }
 
 /// How a target names an anchor.
 enum Named {
-    Current { expires_at: Time, token_id: Box<str> },
-    Previous { retires_at: Time, token_id: Box<str> },
+    Current { issued_at: Time, expires_at: Time, token_id: Box<str> },
+    Previous { issued_at: Time, retires_at: Time, token_id: Box<str> },
     Not,
 }
 
-/// Every anchor to delete now.
+/// Every anchor, and every target that is an anchor itself, to delete now.
 pub(super) fn due(now: Time, facts: &Facts<'_>, drop_attempt: bool) -> Vec<Retirement> {
     if facts.memory.retire_after.is_some_and(|after| now < after) {
         return Vec::new();
@@ -98,9 +118,10 @@ pub(super) fn due(now: Time, facts: &Facts<'_>, drop_attempt: bool) -> Vec<Retir
         // With `Retain`, and after the policy let go, an anchor still goes when its token cannot be alive.
         let cause = cause.or_else(|| is_expired(now, facts, anchor, &named).then_some(Cause::Expired))?;
         let token_id = token_of(facts, name, &anchor.uid);
-        Some(Retirement { anchor: (*name).into(), uid: anchor.uid.clone(), token_id, cause })
+        let reason = revoke::reason(now, facts, cause);
+        Some(Retirement { secret: (*name).into(), uid: anchor.uid.clone(), token_id, cause, reason })
     });
-    anchors.collect()
+    anchors.chain(revoke::targets(now, facts)).collect()
 }
 
 /// The cause that takes all anchors of a grant, once its end is sure.
@@ -111,7 +132,7 @@ fn end(now: Time, facts: &Facts<'_>) -> Option<Cause> {
 }
 
 fn is_held(facts: &Facts<'_>, name: &str) -> bool {
-    facts.memory.attempt.as_ref().is_some_and(|attempt| attempt.anchor.name == name)
+    facts.memory.attempt.as_ref().and_then(|attempt| attempt.bound.as_ref()).is_some_and(|bound| bound.name == name)
 }
 
 /// A held token without use goes at once, unless the write whose answer was lost may have published it: then
@@ -122,6 +143,14 @@ fn discarded(facts: &Facts<'_>, drop_attempt: bool, named: &Named) -> Option<Cau
 }
 
 fn cause(now: Time, facts: &Facts<'_>, anchor: &Anchor, seen: Time, named: &Named) -> Option<Cause> {
+    // What the anchor of a token that nobody names was for is not known: the token may be as old as the anchor.
+    let issued = match named {
+        Named::Current { issued_at, .. } | Named::Previous { issued_at, .. } => *issued_at,
+        Named::Not => anchor.created,
+    };
+    if revoke::covers(now, facts, issued) {
+        return Some(Cause::RevokeIssuedBefore);
+    }
     match named {
         Named::Current { .. } => None,
         Named::Previous { retires_at, .. } => (*retires_at <= now).then_some(Cause::OverlapEnded),
@@ -175,11 +204,19 @@ fn is_expired(now: Time, facts: &Facts<'_>, anchor: &Anchor, named: &Named) -> b
 fn named(facts: &Facts<'_>, name: &str, uid: &str) -> Named {
     let mut tokens = facts.targets().filter_map(|(_, target)| target.token.as_ref());
     if let Some(token) = tokens.find(|token| *token.anchor == *name && *token.anchor_uid == *uid) {
-        return Named::Current { expires_at: token.expires_at, token_id: token.id.clone() };
+        return Named::Current {
+            issued_at: token.issued_at,
+            expires_at: token.expires_at,
+            token_id: token.id.clone(),
+        };
     }
     let mut entries = facts.targets().flat_map(|(_, target)| &target.previous);
     let entry = entries.find(|entry| *entry.anchor == *name && *entry.uid == *uid);
-    entry.map_or(Named::Not, |entry| Named::Previous { retires_at: entry.retires_at, token_id: entry.token_id.clone() })
+    entry.map_or(Named::Not, |entry| Named::Previous {
+        issued_at: entry.issued_at,
+        retires_at: entry.retires_at,
+        token_id: entry.token_id.clone(),
+    })
 }
 
 /// Id of the token bound to an anchor, as far as a target names it.

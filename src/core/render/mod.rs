@@ -1,24 +1,30 @@
 //! From a token to the exact bytes of the Secrets. The same input always gives the same bytes.
 
-pub mod kubeconfig;
+mod argo_cd;
+mod docker_config;
+mod istio;
+mod kubeconfig;
 pub mod read_back;
-pub mod token;
+mod token;
 
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use secrecy::{SecretSlice, SecretString};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use serde_json::{Value, json};
 
 use super::{
     Time,
-    claims::Claims,
+    claims::{Claims, ObjectRef},
     facts::{Policy, Previous, Site, text},
     grant::GrantKey,
     keys,
     managed::Owned,
 };
-use crate::crd::token_policy::FormatType;
+use crate::crd::format::{Format, FormatType};
+
+/// The data of a Secret, before base64.
+type Data = BTreeMap<String, SecretSlice<u8>>;
 
 /// Everything a target says.
 #[derive(Debug)]
@@ -35,8 +41,8 @@ pub struct Draft<'a> {
     pub token: &'a SecretString,
     /// What the token says.
     pub claims: &'a Claims,
-    /// The anchor it is bound to: name and UID.
-    pub anchor: (&'a str, &'a str),
+    /// The Secret it is bound to, if any.
+    pub bound: Option<&'a ObjectRef>,
     /// The rotate value it was issued under.
     pub rotate: &'a str,
     /// Older tokens.
@@ -62,12 +68,35 @@ pub enum Precondition {
 /// The body of the apply that writes a target.
 #[must_use]
 pub fn target(draft: &Draft<'_>, site: &Site, precondition: &Precondition) -> SecretString {
+    let annotations = annotations(draft);
+    secret(draft.grant, draft.policy, draft.name, &annotations, precondition, &data(draft, site))
+}
+
+/// The body of the apply that creates a target without a token, for `binding: Target`.
+#[must_use]
+pub fn empty_target(grant: &GrantKey, policy: &Policy, name: &str) -> SecretString {
+    let annotations = names(grant, name).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let data = match policy.spec.secret.format.kind {
+        FormatType::DockerConfigJson => docker_config::empty(),
+        _ => Data::new(),
+    };
+    secret(grant, policy, name, &annotations, &Precondition::Absent, &data)
+}
+
+fn secret(
+    grant: &GrantKey,
+    policy: &Policy,
+    name: &str,
+    annotations: &BTreeMap<String, String>,
+    precondition: &Precondition,
+    data: &Data,
+) -> SecretString {
     let mut metadata = json!({
-        "name": draft.name,
-        "namespace": &*draft.grant.namespace,
-        "labels": labels(draft.policy),
-        "annotations": annotations(draft),
-        "ownerReferences": owners(draft.grant, draft.policy),
+        "name": name,
+        "namespace": &*grant.namespace,
+        "labels": labels(policy),
+        "annotations": annotations,
+        "ownerReferences": owners(grant, policy),
     });
     match precondition {
         // "0" would mean any version and overwrite; "1" is a version no stored object has.
@@ -77,42 +106,65 @@ pub fn target(draft: &Draft<'_>, site: &Site, precondition: &Precondition) -> Se
             metadata["resourceVersion"] = (**resource_version).into();
         }
     }
-    let data: BTreeMap<_, _> =
-        data(draft, site).into_iter().map(|(key, value)| (key, STANDARD.encode(value_bytes(&value)))).collect();
-    let body = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data});
+    let data: BTreeMap<&str, String> =
+        data.iter().map(|(key, value)| (key.as_str(), STANDARD.encode(value.expose_secret()))).collect();
+    let kind = match policy.spec.secret.format.kind {
+        FormatType::DockerConfigJson => docker_config::TYPE,
+        _ => "Opaque",
+    };
+    let body = json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": data});
     body.to_string().into()
 }
 
-fn value_bytes(value: &SecretSlice<u8>) -> &[u8] {
-    use secrecy::ExposeSecret as _;
-    value.expose_secret()
+fn data(draft: &Draft<'_>, site: &Site) -> Data {
+    // Options that the type needs are demanded by the CRD; without them there would be nothing to write.
+    let Format { kind, kubeconfig, argo_cd_cluster, istio_remote_secret, docker_config_json } =
+        draft.policy.spec.secret.format.clone();
+    match kind {
+        FormatType::Token => token::data(draft, site),
+        FormatType::Kubeconfig => kubeconfig::data(draft, site, &kubeconfig.unwrap_or_default()),
+        FormatType::ArgoCDCluster => argo_cd::data(draft, site, &argo_cd_cluster.unwrap_or_default()),
+        FormatType::IstioRemoteSecret => istio::data(draft, site, &istio_remote_secret.unwrap_or_default()),
+        FormatType::DockerConfigJson => docker_config::data(draft, &docker_config_json.unwrap_or_default()),
+    }
 }
 
-fn data(draft: &Draft<'_>, site: &Site) -> BTreeMap<&'static str, SecretSlice<u8>> {
-    match draft.policy.spec.secret.format.kind {
-        FormatType::Token => token::data(draft, site),
-        FormatType::Kubeconfig => kubeconfig::data(draft, site),
+fn data_keys(format: &Format) -> Vec<&str> {
+    match format.kind {
+        FormatType::Token => token::KEYS.to_vec(),
+        FormatType::Kubeconfig => {
+            let key = format.kubeconfig.as_ref().and_then(|options| options.key.as_deref());
+            vec![key.unwrap_or(kubeconfig::KEY)]
+        }
+        FormatType::ArgoCDCluster => argo_cd::keys(format.argo_cd_cluster.as_ref()).collect(),
+        FormatType::IstioRemoteSecret => {
+            format.istio_remote_secret.iter().map(|options| options.cluster_name.as_str()).collect()
+        }
+        FormatType::DockerConfigJson => vec![docker_config::KEY],
     }
 }
 
 /// What our Apply entry owns after writing a target for this policy.
 #[must_use]
 pub fn owned(policy: &Policy) -> Owned {
-    let data: &[&str] = match policy.spec.secret.format.kind {
-        FormatType::Token => &token::KEYS,
-        FormatType::Kubeconfig => &kubeconfig::KEYS,
-    };
-    let secret = &policy.spec.secret;
+    let annotations = policy_annotations(policy);
     Owned::expected(
-        data.iter().copied(),
-        keys::TARGET_LABELS.into_iter().chain(secret.labels.keys().map(String::as_str)),
-        keys::TARGET_ANNOTATIONS.into_iter().chain(secret.annotations.keys().map(String::as_str)),
+        data_keys(&policy.spec.secret.format),
+        labels(policy).into_keys(),
+        keys::TARGET_ANNOTATIONS.into_iter().chain(annotations.keys().map(String::as_str)),
     )
 }
 
+/// What the policy asks for, what its format needs, and ours, each winning over the one before.
 fn labels(policy: &Policy) -> BTreeMap<&str, &str> {
+    let secret = &policy.spec.secret;
     let mut labels: BTreeMap<&str, &str> =
-        policy.spec.secret.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        secret.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    labels.extend(match secret.format.kind {
+        FormatType::ArgoCDCluster => Some(argo_cd::LABEL),
+        FormatType::IstioRemoteSecret => Some(istio::LABEL),
+        _ => None,
+    });
     labels.extend([
         (keys::ROLE, keys::TARGET_ROLE),
         (keys::POLICY_UID, &*policy.uid),
@@ -121,26 +173,42 @@ fn labels(policy: &Policy) -> BTreeMap<&str, &str> {
     labels
 }
 
+fn policy_annotations(policy: &Policy) -> BTreeMap<String, String> {
+    let mut annotations = policy.spec.secret.annotations.clone();
+    if let Some(options) = &policy.spec.secret.format.istio_remote_secret {
+        annotations.insert(istio::ANNOTATION.to_owned(), options.cluster_name.clone());
+    }
+    annotations
+}
+
+/// The annotations that make a Secret a target of ours.
+fn names(grant: &GrantKey, target: &str) -> [(&'static str, String); 3] {
+    [
+        (keys::POLICY, grant.policy.to_string()),
+        (keys::TARGET, target.to_owned()),
+        (keys::SERVICE_ACCOUNT, grant.account.to_string()),
+    ]
+}
+
 fn annotations(draft: &Draft<'_>) -> BTreeMap<String, String> {
     let claims = draft.claims;
+    let bound = |part: fn(&ObjectRef) -> &String| draft.bound.map(part).cloned().unwrap_or_default();
     let ours = [
-        (keys::POLICY, draft.grant.policy.to_string()),
-        (keys::TARGET, draft.name.to_owned()),
-        (keys::SERVICE_ACCOUNT, draft.grant.account.to_string()),
         (keys::SERVICE_ACCOUNT_UID, draft.account_uid.to_owned()),
         (keys::TOKEN_ID, claims.token_id.clone()),
         (keys::KEY_ID, claims.key_id.clone()),
         (keys::ISSUER, claims.issuer.clone()),
         (keys::ISSUED_AT, text(claims.issued_at)),
         (keys::EXPIRES_AT, text(claims.expires_at)),
-        (keys::ANCHOR, draft.anchor.0.to_owned()),
-        (keys::ANCHOR_UID, draft.anchor.1.to_owned()),
+        (keys::ANCHOR, bound(|bound| &bound.name)),
+        (keys::ANCHOR_UID, bound(|bound| &bound.uid)),
         (keys::ROTATE, draft.rotate.to_owned()),
         (keys::PREVIOUS, json!(draft.previous).to_string()),
         (keys::TOKEN_INPUTS, draft.token_inputs.to_owned()),
         (keys::LAYOUT, draft.policy.layout.to_string()),
     ];
-    let mut annotations = draft.policy.spec.secret.annotations.clone();
+    let mut annotations = policy_annotations(draft.policy);
+    let ours = names(draft.grant, draft.name).into_iter().chain(ours);
     annotations.extend(ours.map(|(key, value)| (key.to_owned(), value)));
     annotations
 }
@@ -188,19 +256,19 @@ pub fn anchor(grant: &GrantKey, policy: &Policy, target: &str, now: Time) -> Val
     })
 }
 
-/// The body of a TokenRequest: for this UID of the account, bound to this anchor by name and UID.
+/// The body of a TokenRequest: for this UID of the account, bound to this Secret by name and UID, if to any.
 #[must_use]
-pub fn token_request(grant: &GrantKey, policy: &Policy, account_uid: &str, anchor: (&str, &str)) -> Value {
+pub fn token_request(grant: &GrantKey, policy: &Policy, account_uid: &str, bound: Option<&ObjectRef>) -> Value {
     let token = &policy.spec.token;
+    let mut spec = json!({"audiences": token.audiences, "expirationSeconds": token.duration.as_secs()});
+    if let Some(bound) = bound {
+        spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Secret", "name": bound.name, "uid": bound.uid});
+    }
     json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
         "metadata": {"name": &*grant.account, "namespace": &*grant.namespace, "uid": account_uid},
-        "spec": {
-            "audiences": token.audiences,
-            "expirationSeconds": token.duration.as_secs(),
-            "boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": anchor.0, "uid": anchor.1},
-        },
+        "spec": spec,
     })
 }
 
@@ -233,6 +301,7 @@ mod tests {
             anchor: "tw-0".into(),
             uid: "anchor-0".into(),
             token_id: "id-0".into(),
+            issued_at: Time::from_timestamp(900, 0).unwrap(),
             retires_at: Time::from_timestamp(2000, 0).unwrap(),
         }];
         let draft = Draft {
@@ -242,7 +311,7 @@ mod tests {
             name: "p-deployer",
             token: &token,
             claims: &claims,
-            anchor: ("tw-1", "anchor-1"),
+            bound: Some(&ObjectRef { name: "tw-1".into(), uid: "anchor-1".into() }),
             rotate: "7",
             previous: &previous,
             token_inputs: &policy.token_inputs,
@@ -346,10 +415,78 @@ mod tests {
         assert_eq!(config["users"][0]["user"].as_object().unwrap().keys().collect::<Vec<_>>(), ["token"]);
     }
 
+    fn formats() -> [Value; 5] {
+        [
+            json!({"type": "Token"}),
+            json!({"type": "Kubeconfig", "kubeconfig": {"key": "value"}}),
+            json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a", "b"], "project": "p"}}),
+            json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": "west"}}),
+            json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": ["r.example:5000"]}}),
+        ]
+    }
+
+    #[test]
+    fn every_format_writes_exactly_the_keys_that_are_looked_for() {
+        for format in formats() {
+            let policy = policy(&json!({"secret": {"format": format, "labels": {"argocd.argoproj.io/secret-type": "x"}}}));
+            let body = rendered(&policy, &Precondition::Absent);
+            assert_eq!(Target::read(&stored(&body)).unwrap().owned, owned(&policy), "{format}");
+        }
+    }
+
+    #[test]
+    fn format_argo_cd_cluster_is_a_cluster_of_its_declarative_setup() {
+        let format = json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a", "b"], "project": "p"}});
+        let secret = json!({"format": format, "labels": {"argocd.argoproj.io/secret-type": "repository"}});
+        let body = rendered(&policy(&json!({"secret": secret})), &Precondition::Absent);
+        assert_eq!(body["metadata"]["labels"]["argocd.argoproj.io/secret-type"], "cluster", "the format's own wins");
+        assert_eq!(["name", "server", "namespaces", "project"].map(|key| text(&body, key)), ["p", "https://api:6443", "a,b", "p"]);
+        let config: Value = serde_json::from_str(&text(&body, "config")).unwrap();
+        assert_eq!(config["tlsClientConfig"], json!({"caData": STANDARD.encode("pem")}));
+        let plain = rendered(&policy(&json!({"secret": {"format": {"type": "ArgoCDCluster"}}})), &Precondition::Absent);
+        assert_eq!(plain["data"].as_object().unwrap().keys().collect::<Vec<_>>(), ["config", "name", "server"]);
+    }
+
+    #[test]
+    fn format_istio_remote_secret_is_found_by_label_annotation_and_key() {
+        let format = json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": "west"}});
+        let body = rendered(&policy(&json!({"secret": {"format": format}})), &Precondition::Absent);
+        assert_eq!(body["metadata"]["labels"]["istio/multiCluster"], "true");
+        assert_eq!(body["metadata"]["annotations"]["networking.istio.io/cluster"], "west");
+        let config: Value = serde_json::from_str(&text(&body, "west")).unwrap();
+        assert_eq!((&config["current-context"], &config["users"][0]["name"]), (&json!("west"), &json!("west")));
+        assert_eq!(config["contexts"][0]["context"], json!({"cluster": "west", "user": "west"}));
+    }
+
+    #[test]
+    fn format_docker_config_json_has_its_own_type() {
+        let options = json!({"registries": ["r.example:5000", "s.example"], "username": "robot"});
+        let format = json!({"type": "DockerConfigJson", "dockerConfigJson": options});
+        let policy = policy(&json!({"secret": {"format": format}}));
+        let body = rendered(&policy, &Precondition::Absent);
+        assert_eq!(body["type"], "kubernetes.io/dockerconfigjson");
+        let config: Value = serde_json::from_str(&text(&body, ".dockerconfigjson")).unwrap();
+        let auth = &config["auths"]["s.example"];
+        let expected = STANDARD.encode(format!("robot:{}", auth["password"].as_str().unwrap()));
+        assert_eq!((&auth["username"], &auth["auth"]), (&json!("robot"), &json!(expected)));
+        assert_eq!(config["auths"].as_object().unwrap().len(), 2);
+        let grant = GrantKey { namespace: "ci".into(), policy: "p".into(), account: "deployer".into() };
+        let empty: Value = serde_json::from_str(empty_target(&grant, &policy, "x").expose_secret()).unwrap();
+        assert_eq!(text(&empty, ".dockerconfigjson"), r#"{"auths":{}}"#, "what its type demands");
+    }
+
+    #[test]
+    fn an_empty_target_is_ours_and_describes_no_token() {
+        let grant = GrantKey { namespace: "ci".into(), policy: "p".into(), account: "deployer".into() };
+        let body: Value = serde_json::from_str(empty_target(&grant, &policy(&json!({})), "x").expose_secret()).unwrap();
+        let target = Target::read(&stored(&body)).unwrap();
+        assert_eq!((target.token, target.marked, &*target.policy), (None, true, "p"));
+    }
+
     #[test]
     fn the_token_is_found_again_whatever_the_format() {
-        for format in ["Token", "Kubeconfig"] {
-            let body = rendered(&policy(&json!({"secret": {"format": {"type": format}}})), &Precondition::Absent);
+        for format in formats() {
+            let body = rendered(&policy(&json!({"secret": {"format": format}})), &Precondition::Absent);
             let secret = json!({"metadata": stored(&body), "data": body["data"]}).to_string();
             let read = read_back::read(&secret.into()).unwrap();
             assert_eq!(read.token.map(|token| token.claims.token_id).as_deref(), Some("id-1"), "{format}");
@@ -369,7 +506,12 @@ mod tests {
     fn defaults_are_no_inputs_and_every_other_value_is() {
         let base = policy(&json!({}));
         assert_eq!(policy(&json!({"token": {"duration": "24h"}})).token_inputs, base.token_inputs);
-        for spec in [json!({"token": {"duration": "25h"}}), json!({"token": {"audiences": ["a"]}})] {
+        let token = |token: Value| json!({"token": token});
+        for spec in [
+            token(json!({"duration": "25h"})),
+            token(json!({"audiences": ["a"]})),
+            token(json!({"binding": "Target"})),
+        ] {
             assert_ne!(policy(&spec).token_inputs, base.token_inputs, "{spec}");
             assert_eq!(policy(&spec).layout, base.layout, "{spec}");
         }
@@ -377,6 +519,7 @@ mod tests {
             json!({"labels": {"a": "b"}}),
             json!({"annotations": {"a": "b"}}),
             json!({"format": {"type": "Kubeconfig"}}),
+            json!({"format": {"type": "Token", "kubeconfig": {"key": "value"}}}),
         ] {
             let changed = policy(&json!({"secret": secret}));
             assert_ne!(changed.layout, base.layout, "{secret}");
