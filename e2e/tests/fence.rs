@@ -163,6 +163,9 @@ async fn a_sleeper_does_not_overwrite_a_newer_token() -> Result<()> {
     other.kill9()?;
     scene.rotate("p", "3").await?;
     let last = issued_under(&scene, "3").await?;
+    // A change of the Secret is seen a moment before its writer has the answer.
+    let answered = async || writes(&scene, mark)[3].context("no answer yet");
+    eventually(SOON, "the answer to the last write", answered).await?;
     assert_eq!(writes(&scene, mark), [409, 200, 200, 200].map(Some));
     scene.holds(&last).await
 }

@@ -49,6 +49,22 @@ pub enum Change {
     Anchor(Event<Anchor>),
 }
 
+impl Change {
+    /// What is watched.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Policy(_) => KINDS[0],
+            Self::Account(_) => KINDS[1],
+            Self::Target(_) => KINDS[2],
+            Self::Anchor(_) => KINDS[3],
+        }
+    }
+}
+
+/// The four watches.
+pub const KINDS: [&str; 4] = ["tokenpolicies", "serviceaccounts", "secrets (targets)", "secrets (anchors)"];
+
 /// What the index keeps of one grant. Its collections hold one or two entries each: vectors, because a tree would
 /// take half a kilobyte for its first.
 #[derive(Debug)]

@@ -483,7 +483,11 @@ fn version(meta: &ObjectMeta) -> u64 {
 fn step_of(act: &Act) -> Step {
     match act {
         Act::Mint { .. } => Step::Mint,
-        Act::CreateTarget { .. } | Act::Publish { .. } | Act::ReadBack { .. } | Act::Patch { .. } | Act::Remove { .. } => Step::Write,
+        Act::CreateTarget { .. }
+        | Act::Publish { .. }
+        | Act::ReadBack { .. }
+        | Act::Patch { .. }
+        | Act::Remove { .. } => Step::Write,
         _ => Step::Harmless,
     }
 }

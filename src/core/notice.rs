@@ -1,5 +1,7 @@
 //! What people are told: one notice becomes one event, perhaps one log line, and a count.
 
+use chrono::TimeDelta;
+
 use super::{
     claims::Claims,
     facts::text,
@@ -26,6 +28,15 @@ pub struct Notice {
     pub what: What,
 }
 
+/// How a token stood when its successor was published.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Replaced {
+    /// How long it had been due, if that is why it was replaced.
+    pub late: Option<TimeDelta>,
+    /// Share of its life that was left, 0 to 1.
+    pub left: f64,
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum What {
@@ -35,6 +46,8 @@ pub enum What {
         why: Why,
         /// What the token says.
         claims: Box<Claims>,
+        /// The token that was published before it, if there was a living one.
+        replaced: Option<Replaced>,
     },
     /// A Secret was written again with the same token, or its metadata was mended.
     Repaired {
@@ -109,7 +122,7 @@ impl Notice {
             account => format!("ServiceAccount {account}"),
         };
         match &self.what {
-            What::Issued { why, claims } => format!(
+            What::Issued { why, claims, .. } => format!(
                 "{who}: token {} published in Secret {}, expires {}, policy generation {} ({})",
                 claims.token_id,
                 self.target.as_deref().unwrap_or_default(),

@@ -90,7 +90,13 @@ pub fn summarise(
         accounts: Some(counts(&rows)),
         granted_duration: granted.map(whole_seconds),
         earliest_expiration: rows.iter().find_map(Row::expires).map(text),
-        next_rotation: rows.iter().filter_map(|row| row.due).map(|due| due.at).min().filter(|_| !policy.spec.suspend).map(text),
+        next_rotation: rows
+            .iter()
+            .filter_map(|row| row.due)
+            .map(|due| due.at)
+            .min()
+            .filter(|_| !policy.spec.suspend)
+            .map(text),
         failures: rows.iter().filter_map(failure).take(MAX_FAILURES).collect(),
     }
 }
@@ -300,7 +306,8 @@ mod tests {
         let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": full});
         let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &site(false));
         let site = &site(false);
-        let context = Context { now: at(now), skew: TimeDelta::seconds(now), site, concern: None, key_in_use: Some("k") };
+        let context =
+            Context { now: at(now), skew: TimeDelta::seconds(now), site, concern: None, key_in_use: Some("k") };
         summarise(state.readable().unwrap(), rows, before, context)
     }
 
@@ -383,7 +390,8 @@ mod tests {
     #[test]
     fn windows_bindings_and_signers_have_conditions_of_their_own() {
         let due = Some(Due { at: at(99), outside: true });
-        let rows = vec![Row { due, old_signer: true, ..row("a", 168, Standing::Ready) }, row("b", 168, Standing::Ready)];
+        let rows =
+            vec![Row { due, old_signer: true, ..row("a", 168, Standing::Ready) }, row("b", 168, Standing::Ready)];
         let spec = json!({"token": {"duration": "168h", "binding": "None"}});
         let status = status(&spec, rows, &TokenPolicyStatus::default(), 0);
         let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();

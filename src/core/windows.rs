@@ -185,7 +185,10 @@ mod tests {
     fn grants_are_spread_over_the_first_half_of_a_window() {
         let nights = windows(&[("0 2 * * *", "2h", "")]).unwrap();
         let renewal = renewal("2026-06-01T10:00:00Z", "2026-06-02T10:00:00Z", "2026-06-02T12:00:00Z");
-        assert_eq!(nights.place(renewal.issued, &renewal, u64::MAX).at, at("2026-06-02T02:59:59Z") + TimeDelta::milliseconds(999));
+        assert_eq!(
+            nights.place(renewal.issued, &renewal, u64::MAX).at,
+            at("2026-06-02T02:59:59Z") + TimeDelta::milliseconds(999)
+        );
     }
 
     #[test]

@@ -74,7 +74,10 @@ pub struct ArgoCdCluster {
     pub cluster_name: Option<String>,
     /// Namespaces that Argo CD manages there; by default all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")))]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub namespaces: Vec<String>,
     /// The one Argo CD project that may use the cluster; by default all.
@@ -98,7 +101,10 @@ pub struct DockerConfigJson {
     /// Hosts of registries, with a port where they need one, 1 to 16.
     #[schemars(
         length(min = 1, max = 16),
-        inner(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[-._/A-Za-z0-9]*)?$"))
+        inner(
+            length(min = 1, max = 253),
+            regex(pattern = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[-._/A-Za-z0-9]*)?$")
+        )
     )]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub registries: Vec<String>,

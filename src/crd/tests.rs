@@ -99,7 +99,10 @@ fn bad_policies_are_refused_with_what_to_do() {
         (json!({"token": {"binding": "None"}, "rotation": {"maxAge": "1m", "overlap": "1m"}}), "token.binding Anchor"),
         (format(&json!({"type": "IstioRemoteSecret"})), "needs istioRemoteSecret.clusterName"),
         (format(&json!({"type": "DockerConfigJson"})), "needs dockerConfigJson.registries"),
-        (json!({"token": {"audiences": ["a"]}, "secret": {"format": {"type": "ArgoCDCluster"}}}), "audiences must be empty"),
+        (
+            json!({"token": {"audiences": ["a"]}, "secret": {"format": {"type": "ArgoCDCluster"}}}),
+            "audiences must be empty",
+        ),
         (label("argocd.argoproj.io/secret-type"), "format type ArgoCDCluster"),
         (annotation("argocd.argoproj.io/refresh"), "format type ArgoCDCluster"),
         (label("istio/multiCluster"), "format type IstioRemoteSecret"),

@@ -212,7 +212,10 @@ pub struct Rotation {
 #[serde(rename_all = "camelCase")]
 pub struct Window {
     /// When it opens, as a CronJob's schedule: five fields, or @daily and the like.
-    #[schemars(length(min = 6, max = 100), regex(pattern = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^\s@=]+( +[^\s@=]+){4})$"))]
+    #[schemars(
+        length(min = 6, max = 100),
+        regex(pattern = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^\s@=]+( +[^\s@=]+){4})$")
+    )]
     pub schedule: String,
     /// How long it stays open, at least 1m.
     #[x_kube(

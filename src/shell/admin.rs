@@ -1,9 +1,13 @@
 //! The two small HTTP servers: health for the kubelet, metrics for Prometheus.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use super::metrics::Metrics;
 
@@ -29,20 +33,31 @@ async fn ready(State(waiting): State<Waiting>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, lines)
 }
 
-/// Serves `/metrics`.
+/// Who asks for the gauges to be brought up to date, and is told when they are.
+pub type Scrape = oneshot::Sender<()>;
+
+/// A loop that is this busy is scraped as it was; and before it begins there is nobody to ask.
+const UP_TO_DATE: Duration = Duration::from_secs(1);
+
+/// Serves `/metrics`. Gauges are computed when they are asked for, so that an idle operator does nothing.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn metrics(address: SocketAddr, metrics: Arc<Metrics>) -> std::io::Result<()> {
-    let routes = Router::new().route("/metrics", get(scrape)).with_state(metrics);
+pub async fn metrics(address: SocketAddr, metrics: Arc<Metrics>, ask: mpsc::Sender<Scrape>) -> std::io::Result<()> {
+    let routes = Router::new().route("/metrics", get(scrape)).with_state((metrics, ask));
     serve(address, routes).await
 }
 
 async fn scrape(
-    State(metrics): State<Arc<Metrics>>,
+    State((metrics, ask)): State<(Arc<Metrics>, mpsc::Sender<Scrape>)>,
 ) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
+    let (done, told) = oneshot::channel();
+    if ask.try_send(done).is_ok() {
+        // Also without an answer there is something to show.
+        let _ = timeout(UP_TO_DATE, told).await;
+    }
     let text = metrics.encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok(([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+    Ok(([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
 async fn serve(address: SocketAddr, routes: Router) -> std::io::Result<()> {

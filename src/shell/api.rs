@@ -13,7 +13,7 @@ use kube::{
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 
-use super::time::Clock;
+use super::{metrics::Calls, time::Clock};
 use crate::core::failure::Failure;
 
 /// A call that has no answer by then is given up: a slot must not wait for a silent peer.
@@ -88,14 +88,22 @@ impl CallError {
     }
 }
 
+/// A client whose calls are counted.
+///
+/// # Errors
+/// When the TLS or authentication settings of the configuration cannot be used.
+pub fn client(config: Config, calls: &Calls) -> Result<Client, kube::Error> {
+    Ok(ClientBuilder::try_from(config)?.with_layer(calls).build())
+}
+
 impl Api {
     /// A client of its own for this configuration.
     ///
     /// # Errors
     /// When the TLS or authentication settings of the configuration cannot be used.
-    pub fn new(mut config: Config, clock: Arc<Clock>) -> Result<Self, kube::Error> {
+    pub fn new(mut config: Config, clock: Arc<Clock>, calls: &Calls) -> Result<Self, kube::Error> {
         config.default_retry = false;
-        Ok(Self { client: ClientBuilder::try_from(config)?.build(), clock })
+        Ok(Self { client: client(config, calls)?, clock })
     }
 
     /// The clock that follows the answers.

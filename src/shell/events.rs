@@ -182,7 +182,7 @@ fn log(notice: &Notice) {
     let account = &*notice.grant.account;
     let secret = notice.target.as_deref().unwrap_or_default();
     match &notice.what {
-        What::Issued { why, claims } => info!(
+        What::Issued { why, claims, .. } => info!(
             policy,
             account,
             secret,

@@ -1,31 +1,58 @@
-//! Prometheus metrics. No series per account; series per policy follow the policies there are.
+//! Prometheus metrics. No series is per account; series per policy follow the policies there are.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+mod bootstrap;
+mod calls;
+mod policies;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::{ConstGauge, Gauge},
-    },
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
 use crate::core::{
-    bootstrap, facts,
+    Time,
     index::{Index, Outcome},
-    notice::What,
+    notice::{Replaced, What},
+    plan::Retirement,
 };
+use bootstrap::Bootstrap;
+pub use calls::Calls;
+use policies::Policies;
 
-/// The reason of something, from a closed list.
+/// Reasons that people give are labels, so there may not be any number of them.
+const MAX_REASONS: usize = 20;
+/// What the further ones are counted as.
+const OTHER: &str = "Other";
+
+/// From a rotation that needed no wait to one that an outage held up, in seconds.
+const LATENESS: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
+/// Shares of a token's life; renewal begins at 0.05 to 0.85 of it.
+const REMAINING: [f64; 9] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
+
+/// The reason of something.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
-    reason: &'static str,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabel {
+    key_id: String,
 }
 
 type ByReason = Family<ReasonLabel, Counter>;
+type Seconds = Gauge<f64, AtomicU64>;
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -33,11 +60,23 @@ pub struct Metrics {
     minted: Counter,
     published: ByReason,
     revoked: ByReason,
+    /// Reasons of revocations that people gave so far.
+    reasons: Mutex<BTreeSet<Box<str>>>,
+    retired: Counter,
+    swept: Counter,
     repaired: ByReason,
     failures: ByReason,
+    lateness: Histogram,
+    remaining: Histogram,
     /// Events that were not published, because there were too many or the API server refused.
     pub events_dropped: Counter,
-    skew: Gauge<f64, AtomicU64>,
+    /// Calls to the API server.
+    pub calls: Calls,
+    held: Gauge,
+    anchors: Gauge,
+    tokens: Family<KeyLabel, Gauge>,
+    last_events: Family<KindLabel, Gauge>,
+    skew: Seconds,
     policies: Policies,
     /// Everything about bootstrap tokens.
     pub bootstrap: Bootstrap,
@@ -46,33 +85,60 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("tokenward");
-        let mut counters = |name: &str, help: &str| {
-            let family = ByReason::default();
-            registry.register(name, help, family.clone());
-            family
+        let metrics = Self {
+            minted: Counter::default(),
+            published: Family::default(),
+            revoked: Family::default(),
+            reasons: Mutex::default(),
+            retired: Counter::default(),
+            swept: Counter::default(),
+            repaired: Family::default(),
+            failures: Family::default(),
+            lateness: Histogram::new(LATENESS),
+            remaining: Histogram::new(REMAINING),
+            events_dropped: Counter::default(),
+            calls: Calls::default(),
+            held: Gauge::default(),
+            anchors: Gauge::default(),
+            tokens: Family::default(),
+            last_events: Family::default(),
+            skew: Gauge::default(),
+            policies: Policies::default(),
+            bootstrap: Bootstrap::new(&mut registry),
+            registry: Registry::default(),
         };
-        let published = counters("tokens_published", "Tokens written into their Secret, by reason");
-        let revoked = counters("tokens_revoked", "Tokens revoked by deleting their anchor, by reason");
-        let repaired = counters("secrets_repaired", "Secrets mended without a new token, by reason");
-        let failures =
-            counters("failures", "Calls that failed and states that stop a token from being issued, by reason");
-        let mut counter = |name: &str, help: &str| {
-            let counter = Counter::default();
-            registry.register(name, help, counter.clone());
-            counter
-        };
-        let minted = counter("tokens_minted", "Tokens that the API server issued");
-        let events_dropped = counter("events_dropped", "Events that were not published");
-        let skew = Gauge::default();
-        registry.register("clock_skew_seconds", "How far the local clock is ahead of the API server's", skew.clone());
-        let policies = Policies::default();
-        registry.register_collector(Box::new(policies.clone()));
-        let bootstrap = Bootstrap::new(&mut registry);
-        Self { registry, minted, published, revoked, repaired, failures, events_dropped, skew, policies, bootstrap }
+        metrics.register(&mut registry);
+        Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("tokens_minted", "Tokens that the API server issued", self.minted.clone());
+        registry.register("tokens_published", "Tokens written into their Secret, by reason", self.published.clone());
+        registry.register("tokens_revoked", "Tokens revoked before their time, by reason", self.revoked.clone());
+        registry.register("tokens_retired", "Tokens whose overlap or life ended as planned", self.retired.clone());
+        registry.register("anchors_swept", "Anchors deleted that no Secret named", self.swept.clone());
+        registry.register("secrets_repaired", "Secrets mended without a new token, by reason", self.repaired.clone());
+        let help = "Calls that failed and states that stop a token from being issued, by reason";
+        registry.register("failures", help, self.failures.clone());
+        let help = "From when a token was due to the publication of its successor";
+        registry.register("rotation_lateness_seconds", help, self.lateness.clone());
+        let help = "Share of a token's life that was left when its successor was published";
+        registry.register("remaining_life_at_publication_ratio", help, self.remaining.clone());
+        registry.register("events_dropped", "Events that were not published", self.events_dropped.clone());
+        let help = "Calls to the API server, by verb and HTTP status, which is 0 without an answer";
+        registry.register("api_requests", help, self.calls.0.clone());
+        registry.register("tokens_held", "Tokens issued and not yet published", self.held.clone());
+        registry.register("anchors", "Anchors there are", self.anchors.clone());
+        registry.register("tokens", "Published tokens, by the key that signed them", self.tokens.clone());
+        let help = "When a watch last told of something";
+        registry.register("watch_last_event_timestamp_seconds", help, self.last_events.clone());
+        let help = "How far the local clock is ahead of the API server's";
+        registry.register("clock_skew_seconds", help, self.skew.clone());
+        registry.register_collector(Box::new(self.policies.clone()));
+    }
+
     /// Counts what calls have shown.
     pub fn outcomes(&self, outcomes: &[Outcome]) {
         for outcome in outcomes {
@@ -89,132 +155,128 @@ impl Metrics {
     /// Counts what people are told.
     pub fn notice(&self, what: &What) {
         match what {
-            What::Issued { why, .. } => count(&self.published, why.as_str()),
+            What::Issued { why, replaced, .. } => {
+                count(&self.published, why.as_str());
+                self.replaced(replaced.as_ref());
+            }
             What::Repaired { why } => count(&self.repaired, why.as_str()),
-            What::Retired(retirement) => count(&self.revoked, retirement.cause.as_str()),
+            What::Retired(retirement) => self.retired(retirement),
             What::Failing(failure) if failure.reason.is_state() => count(&self.failures, failure.reason.as_str()),
             What::Removed | What::Failing(_) | What::Recovered => {}
         }
     }
 
+    fn replaced(&self, replaced: Option<&Replaced>) {
+        let Some(Replaced { late, left }) = replaced else { return };
+        self.remaining.observe(*left);
+        if let Some(late) = late {
+            self.lateness.observe(late.as_seconds_f64());
+        }
+    }
+
+    fn retired(&self, retirement: &Retirement) {
+        if retirement.cause.is_sweep() {
+            self.swept.inc();
+        }
+        if retirement.cause.is_planned() {
+            self.retired.inc();
+        } else {
+            count(&self.revoked, self.label(retirement));
+        }
+    }
+
+    /// The cause, or the reason that somebody gave, while those are few.
+    fn label<'a>(&self, retirement: &'a Retirement) -> &'a str {
+        let Some(reason) = &retirement.reason else { return retirement.cause.as_str() };
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = reasons.contains(reason) || (reasons.len() < MAX_REASONS && reasons.insert(reason.clone()));
+        if known { reason } else { OTHER }
+    }
+
+    /// A watch of this kind told of something.
+    pub fn watched(&self, kind: &'static str, now: Time) {
+        self.last_events.get_or_create(&KindLabel { kind }).set(now.timestamp());
+    }
+
     /// Takes over what is a state and not a count.
     pub fn refresh(&self, index: &Index, skew: chrono::TimeDelta) {
         self.skew.set(skew.as_seconds_f64());
-        let rows = index.times().map(|(key, times)| PolicyTimes {
-            namespace: key.namespace.to_string(),
-            policy: key.name.to_string(),
-            times: times.map(|time| facts::time(time?)).map(|time| time.map(|time| time.timestamp())),
-        });
-        *self.policies.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows.collect();
+        self.held.set(gauge(index.tokens_held()));
+        self.anchors.set(gauge(index.anchor_count()));
+        for (key_id, count) in index.tokens_by_key() {
+            self.tokens.get_or_create(&KeyLabel { key_id: key_id.to_owned() }).set(gauge(count));
+        }
+        self.policies.refresh(index.statuses());
     }
 
-    /// All of it in the text format.
+    /// All of it in Prometheus' text format, version 0.0.4.
     ///
     /// # Errors
     /// When a metric cannot be written as text, which its types exclude.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(plain(&text))
     }
 }
 
-fn count(family: &ByReason, reason: &'static str) {
-    family.get_or_create(&ReasonLabel { reason }).inc();
-}
-
-/// What is counted about bootstrap tokens.
-pub struct Bootstrap {
-    states: Family<StateLabel, Gauge>,
-    deletions: Family<OutcomeLabel, Counter>,
-    capped: Counter,
-    signings: Family<OutcomeLabel, Counter>,
-    contested: Gauge,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabel {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
-}
-
-impl Bootstrap {
-    fn new(registry: &mut Registry) -> Self {
-        let (states, deletions, signings) = (Family::default(), Family::default(), Family::default());
-        let (capped, contested) = (Counter::default(), Gauge::default());
-        registry.register("bootstrap_tokens", "Bootstrap tokens, by state", Family::clone(&states));
-        let help = "Bootstrap tokens that were to be deleted, by what came of it";
-        registry.register("bootstrap_token_deletions", help, Family::clone(&deletions));
-        registry.register("bootstrap_tokens_capped", "Bootstrap tokens given an earlier end", capped.clone());
-        let help = "Passes over the signatures of cluster-info, by outcome";
-        registry.register("bootstrap_signings", help, Family::clone(&signings));
-        let help = "1 while signing stands still, as somebody else keeps changing the signatures";
-        registry.register("bootstrap_signer_contested", help, contested.clone());
-        Self { states, deletions, capped, signings, contested }
-    }
-
-    /// Counts the outcome of a delete.
-    pub fn deletion(&self, outcome: &'static str) {
-        self.deletions.get_or_create(&OutcomeLabel { outcome }).inc();
-    }
-
-    /// Counts a pass of the signer.
-    pub fn signing(&self, outcome: &'static str) {
-        self.signings.get_or_create(&OutcomeLabel { outcome }).inc();
-    }
-
-    /// Counts what people are told and no call shows.
-    pub fn notice(&self, what: &bootstrap::notice::What) {
-        match what {
-            bootstrap::notice::What::WouldDelete(_) => self.deletion("reported"),
-            bootstrap::notice::What::Capped(_) => drop(self.capped.inc()),
-            _ => {}
+/// From OpenMetrics to the text format that every reader of metrics knows: there a counter has the same name in its
+/// description as in its samples, and there is no mark of the end.
+fn plain(text: &str) -> String {
+    let name = |line: &str| line.split(' ').nth(2).unwrap_or_default().to_owned();
+    let is_counter = |line: &&str| line.starts_with("# TYPE ") && line.ends_with(" counter");
+    let counters: BTreeSet<String> = text.lines().filter(is_counter).map(name).collect();
+    let lines = text.lines().filter(|line| *line != "# EOF").map(|line| match name(line) {
+        counter if line.starts_with("# ") && counters.contains(&counter) => {
+            line.replacen(&counter, &format!("{counter}_total"), 1) + "\n"
         }
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+fn count(family: &ByReason, reason: &str) {
+    family.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::plan::Cause;
+
+    fn revoked(reason: &str) -> What {
+        What::Retired(Retirement {
+            secret: "tw-1".into(),
+            uid: "u".into(),
+            token_id: None,
+            cause: Cause::RevokeIssuedBefore,
+            reason: Some(reason.into()),
+        })
     }
 
-    /// Takes over what is a state and not a count.
-    pub fn refresh(&self, index: &bootstrap::index::Index, now: crate::core::Time) {
-        for (state, count) in index.states(now) {
-            self.states.get_or_create(&StateLabel { state }).set(count);
+    #[test]
+    fn reasons_that_people_give_are_labels_until_there_are_too_many() {
+        let metrics = Metrics::default();
+        for n in 0..30 {
+            metrics.notice(&revoked(&format!("leak-{n}")));
         }
-        self.contested.set(index.is_contested().into());
+        metrics.notice(&revoked("leak-3"));
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("tokenward_tokens_revoked_total{reason=\"leak-3\"} 2\n"), "{text}");
+        assert!(text.contains("tokenward_tokens_revoked_total{reason=\"Other\"} 10\n"), "{text}");
     }
-}
 
-/// The times of every policy, replaced as a whole.
-#[derive(Clone, Debug, Default)]
-struct Policies {
-    rows: Arc<Mutex<Vec<PolicyTimes>>>,
-}
-
-#[derive(Debug)]
-struct PolicyTimes {
-    namespace: String,
-    policy: String,
-    times: [Option<i64>; 2],
-}
-
-impl Collector for Policies {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let series = [
-            ("policy_earliest_expiration_timestamp_seconds", "When the first token of a policy expires"),
-            ("policy_next_rotation_timestamp_seconds", "When the next token of a policy is replaced"),
-        ];
-        for (n, (name, help)) in series.into_iter().enumerate() {
-            let gauge = ConstGauge::new(0_i64);
-            let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-            for row in rows.iter() {
-                if let Some(time) = row.times[n] {
-                    let labels = [("namespace", row.namespace.as_str()), ("policy", row.policy.as_str())];
-                    ConstGauge::new(time).encode(family.encode_family(&labels)?)?;
-                }
-            }
-        }
-        Ok(())
+    #[test]
+    fn the_text_format_describes_a_counter_by_the_name_of_its_samples() {
+        let text = Metrics::default().encode().unwrap();
+        assert!(
+            text.contains("# TYPE tokenward_tokens_minted_total counter\ntokenward_tokens_minted_total 0\n"),
+            "{text}"
+        );
+        assert!(text.contains("# TYPE tokenward_tokens_held gauge\n") && !text.contains("# EOF"), "{text}");
     }
 }

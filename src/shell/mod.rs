@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod events;
 pub mod metrics;
 pub mod run;
+pub mod signers;
 pub mod site;
 pub mod status;
 pub mod time;

@@ -22,11 +22,13 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    act, admin,
-    api::{Api, Call, JSON},
+    act,
+    admin::{self, Scrape},
+    api::{self, Api, Call, JSON},
     bootstrap::Bootstrap,
     events::Reporter,
     metrics::Metrics,
+    signers::{self, Poll},
     site, status,
     watch::Report,
 };
@@ -47,7 +49,9 @@ const GRACE: Duration = Duration::from_secs(8);
 const BATCH: usize = 256;
 /// Pause between two tries to reach the API server at start.
 const CONNECT_AGAIN: Duration = Duration::from_secs(2);
-/// How often gauges are refreshed; Prometheus scrapes far less often.
+/// Scrapes that may wait for the loop; further ones are served as it was.
+const SCRAPES: usize = 4;
+/// How often the clock is looked at.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// The operator cannot start.
@@ -83,12 +87,13 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
     admin::health(settings.health_probe_bind_address, readiness)
         .await
         .map_err(listen(settings.health_probe_bind_address))?;
-    admin::metrics(settings.metrics_bind_address, metrics.clone())
+    let (ask, scrapes) = mpsc::channel(SCRAPES);
+    admin::metrics(settings.metrics_bind_address, metrics.clone(), ask)
         .await
         .map_err(listen(settings.metrics_bind_address))?;
     let ca = site::ca_bundle(&config).map_err(StartError::Ca)?;
-    let api = Api::new(config.clone(), Arc::default())?;
-    let client = Client::try_from(config.clone())?;
+    let api = Api::new(config.clone(), Arc::default(), &metrics.calls)?;
+    let client = api::client(config.clone(), &metrics.calls)?;
     let mut stopped = stop.clone();
     let site = tokio::select! {
         site = connect(&api, &config, ca, settings, &waiting) => site,
@@ -98,7 +103,7 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
     let reporter = Reporter::new(api.clone(), metrics.clone());
     let bootstrap = Bootstrap::new(&api, &client, &metrics, &reporter, settings);
     let bootstrap = OptionFuture::from(bootstrap.map(|bootstrap| tokio::spawn(bootstrap.serve(stop.clone()))));
-    let operator = Operator::new(api, metrics, reporter, site, settings, waiting).serve(&client, stop);
+    let operator = Operator::new(api, metrics, reporter, site, settings, waiting).serve(&client, scrapes, stop);
     join(operator, bootstrap.map(unwound)).await;
     info!("stopped");
     Ok(())
@@ -186,9 +191,11 @@ impl Operator {
         }
     }
 
-    async fn serve(mut self, client: &Client, mut stop: watch::Receiver<bool>) {
+    async fn serve(mut self, client: &Client, mut scrapes: mpsc::Receiver<Scrape>, mut stop: watch::Receiver<bool>) {
         let (sender, mut reports) = mpsc::channel(BATCH);
-        let _watches = super::watch::start(client, &self.site, &self.scopes, &sender);
+        let mut tasks = super::watch::start(client, &self.site, &self.scopes, &sender);
+        let (sender, mut polls) = mpsc::channel(1);
+        tasks.spawn(signers::follow(self.api.clone(), sender));
         let mut batch = Vec::with_capacity(BATCH);
         while !*stop.borrow() {
             let wake = self.wake();
@@ -197,6 +204,8 @@ impl Operator {
                 _ = reports.recv_many(&mut batch, BATCH) => batch.drain(..).for_each(|report| self.report(report)),
                 Some(done) = self.jobs.join_next() => self.finished(done, true),
                 Some(done) = self.statuses.join_next() => self.status_written(done),
+                Some(poll) = polls.recv() => self.polled(&poll),
+                Some(scrape) = scrapes.recv() => self.scraped(scrape),
                 () = wake => {}
                 () = sleep(REFRESH) => {}
             }
@@ -219,7 +228,10 @@ impl Operator {
     fn report(&mut self, report: Report) {
         let now = self.api.clock().now();
         match report {
-            Report::Change(scope, change) => self.index.apply(&scope, change, now),
+            Report::Change(scope, change) => {
+                self.metrics.watched(change.kind(), now);
+                self.index.apply(&scope, change, now);
+            }
             Report::Health(scope, kind, Some(failure)) => {
                 if self.unhealthy.get(&(kind, scope.clone())) != Some(&failure) {
                     warn!(kind, "{}", failure.message);
@@ -254,10 +266,18 @@ impl Operator {
             if self.api.clock().has_stepped(chrono::Utc::now()) {
                 tokio::spawn(ask_the_time(self.api.clone()));
             }
-            let skew = self.api.clock().skew();
-            self.index.set_skew(skew, now);
-            self.metrics.refresh(&self.index, skew);
+            self.index.set_skew(self.api.clock().skew(), now);
         }
+    }
+
+    fn polled(&mut self, poll: &Poll) {
+        self.index.observe_signers(poll.keys.as_ref(), poll.issuer.as_deref(), self.api.clock().now());
+    }
+
+    fn scraped(&self, scrape: Scrape) {
+        self.metrics.refresh(&self.index, self.api.clock().skew());
+        // Who asked may have given up.
+        let _ = scrape.send(());
     }
 
     fn publish_readiness(&self) {

@@ -20,7 +20,7 @@ use crate::{
     core::{
         facts::{Account, Anchor, PolicyState, Site, Target, version},
         failure::Failure,
-        index::Change,
+        index::{Change, KINDS},
         keys,
         table::{Event, Key, Scope},
     },
@@ -54,25 +54,25 @@ pub fn start(client: &Client, site: &Arc<Site>, scopes: &[Scope], reports: &mpsc
     for scope in scopes {
         let watch = |kind| Watch { kind, scope: scope.clone(), reports: reports.clone(), absent_pause: None };
         let site = site.clone();
-        tasks.spawn(watch("tokenpolicies").follow(
+        tasks.spawn(watch(KINDS[0]).follow(
             api::<GuardedPolicy>(client, scope),
             Config::default(),
             move |policy: GuardedPolicy| Some(self::policy(policy, &site)),
             Change::Policy,
         ));
-        tasks.spawn(watch("serviceaccounts").follow(
+        tasks.spawn(watch(KINDS[1]).follow(
             api::<PartialObjectMeta<ServiceAccount>>(client, scope),
             Config::default(),
             |object| Some((version(&object.metadata), Account::read(&object.metadata))),
             Change::Account,
         ));
-        tasks.spawn(watch("secrets (targets)").follow(
+        tasks.spawn(watch(KINDS[2]).follow(
             api::<PartialObjectMeta<Secret>>(client, scope),
             Config::default().labels(&format!("{}={}", keys::ROLE, keys::TARGET_ROLE)),
             |object| Some((version(&object.metadata), Target::read(&object.metadata)?)),
             Change::Target,
         ));
-        tasks.spawn(watch("secrets (anchors)").follow(
+        tasks.spawn(watch(KINDS[3]).follow(
             api::<PartialObjectMeta<Secret>>(client, scope),
             Config::default().fields(&format!("type={}", keys::ANCHOR_TYPE)),
             |object| Some((version(&object.metadata), Anchor::read(&object.metadata)?)),

@@ -133,8 +133,7 @@ impl Index {
         let grant = self.grant(owner, now);
         grant.anchors.retain(|(known, _)| known != name);
         let attempt = grant.memory.attempt.as_mut();
-        if let Some(attempt) = attempt.filter(|attempt| is_bound(attempt, anchor))
-        {
+        if let Some(attempt) = attempt.filter(|attempt| is_bound(attempt, anchor)) {
             attempt.spent = true;
         }
         self.settle(owner, now);
@@ -151,8 +150,7 @@ impl Index {
         let token = self.facts(&owner).and_then(|facts| facts.token_of(&key.name, &anchor.uid));
         if let Some(token_id) = token.filter(|_| governed && !retiring) {
             let (secret, uid) = ((*key.name).into(), anchor.uid.clone());
-            let retirement =
-                Retirement { secret, uid, token_id: Some(token_id), cause: Cause::ByHand, reason: None };
+            let retirement = Retirement { secret, uid, token_id: Some(token_id), cause: Cause::ByHand, reason: None };
             self.notify(&owner, What::Retired(retirement));
         }
     }

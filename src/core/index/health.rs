@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 
-use super::Index;
+use super::{Index, KINDS};
 use crate::core::{
     Time,
     failure::{Failure, Reason},
@@ -33,10 +33,10 @@ impl Index {
 
     pub(super) fn listed(&self, scope: &Scope) -> [(&'static str, bool); 4] {
         [
-            ("tokenpolicies", self.policies.listed(scope)),
-            ("serviceaccounts", self.accounts.listed(scope)),
-            ("secrets (targets)", self.targets.listed(scope)),
-            ("secrets (anchors)", self.anchors.listed(scope)),
+            (KINDS[0], self.policies.listed(scope)),
+            (KINDS[1], self.accounts.listed(scope)),
+            (KINDS[2], self.targets.listed(scope)),
+            (KINDS[3], self.anchors.listed(scope)),
         ]
     }
 

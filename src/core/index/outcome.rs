@@ -13,7 +13,7 @@ use crate::core::{
     failure::{Failure, Reason},
     grant::{Attempt, Copy, Failing, Minted, Proof},
     managed::stable_hash,
-    notice::What,
+    notice::{Replaced, What},
     plan::{Look, Retirement, Why},
     schedule,
     table::Key,
@@ -266,6 +266,7 @@ impl Index {
     }
 
     fn published(&mut self, key: &GrantKey, why: Why, meta: &ObjectMeta, now: Time) {
+        let replaced = self.replaced(key, why, now);
         let memory = &mut self.grant(key, now).memory;
         let minted = memory.attempt.take().and_then(|attempt| attempt.token);
         let (copy, failing) = (memory.copy.take(), memory.failing.take());
@@ -275,12 +276,23 @@ impl Index {
         }
         match (minted, copy) {
             (_, Some(_)) => self.notify(key, What::Repaired { why }),
-            (Some(token), None) => self.notify(key, What::Issued { why, claims: Box::new(token.claims) }),
+            (Some(token), None) => self.notify(key, What::Issued { why, claims: Box::new(token.claims), replaced }),
             (None, None) => {}
         }
         if failing.is_some() {
             self.release(key, None);
         }
+    }
+
+    /// How the published token of the grant stands just before its successor counts.
+    fn replaced(&self, key: &GrantKey, why: Why, now: Time) -> Option<Replaced> {
+        let facts = self.facts(key)?;
+        let target = facts.target()?;
+        let token = target.token.as_ref().filter(|_| facts.is_valid(target, now))?;
+        let share = |part: TimeDelta| part.as_seconds_f64() / (token.expires_at - token.issued_at).as_seconds_f64();
+        let due = facts.due(now, target).filter(|_| why == Why::Due);
+        let late = due.map(|due| (now - due.at).max(TimeDelta::zero()));
+        Some(Replaced { late, left: share(token.expires_at - now) })
     }
 
     fn read_back(&mut self, key: &GrantKey, why: Why, meta: &ObjectMeta, token: Option<Minted>, now: Time) {

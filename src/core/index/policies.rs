@@ -218,11 +218,21 @@ impl Index {
         })
     }
 
-    /// Earliest expiration and next rotation of every policy that has any, for metrics.
-    pub fn times(&self) -> impl Iterator<Item = (&Key, [Option<&str>; 2])> {
-        self.statuses
-            .written
-            .iter()
-            .map(|(key, (_, status))| (key, [status.earliest_expiration.as_deref(), status.next_rotation.as_deref()]))
+    /// The status of every policy that has one, for metrics.
+    pub fn statuses(&self) -> impl Iterator<Item = (&Key, &TokenPolicyStatus)> {
+        self.statuses.written.iter().map(|(key, (_, status))| (key, status))
+    }
+
+    /// Tokens that were issued and wait to be published.
+    #[must_use]
+    pub fn tokens_held(&self) -> usize {
+        let held = |grant: &&Grant| grant.memory.attempt.as_ref().is_some_and(|attempt| attempt.token.is_some());
+        self.grants.values().filter(held).count()
+    }
+
+    /// Anchors there are.
+    #[must_use]
+    pub fn anchor_count(&self) -> usize {
+        self.anchors.iter().count()
     }
 }

@@ -120,7 +120,9 @@ pub(super) fn serve(case: &Case<'_>) -> Verdict {
     match need(case) {
         Some(Need { look: Some(look), .. }) => waiting(case, Act::Look(look), usable.is_some()),
         Some(need) => match (revoke::pause(case.now, case.facts), usable) {
-            (_, Some(attempt @ Attempt { token: Some(token), .. })) => waiting(case, publish(case, attempt, token), true),
+            (_, Some(attempt @ Attempt { token: Some(token), .. })) => {
+                waiting(case, publish(case, attempt, token), true)
+            }
             (Some(until), _) => waiting(case, Act::Idle(Some(until)), usable.is_some()),
             (None, Some(attempt)) => waiting(case, request(case, attempt), true),
             (None, None) => paced(case, need.why, || request(case, &begin(case, need.why))),

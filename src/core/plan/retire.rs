@@ -204,11 +204,7 @@ fn is_expired(now: Time, facts: &Facts<'_>, anchor: &Anchor, named: &Named) -> b
 fn named(facts: &Facts<'_>, name: &str, uid: &str) -> Named {
     let mut tokens = facts.targets().filter_map(|(_, target)| target.token.as_ref());
     if let Some(token) = tokens.find(|token| *token.anchor == *name && *token.anchor_uid == *uid) {
-        return Named::Current {
-            issued_at: token.issued_at,
-            expires_at: token.expires_at,
-            token_id: token.id.clone(),
-        };
+        return Named::Current { issued_at: token.issued_at, expires_at: token.expires_at, token_id: token.id.clone() };
     }
     let mut entries = facts.targets().flat_map(|(_, target)| &target.previous);
     let entry = entries.find(|entry| *entry.anchor == *name && *entry.uid == *uid);

@@ -44,9 +44,8 @@ pub(super) fn invalid(target: &Target) -> Option<Failure> {
 /// instant has never held an older token.
 pub(super) fn targets(now: Time, facts: &Facts<'_>) -> Vec<Retirement> {
     let bound = |target: &&Target| target.token.as_ref().is_some_and(|token| token.anchor_uid == target.uid);
-    let due = facts.targets().filter(|(_, target)| {
-        target.written && bound(target) && covers(now, facts, target.created)
-    });
+    let due =
+        facts.targets().filter(|(_, target)| target.written && bound(target) && covers(now, facts, target.created));
     due.map(|(name, target)| Retirement {
         secret: name.into(),
         uid: target.uid.clone(),

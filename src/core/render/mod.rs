@@ -428,7 +428,8 @@ mod tests {
     #[test]
     fn every_format_writes_exactly_the_keys_that_are_looked_for() {
         for format in formats() {
-            let policy = policy(&json!({"secret": {"format": format, "labels": {"argocd.argoproj.io/secret-type": "x"}}}));
+            let policy =
+                policy(&json!({"secret": {"format": format, "labels": {"argocd.argoproj.io/secret-type": "x"}}}));
             let body = rendered(&policy, &Precondition::Absent);
             assert_eq!(Target::read(&stored(&body)).unwrap().owned, owned(&policy), "{format}");
         }
@@ -440,7 +441,10 @@ mod tests {
         let secret = json!({"format": format, "labels": {"argocd.argoproj.io/secret-type": "repository"}});
         let body = rendered(&policy(&json!({"secret": secret})), &Precondition::Absent);
         assert_eq!(body["metadata"]["labels"]["argocd.argoproj.io/secret-type"], "cluster", "the format's own wins");
-        assert_eq!(["name", "server", "namespaces", "project"].map(|key| text(&body, key)), ["p", "https://api:6443", "a,b", "p"]);
+        assert_eq!(
+            ["name", "server", "namespaces", "project"].map(|key| text(&body, key)),
+            ["p", "https://api:6443", "a,b", "p"]
+        );
         let config: Value = serde_json::from_str(&text(&body, "config")).unwrap();
         assert_eq!(config["tlsClientConfig"], json!({"caData": STANDARD.encode("pem")}));
         let plain = rendered(&policy(&json!({"secret": {"format": {"type": "ArgoCDCluster"}}})), &Precondition::Absent);
@@ -507,11 +511,9 @@ mod tests {
         let base = policy(&json!({}));
         assert_eq!(policy(&json!({"token": {"duration": "24h"}})).token_inputs, base.token_inputs);
         let token = |token: Value| json!({"token": token});
-        for spec in [
-            token(json!({"duration": "25h"})),
-            token(json!({"audiences": ["a"]})),
-            token(json!({"binding": "Target"})),
-        ] {
+        for spec in
+            [token(json!({"duration": "25h"})), token(json!({"audiences": ["a"]})), token(json!({"binding": "Target"}))]
+        {
             assert_ne!(policy(&spec).token_inputs, base.token_inputs, "{spec}");
             assert_eq!(policy(&spec).layout, base.layout, "{spec}");
         }

@@ -1,0 +1,71 @@
+//! What is counted about bootstrap tokens.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::core::bootstrap;
+
+/// The series.
+pub struct Bootstrap {
+    states: Family<StateLabel, Gauge>,
+    deletions: Family<OutcomeLabel, Counter>,
+    capped: Counter,
+    signings: Family<OutcomeLabel, Counter>,
+    contested: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+impl Bootstrap {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let (states, deletions, signings) = (Family::default(), Family::default(), Family::default());
+        let (capped, contested) = (Counter::default(), Gauge::default());
+        registry.register("bootstrap_tokens", "Bootstrap tokens, by state", Family::clone(&states));
+        let help = "Bootstrap tokens that were to be deleted, by what came of it";
+        registry.register("bootstrap_token_deletions", help, Family::clone(&deletions));
+        registry.register("bootstrap_tokens_capped", "Bootstrap tokens given an earlier end", capped.clone());
+        let help = "Passes over the signatures of cluster-info, by outcome";
+        registry.register("bootstrap_signings", help, Family::clone(&signings));
+        let help = "1 while signing stands still, as somebody else keeps changing the signatures";
+        registry.register("bootstrap_signer_contested", help, contested.clone());
+        Self { states, deletions, capped, signings, contested }
+    }
+
+    /// Counts the outcome of a delete.
+    pub fn deletion(&self, outcome: &'static str) {
+        self.deletions.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a pass of the signer.
+    pub fn signing(&self, outcome: &'static str) {
+        self.signings.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts what people are told and no call shows.
+    pub fn notice(&self, what: &bootstrap::notice::What) {
+        match what {
+            bootstrap::notice::What::WouldDelete(_) => self.deletion("reported"),
+            bootstrap::notice::What::Capped(_) => drop(self.capped.inc()),
+            _ => {}
+        }
+    }
+
+    /// Takes over what is a state and not a count.
+    pub fn refresh(&self, index: &bootstrap::index::Index, now: crate::core::Time) {
+        for (state, count) in index.states(now) {
+            self.states.get_or_create(&StateLabel { state }).set(count);
+        }
+        self.contested.set(index.is_contested().into());
+    }
+}
