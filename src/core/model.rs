@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Time, claims,
-    facts::{self, Account, Anchor, PolicyState, Site, Target},
+    facts::{self, Account, Anchor, PolicyState, Site, Target, TokenFacts},
     failure::{Failure, Reason},
     grant::Minted,
     index::{Change, Found, Index, Job, Outcome, Step},
@@ -20,7 +20,7 @@ use super::{
     render::read_back,
     table::{Event, Key},
 };
-use crate::crd::token_policy::TokenPolicy;
+use crate::crd::token_policy::{Binding, TokenPolicy};
 
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ enum Deed {
     AddOwner,
     RecreateAccount,
     Relabel,
+    /// Revoke every token issued before now.
+    Revoke,
 }
 
 struct Stored {
@@ -72,6 +74,8 @@ struct World {
     policy: TokenPolicy,
     account_uid: String,
     mints: usize,
+    /// When each token was issued, and what it is bound to: name and UID.
+    minted: Vec<(Time, Option<(String, String)>)>,
     calls: usize,
     faults: Vec<Fault>,
     processes: Vec<Process>,
@@ -103,13 +107,26 @@ fn conflict(what: &str) -> Failure {
 
 impl World {
     fn new(processes: usize, faults: &[Fault]) -> Self {
+        Self::with(policy(), processes, faults)
+    }
+
+    /// A world whose tokens are bound so. Only with anchors there is an overlap to speak of.
+    fn bound(binding: Binding, faults: &[Fault]) -> Self {
+        let mut policy = policy();
+        policy.spec.token.binding = binding;
+        policy.spec.rotation.overlap = None;
+        Self::with(policy, 1, faults)
+    }
+
+    fn with(policy: TokenPolicy, processes: usize, faults: &[Fault]) -> Self {
         let mut world = Self {
             now: Time::from_timestamp(1_800_000_000, 0).unwrap(),
             counter: 100,
             secrets: BTreeMap::new(),
-            policy: policy(),
+            policy,
             account_uid: "account-1".into(),
             mints: 0,
+            minted: Vec::new(),
             calls: 0,
             faults: faults.to_vec(),
             processes: Vec::new(),
@@ -299,19 +316,22 @@ impl World {
     }
 
     fn mint(&mut self, body: &Value) -> Result<Minted, Failure> {
-        let anchor = &body["spec"]["boundObjectRef"];
-        let stored = self.secrets.get(anchor["name"].as_str().unwrap());
-        let bound = stored.is_some_and(|stored| stored.meta.uid.as_deref() == anchor["uid"].as_str());
-        if !bound || body["metadata"]["uid"] != self.account_uid {
+        let bound = &body["spec"]["boundObjectRef"];
+        let bound = bound["name"].as_str().map(|name| (name.to_owned(), bound["uid"].as_str().unwrap().to_owned()));
+        let there = bound.as_ref().is_none_or(|(name, uid)| self.lives(name, uid));
+        if !there || body["metadata"]["uid"] != self.account_uid {
             return Err(conflict("request a token"));
         }
         self.mints += 1;
+        self.minted.push((self.now, bound.clone()));
         let iat = self.now.timestamp();
-        let payload = json!({
+        let mut payload = json!({
             "jti": format!("jti-{}", self.mints), "iss": "https://issuer", "aud": ["api"], "iat": iat, "exp": iat + 3600,
-            "kubernetes.io": {"namespace": "ci", "serviceaccount": {"name": "a", "uid": self.account_uid},
-                "secret": {"name": anchor["name"], "uid": anchor["uid"]}},
+            "kubernetes.io": {"namespace": "ci", "serviceaccount": {"name": "a", "uid": self.account_uid}},
         });
+        if let Some((name, uid)) = bound {
+            payload["kubernetes.io"]["secret"] = json!({"name": name, "uid": uid});
+        }
         let secret = claims::tests::token(&payload);
         Ok(Minted { claims: claims::read(&secret).unwrap(), secret })
     }
@@ -377,11 +397,11 @@ impl World {
         match deed {
             Deed::Rotate => {
                 let value = self.next().to_string();
-                let annotations = self.policy.metadata.annotations.get_or_insert_default();
-                annotations.insert(keys::ROTATE.into(), value.clone());
-                let policy = self.policy.clone();
-                let at = self.next();
-                self.tell(|| Change::Policy(Event::Applied(key("p"), at, PolicyState::read(policy.clone(), &site()))));
+                self.annotate(keys::ROTATE, value);
+            }
+            Deed::Revoke => {
+                self.killed = true;
+                self.annotate(keys::REVOKE_ISSUED_BEFORE, self.now.to_rfc3339());
             }
             Deed::RecreateAccount => {
                 self.killed = true;
@@ -410,6 +430,13 @@ impl World {
         }
     }
 
+    /// Annotates the policy.
+    fn annotate(&mut self, key: &str, value: String) {
+        self.policy.metadata.annotations.get_or_insert_default().insert(key.into(), value);
+        let (policy, at) = (self.policy.clone(), self.next());
+        self.tell(|| Change::Policy(Event::Applied(self::key("p"), at, PolicyState::read(policy.clone(), &site()))));
+    }
+
     fn kill(&mut self, name: &str) {
         self.killed = true;
         self.secrets.remove(name);
@@ -428,14 +455,29 @@ impl World {
         Target::read(&self.secrets.get("p-a")?.meta)
     }
 
-    fn anchor_lives(&self, name: &str, uid: &str) -> bool {
+    fn lives(&self, name: &str, uid: &str) -> bool {
         self.secrets.get(name).is_some_and(|stored| stored.meta.uid.as_deref() == Some(uid))
+    }
+
+    /// Whether what the token is bound to is there.
+    fn is_alive(&self, token: &TokenFacts) -> bool {
+        self.policy.spec.token.binding == Binding::None || self.lives(&token.anchor, &token.anchor_uid)
+    }
+
+    /// Tokens issued before the instant of the policy's annotation that are still alive.
+    fn unrevoked(&self) -> usize {
+        let before = self.policy.metadata.annotations.as_ref().and_then(|all| all.get(keys::REVOKE_ISSUED_BEFORE));
+        let Some(before) = before.and_then(|text| facts::time(text)) else { return 0 };
+        let alive = |(issued, bound): &&(Time, Option<(String, String)>)| {
+            *issued < before && bound.as_ref().is_some_and(|(name, uid)| self.lives(name, uid))
+        };
+        self.minted.iter().filter(alive).count()
     }
 
     /// At every instant the target holds a living token, unless somebody killed it.
     fn check(&self) {
         if let Some(token) = self.published().and_then(|target| target.token).filter(|_| !self.killed) {
-            assert!(self.anchor_lives(&token.anchor, &token.anchor_uid), "the published token was revoked");
+            assert!(self.is_alive(&token), "the published token was revoked");
         }
     }
 
@@ -456,7 +498,8 @@ impl World {
     fn assert_settled(&self) {
         let target = self.published().expect("a target");
         let token = target.token.expect("a token");
-        assert!(self.anchor_lives(&token.anchor, &token.anchor_uid), "the published token is dead");
+        assert!(self.is_alive(&token), "the published token is dead");
+        assert_eq!(self.unrevoked(), 0, "a token outlives its revocation, after {:?}", self.faults);
         assert_eq!(*target.account_uid, *self.account_uid);
         let wanted = self.policy.metadata.annotations.as_ref().and_then(|map| map.get(keys::ROTATE)).cloned();
         assert_eq!(*target.rotate, *wanted.unwrap_or_default());
@@ -493,8 +536,7 @@ fn step_of(act: &Act) -> Step {
 }
 
 /// First issue, then a rotation by hand, then time for overlap and sweep.
-fn issue_and_rotate(faults: &[Fault]) -> World {
-    let mut world = World::new(1, faults);
+fn issue_and_rotate(mut world: World) -> World {
     world.run(15);
     world.deed(Deed::Rotate);
     world.run(150);
@@ -503,10 +545,59 @@ fn issue_and_rotate(faults: &[Fault]) -> World {
 
 #[test]
 fn without_faults_it_costs_what_is_promised() {
-    let world = issue_and_rotate(&[]);
+    let world = issue_and_rotate(World::new(1, &[]));
     world.assert_settled();
     // First issue: look, anchor, token, apply. Rotation: anchor, token, apply, delete.
     assert_eq!((world.calls, world.mints), (8, 2));
+}
+
+#[test]
+fn other_bindings_cost_what_is_promised() {
+    // First issue: look, empty target, token, apply; without a binding no empty target. Rotation: token, apply.
+    for (binding, calls) in [(Binding::Target, 6), (Binding::None, 5)] {
+        let world = issue_and_rotate(World::bound(binding, &[]));
+        world.assert_settled();
+        assert_eq!((world.calls, world.mints), (calls, 2), "{binding:?}");
+    }
+}
+
+#[test]
+fn any_fault_at_any_call_leaves_a_living_token_whatever_it_is_bound_to() {
+    for binding in [Binding::Target, Binding::None] {
+        for (call, fault) in (0..7).flat_map(|call| FAULTS.map(|fault| (call, fault))) {
+            let mut faults = vec![Fault::None; 7];
+            faults[call] = fault;
+            let world = issue_and_rotate(World::bound(binding, &faults));
+            world.assert_settled();
+            assert!(world.mints <= 3, "{} mints with {binding:?} and {fault:?} at {call}", world.mints);
+        }
+    }
+}
+
+#[test]
+fn a_crash_after_the_empty_target_costs_no_token() {
+    let mut world = World::bound(Binding::Target, &[Fault::None, Fault::CrashAfter]);
+    world.run(15);
+    world.assert_settled();
+    assert_eq!(world.mints, 1);
+}
+
+#[test]
+fn a_revocation_is_exact_whatever_fails_meanwhile() {
+    for binding in [Binding::Anchor, Binding::Target] {
+        for (call, fault) in (0..8).flat_map(|call| FAULTS.map(|fault| (call, fault))) {
+            let mut faults = vec![Fault::None; 16];
+            faults[4 + call] = fault;
+            let mut world = World::bound(binding, &faults);
+            world.run(15);
+            world.deed(Deed::Rotate);
+            world.run(5);
+            world.deed(Deed::Revoke);
+            world.run(150);
+            world.assert_settled();
+            assert!(world.mints <= 4, "{} mints with {binding:?} and {fault:?} at {call}", world.mints);
+        }
+    }
 }
 
 #[test]
@@ -517,7 +608,7 @@ fn any_two_faults_at_any_two_calls_leave_a_living_token_and_no_litter() {
             let mut faults = vec![Fault::None; calls];
             faults[first] = one;
             faults[second] = two;
-            let world = issue_and_rotate(&faults);
+            let world = issue_and_rotate(World::new(1, &faults));
             world.assert_settled();
             assert!(world.mints <= 4, "{} mints with {one:?} at {first} and {two:?} at {second}", world.mints);
         }
@@ -532,6 +623,7 @@ fn every_single_deed_is_put_right() {
         (Deed::EditToken, 2),
         (Deed::RecreateAccount, 2),
         (Deed::Rotate, 2),
+        (Deed::Revoke, 2),
         (Deed::StripLabel, 1),
         (Deed::AddOwner, 1),
         (Deed::Relabel, 1),
@@ -609,6 +701,7 @@ fn deed() -> impl Strategy<Value = Option<Deed>> {
         Just(Deed::AddOwner),
         Just(Deed::RecreateAccount),
         Just(Deed::Relabel),
+        Just(Deed::Revoke),
     ];
     prop_oneof![8 => Just(None), 1 => some.prop_map(Some)]
 }

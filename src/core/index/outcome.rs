@@ -6,17 +6,20 @@ use chrono::TimeDelta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{GrantKey, Index, Job, Trouble};
-use crate::core::{
-    Time,
-    claims::{Claims, ObjectRef},
-    facts::{Account, Anchor, PolicyState, Target, version},
-    failure::{Failure, Reason},
-    grant::{Attempt, Copy, Failing, Minted, Proof},
-    managed::stable_hash,
-    notice::{Replaced, What},
-    plan::{Look, Retirement, Why},
-    schedule,
-    table::Key,
+use crate::{
+    core::{
+        Time,
+        claims::{Claims, ObjectRef},
+        facts::{Account, Anchor, PolicyState, Target, version},
+        failure::{Failure, Reason},
+        grant::{Attempt, Copy, Failing, Minted, Proof},
+        managed::stable_hash,
+        notice::{Replaced, What},
+        plan::{Look, Retirement, Why},
+        schedule,
+        table::Key,
+    },
+    crd::token_policy::Binding,
 };
 
 /// What one call has shown.
@@ -323,11 +326,13 @@ impl Index {
     fn failed(&mut self, key: &GrantKey, step: Step, failure: Failure, now: Time) {
         let doubtful = matches!(failure.reason, Reason::Conflict | Reason::AccountNotFound);
         let unclear = matches!(failure.reason, Reason::Conflict | Reason::ApiUnavailable);
+        let on_target = self.policy(&key.policy_key()).is_some_and(|policy| policy.binding() == Binding::Target);
         let memory = &mut self.grant(key, now).memory;
         match step {
             Step::Harmless => {}
             Step::Mint => {
                 memory.proof.account_doubtful |= doubtful;
+                memory.proof.target_doubtful |= doubtful && on_target;
                 if let Some(attempt) = &mut memory.attempt {
                     attempt.spent = true;
                 }
