@@ -1,12 +1,13 @@
 //! Windows: when a token is renewed rather than just in time. Schedules are read as a CronJob's.
 
-use std::str::FromStr as _;
-
 use chrono::TimeDelta;
-use chrono_tz::Tz;
 use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
+};
+use jiff::{
+    Timestamp, Zoned,
+    tz::{TimeZone, TimeZoneDatabase},
 };
 
 use super::{
@@ -25,7 +26,7 @@ pub struct Windows(Vec<Window>);
 #[derive(Clone, Debug)]
 struct Window {
     opens: Cron,
-    zone: Tz,
+    zone: TimeZone,
     length: TimeDelta,
 }
 
@@ -74,15 +75,17 @@ impl Window {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let opens = parser.parse(&window.schedule).map_err(|error| format!("schedule: {error}"))?;
         let name = window.time_zone.as_deref().unwrap_or("UTC");
-        let zone = Tz::from_str(name).map_err(|_| format!("timeZone: there is no time zone {name}"))?;
+        // The zones of this program, not of the machine: every process must come to the same result.
+        let zone = TimeZoneDatabase::bundled().get(name);
+        let zone = zone.map_err(|_| format!("timeZone: there is no time zone {name}"))?;
         let window = Self { opens, zone, length: window.duration.delta() };
         window.next_opening(EPOCH).map(|_| window.clone()).ok_or_else(|| "schedule: it never happens".to_owned())
     }
 
     /// The last opening after the token was issued and up to its due time, unless it has closed.
     fn last(&self, now: Time, renewal: &Renewal) -> Option<(Time, TimeDelta)> {
-        let due = renewal.due.with_timezone(&self.zone);
-        let open = self.opens.find_previous_occurrence(&due, true).ok()?.to_utc();
+        let open = self.opens.find_previous_occurrence(&self.local(renewal.due)?, true).ok()?;
+        let open = instant(&open)?;
         (open > renewal.issued && open + self.length > now).then_some((open, self.length))
     }
 
@@ -93,9 +96,18 @@ impl Window {
     }
 
     fn next_opening(&self, after: Time) -> Option<Time> {
-        let after = after.with_timezone(&self.zone);
-        self.opens.find_next_occurrence(&after, false).ok().map(|open| open.to_utc())
+        instant(&self.opens.find_next_occurrence(&self.local(after)?, false).ok()?)
     }
+
+    /// An instant on the window's clock; none is before year -9999 or after year 9999.
+    fn local(&self, time: Time) -> Option<Zoned> {
+        let timestamp = Timestamp::new(time.timestamp(), i32::try_from(time.timestamp_subsec_nanos()).ok()?).ok()?;
+        Some(timestamp.to_zoned(self.zone.clone()))
+    }
+}
+
+fn instant(zoned: &Zoned) -> Option<Time> {
+    Time::from_timestamp(zoned.timestamp().as_second(), 0)
 }
 
 #[cfg(test)]

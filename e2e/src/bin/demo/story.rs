@@ -30,6 +30,9 @@ const ROTATED: &str = r"kubectl wait secret/deployers-deployer -n ci --timeout=3
 const EVENTS: &str = r"kubectl get events -n ci --field-selector involvedObject.name=deployers \
     --sort-by=.eventTime -o custom-columns=TYPE:.type,REASON:.reason,MESSAGE:.message";
 
+const REVOKE_ALL: &str = r"kubectl annotate tokenpolicy deployers -n ci tokenward.dev/revoke-reason=leaked-in-log \
+    tokenward.dev/revoke-issued-before=$(date -u -d '+1 second' +%FT%TZ)";
+
 const EXPIRED: &str = "kubectl create secret generic bootstrap-token-old111 -n kube-system --type=bootstrap.kubernetes.io/token \\
     --from-literal=token-id=old111 --from-literal=token-secret=0123456789abcdef --from-literal=expiration=2026-01-01T00:00:00Z";
 
@@ -65,7 +68,8 @@ pub async fn tell(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> R
     let first = story.use_it().await?;
     let second = story.rotate(&first).await?;
     story.revoke(&first, &second).await?;
-    story.account_again().await?;
+    let third = story.account_again().await?;
+    story.revoke_all(&third).await?;
     story.events(&first).await?;
     story.bootstrap_tokens().await
 }
@@ -133,7 +137,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn account_again(&self) -> Result<()> {
+    async fn account_again(&self) -> Result<Token> {
         self.screen.step("Delete the account, and create it again");
         self.shell.run("kubectl delete serviceaccount deployer -n ci").await?;
         self.shell.run("kubectl wait tokenpolicy/deployers -n ci --for=condition=Ready=False --timeout=30s").await?;
@@ -148,6 +152,23 @@ impl Story<'_> {
         let third = self.token_as("third").await?;
         self.allowed("third", &third).await?;
         self.screen.check(&format!("the new account had a working token after {}", seconds(took)));
+        Ok(third)
+    }
+
+    async fn revoke_all(&self, third: &Token) -> Result<()> {
+        self.screen.step("Revoke everything that the policy has issued so far, with a reason");
+        self.shell.run(REVOKE_ALL).await?;
+        let start = Instant::now();
+        self.screen.wait("again, a token in use is remembered for up to 10 s");
+        let dead = async || self.answers(third, ALLOWED, 401).await;
+        eventually_every(Duration::from_millis(100), 2 * REVOKED_WITHIN, "the third token is refused", dead).await?;
+        let took = start.elapsed();
+        let works = async || self.answers(&self.token().await?, ALLOWED, 200).await;
+        eventually(Duration::from_secs(10), "its replacement works", works).await?;
+        let events = self.shell.run(EVENTS).await?;
+        let told = events.lines().any(|line| line.contains("leaked-in-log") && line.contains(&third.id));
+        ensure!(told, "no event says that {} was revoked as leaked-in-log", third.id);
+        self.screen.check(&format!("dead after {}, replaced, and the event has the reason", seconds(took)));
         Ok(())
     }
 
