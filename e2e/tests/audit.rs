@@ -2,83 +2,16 @@
 
 mod common;
 
-use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, TimeDelta, Utc};
-use common::{Scene, claims, plane, spec};
-use secrecy::ExposeSecret;
+use anyhow::{Result, ensure};
+use chrono::Utc;
+use common::audited::{Audited, lines, on_secrets};
+use common::spec;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
-use tokenward_e2e::{AuditEvent, Options, eventually};
+use tokenward_e2e::{AuditEvent, eventually};
 
-/// Without a call for so long the operator is at rest.
-const QUIET: TimeDelta = TimeDelta::seconds(6);
 const GRANTS: usize = 200;
-
-/// A scene whose operator is told apart in the audit log by the id of its own token.
-struct Audited {
-    scene: Scene,
-    credential: String,
-}
-
-impl Audited {
-    async fn start(namespace: &str) -> Result<Self> {
-        let token = token(plane().await?, NAMESPACE, ACCOUNT, Duration::from_hours(24)).await?;
-        let id = claims(token.expose_secret())?["jti"].as_str().context("a token without jti")?.to_owned();
-        let options = Options { token: Some(token), ..Options::default() };
-        Ok(Self { scene: Scene::start_with(namespace, options).await?, credential: id })
-    }
-
-    /// What the operator asked of the API server so far; a watch counts when it opens.
-    fn calls(&self) -> Result<Vec<AuditEvent>> {
-        let mut events = self.scene.plane.audit()?;
-        events.retain(|event| {
-            let counts = event.is_complete() != (event.verb == "watch");
-            counts && event.credential_id() == Some(&self.credential)
-        });
-        events.sort_by_key(|event| event.received);
-        let user = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
-        ensure!(events.iter().all(|event| event.user == user), "a credential of somebody else");
-        Ok(events)
-    }
-
-    /// Waits until the operator has called nothing but watches for [`QUIET`], and returns when that was.
-    async fn rest(&self) -> Result<DateTime<Utc>> {
-        let check = async || {
-            let (calls, now) = (self.calls()?, Utc::now());
-            let last = calls.iter().rfind(|call| call.verb != "watch").context("no call yet")?;
-            ensure!(now - last.at > QUIET, "just now {}", line(last));
-            Ok(now)
-        };
-        eventually(Duration::from_mins(3), "the operator comes to rest", check).await
-    }
-
-    async fn calls_until_rest(&self, since: DateTime<Utc>) -> Result<Vec<AuditEvent>> {
-        self.rest().await?;
-        Ok(self.calls()?.into_iter().filter(|call| call.received >= since).collect())
-    }
-}
-
-fn line(call: &AuditEvent) -> String {
-    let name = if call.name.starts_with("tw-") { "(anchor)" } else { &call.name };
-    let slash = if call.subresource.is_empty() { "" } else { "/" };
-    format!("{} {}{slash}{} {name}", call.verb, call.resource, call.subresource).trim_end().to_owned()
-}
-
-fn lines(calls: &[AuditEvent], wanted: impl Fn(&AuditEvent) -> bool) -> Vec<String> {
-    calls.iter().filter(|call| wanted(call)).map(line).collect()
-}
-
-/// The calls that section 2.1 of the design counts.
-fn on_secrets(calls: &[AuditEvent]) -> Vec<String> {
-    let counted = |call: &AuditEvent| match call.resource.as_str() {
-        "secrets" => !["list", "watch"].contains(&call.verb.as_str()),
-        "serviceaccounts" => call.subresource == "token",
-        _ => false,
-    };
-    lines(calls, counted)
-}
 
 fn events(calls: &[AuditEvent]) -> usize {
     calls.iter().filter(|call| call.resource == "events").count()

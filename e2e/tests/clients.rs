@@ -184,10 +184,8 @@ async fn end(scene: &Scene, world: &World) -> Result<()> {
         ensure!(world.rotations() >= ROTATIONS, "{} rotations", world.rotations());
         Ok(())
     };
-    let both = tokio::try_join!(
-        eventually_every(SECOND, LONG, "three rotations each", rotated),
-        first_token(scene, world)
-    );
+    let both =
+        tokio::try_join!(eventually_every(SECOND, LONG, "three rotations each", rotated), first_token(scene, world));
     world.over.set(true);
     both.map(|_| ())
 }

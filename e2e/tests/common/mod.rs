@@ -1,6 +1,7 @@
 //! What the scenarios share: one installed control plane per test binary; one namespace, proxy and operator per test.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod audited;
 pub mod grants;
 pub mod leaks;
 
