@@ -292,9 +292,9 @@ async fn a_target_without_label_and_annotations_is_foreign_and_its_token_lives_o
     assert!(scene.anchors().await?.iter().any(|anchor| anchor == first.anchor()));
     scene.bearer(first.token()).await?.lives().await?;
     minted(&scene, "deployer", &stripped, 1).await?;
-    // What the message says helps.
+    // What the message says helps; such a Secret is looked at again once a minute.
     scene.delete_secret(TARGET).await?;
-    scene.ready("p").await?;
+    eventually(2 * SOON, "ready with the name free", async || scene.ready("p").await).await?;
     let second = scene.target(TARGET).await?;
     scene.holds(&second).await?;
     scene.bearer(first.token()).await?.dies().await?;

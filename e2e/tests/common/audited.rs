@@ -57,8 +57,11 @@ impl Audited {
     }
 }
 
-/// Verb, resource and name of a call; every anchor is called `(anchor)`.
+/// Verb, resource and name of a call, or its path where it names no resource; every anchor is called `(anchor)`.
 fn line(call: &AuditEvent) -> String {
+    if call.resource.is_empty() {
+        return format!("{} {}", call.verb, call.request_uri);
+    }
     let name = if call.name.starts_with("tw-") { "(anchor)" } else { &call.name };
     let slash = if call.subresource.is_empty() { "" } else { "/" };
     format!("{} {}{slash}{} {name}", call.verb, call.resource, call.subresource).trim_end().to_owned()
