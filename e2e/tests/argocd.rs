@@ -3,13 +3,14 @@
 mod common;
 
 use anyhow::{Context, Result, ensure};
-use common::{SOON, Scene, spec};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use common::{SOON, Scene, plane, spec};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use mlua::serde::SerializeOptions;
 use mlua::{Lua, LuaOptions, LuaSerdeExt, StdLib, Table};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokenward_e2e::{Act, Call, Rule, eventually};
+use tokenward_e2e::{Act, Call, Rule, eventually, workspace_dir};
 
 const SCRIPT: &str = include_str!("../../config/argocd/health.lua");
 const CONFIG_MAP: &str = include_str!("../../config/argocd/argocd-cm.yaml");
@@ -59,6 +60,22 @@ fn the_config_map_holds_the_very_script_for_both_kinds() -> Result<()> {
         assert!(data.get(&key).is_some_and(|script| script == SCRIPT), "{key} is not health.lua");
     }
     assert_eq!(data.len(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_documented_command_adds_the_keys_and_keeps_the_others() -> Result<()> {
+    let plane = plane().await?;
+    plane.create_namespace("argocd").await?;
+    let theirs = json!({"metadata": {"name": "argocd-cm"}, "data": {"url": "https://argocd.example"}});
+    let maps: Api<ConfigMap> = Api::namespaced(plane.client().await?, "argocd");
+    maps.create(&PostParams::default(), &serde_json::from_value(theirs)?).await?;
+    let file = workspace_dir().join("config/argocd/argocd-cm.yaml");
+    let patch = ["-n", "argocd", "patch", "configmap", "argocd-cm", "--patch-file", &file.to_string_lossy()];
+    plane.kubectl_ok(patch).await?;
+    let data = maps.get("argocd-cm").await?.data.context("no data")?;
+    assert_eq!((data.len(), data["url"].as_str()), (3, "https://argocd.example"));
+    assert_eq!(data["resource.customizations.health.tokenward.dev_TokenPolicy"], SCRIPT);
     Ok(())
 }
 
