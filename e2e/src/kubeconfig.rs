@@ -13,6 +13,12 @@ pub fn with_token(server: &str, ca_pem: &str, token: &str) -> String {
     render(server, ca_pem, &json!({ "token": token }))
 }
 
+/// The text of a kubeconfig that authenticates with the token in this file, which may change.
+#[must_use]
+pub fn with_token_file(server: &str, ca_pem: &str, file: &Path) -> String {
+    render(server, ca_pem, &json!({ "tokenFile": file }))
+}
+
 pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) -> String {
     let user = json!({
         "client-certificate-data": BASE64_STANDARD.encode(&identity.certificate),

@@ -13,7 +13,7 @@ mod ports;
 pub mod process;
 pub mod proxy;
 
-pub use control_plane::{Component, ControlPlane, Profile, audit::AuditEvent};
+pub use control_plane::{Component, ControlPlane, Profile, Signing, audit::AuditEvent};
 pub use operator::{Operator, Options};
 pub use paths::{target_dir, workspace_dir};
 pub use poll::eventually;

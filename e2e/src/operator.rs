@@ -82,8 +82,9 @@ impl Operator {
             Some(proxy) => (proxy.url().to_owned(), proxy.ca_pem()),
             None => (plane.url(), plane.ca_pem()),
         };
-        let config = kubeconfig::with_token(&url, ca, token.expose_secret());
-        fs::write(dir.join(format!("{name}.kubeconfig")), config)?;
+        let file = dir.join(format!("{name}.token"));
+        fs::write(&file, token.expose_secret())?;
+        fs::write(dir.join(format!("{name}.kubeconfig")), kubeconfig::with_token_file(&url, ca, &file))?;
         let mut args: Vec<String> = options.namespaces.iter().map(|name| format!("--namespace={name}")).collect();
         args.extend(options.args);
         let program = options.program.map_or_else(program, Ok)?;
@@ -125,9 +126,18 @@ impl Operator {
     /// # Errors
     /// When nothing answers, or not with 200.
     pub async fn metrics(&self) -> Result<String> {
-        let (status, body) = http::get(&format!("http://127.0.0.1:{}/metrics", self.running().metrics)).await?;
+        Ok(self.metrics_as(None).await?.1)
+    }
+
+    /// `Content-Type` and text of `/metrics`, asked for with this `Accept`.
+    ///
+    /// # Errors
+    /// When nothing answers, or not with 200.
+    pub async fn metrics_as(&self, accept: Option<&str>) -> Result<(String, String)> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.running().metrics);
+        let http::Answer { status, content_type, body } = http::get_as(&url, accept).await?;
         ensure!(status == 200, "/metrics: {status} {body}");
-        Ok(body)
+        Ok((content_type, body))
     }
 
     /// SIGKILL; returns when the process is gone.
@@ -176,6 +186,17 @@ impl Operator {
         let next = self.command.spawn()?;
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
+    }
+
+    /// Gives it another token, as the kubelet does: it reads the file again within a minute.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn refresh_token(&self, token: &SecretString) -> Result<()> {
+        let file = self.command.dir.join(format!("{}.token", self.command.name));
+        let fresh = file.with_extension("token.new");
+        fs::write(&fresh, token.expose_secret())?;
+        Ok(fs::rename(fresh, file)?)
     }
 
     /// How it ended, or `None` while it runs.

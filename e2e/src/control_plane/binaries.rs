@@ -1,4 +1,5 @@
-//! etcd, kube-apiserver, kube-controller-manager and kubectl: found in `KUBEBUILDER_ASSETS`, or built once with Go.
+//! etcd, kube-apiserver, kube-controller-manager, kubectl and promtool: found in `KUBEBUILDER_ASSETS`, or built once
+//! with Go.
 
 use crate::process::tail;
 use crate::{target_dir, workspace_dir};
@@ -14,19 +15,43 @@ struct Tool {
     name: &'static str,
     package: &'static str,
     module: &'static str,
+    /// Build tags, separated by commas.
+    tags: &'static str,
+}
+
+impl Tool {
+    const fn new(name: &'static str, package: &'static str, module: &'static str) -> Self {
+        Self { name, package, module, tags: "" }
+    }
+}
+
+/// A folder with a go.mod that pins the tools.
+#[derive(Clone, Copy)]
+struct Module {
+    folder: &'static str,
+    tools: &'static [Tool],
 }
 
 const KUBERNETES: &str = "k8s.io/kubernetes";
-const TOOLS: [Tool; 4] = [
-    Tool { name: "etcd", package: "go.etcd.io/etcd/server/v3", module: "go.etcd.io/etcd/server/v3" },
-    Tool { name: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver", module: KUBERNETES },
-    Tool {
-        name: "kube-controller-manager",
-        package: "k8s.io/kubernetes/cmd/kube-controller-manager",
-        module: KUBERNETES,
-    },
-    Tool { name: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl", module: KUBERNETES },
-];
+const CONTROL_PLANE: Module = Module {
+    folder: "e2e/control-plane",
+    tools: &[
+        Tool::new("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
+        Tool::new("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES),
+        Tool::new("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", KUBERNETES),
+        Tool::new("kubectl", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES),
+    ],
+};
+/// Without service discovery, which would bring the clients of all clouds.
+const PROMTOOL: Module = Module {
+    folder: "e2e/promtool",
+    tools: &[Tool {
+        name: "promtool",
+        package: "github.com/prometheus/prometheus/cmd/promtool",
+        module: "github.com/prometheus/prometheus",
+        tags: "remove_all_sd",
+    }],
+};
 
 /// Where the programs of a control plane are.
 #[derive(Clone, Debug)]
@@ -38,12 +63,7 @@ impl Binaries {
     /// # Errors
     /// When a program is missing and Go cannot build it; the message says what to do.
     pub fn find() -> Result<Self> {
-        let place = Place::new()?;
-        let missing = place.missing();
-        if !missing.is_empty() {
-            place.build(&missing)?;
-        }
-        Ok(Self(TOOLS.iter().map(|tool| (tool.name, place.path(tool))).collect()))
+        Ok(Self(programs(CONTROL_PLANE)?))
     }
 
     /// The path of a program, by its name.
@@ -55,7 +75,25 @@ impl Binaries {
     }
 }
 
+/// Finds promtool; builds it when it is missing, which takes minutes the first time.
+///
+/// # Errors
+/// When Go cannot build it; the message says what to do.
+pub fn promtool() -> Result<PathBuf> {
+    programs(PROMTOOL)?.remove("promtool").context("promtool is not one of ours")
+}
+
+fn programs(module: Module) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let place = Place::new(module)?;
+    let missing = place.missing();
+    if !missing.is_empty() {
+        place.build(&missing)?;
+    }
+    Ok(module.tools.iter().map(|tool| (tool.name, place.path(tool))).collect())
+}
+
 struct Place {
+    tools: &'static [Tool],
     assets: Option<PathBuf>,
     module: PathBuf,
     root: PathBuf,
@@ -63,11 +101,11 @@ struct Place {
 }
 
 impl Place {
-    fn new() -> Result<Self> {
-        let module = workspace_dir().join("e2e/control-plane");
-        let go_mod = fs::read_to_string(module.join("go.mod")).context("reading e2e/control-plane/go.mod")?;
+    fn new(Module { folder, tools }: Module) -> Result<Self> {
+        let module = workspace_dir().join(folder);
+        let go_mod = fs::read_to_string(module.join("go.mod")).with_context(|| format!("reading {folder}/go.mod"))?;
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(std::path::absolute).transpose()?;
-        Ok(Self { assets, module, root: target_dir().join("control-plane"), go_mod })
+        Ok(Self { tools, assets, module, root: target_dir().join("control-plane"), go_mod })
     }
 
     fn asset(&self, tool: &Tool) -> Option<PathBuf> {
@@ -87,7 +125,7 @@ impl Place {
     }
 
     fn missing(&self) -> Vec<&'static Tool> {
-        TOOLS.iter().filter(|tool| self.asset(tool).is_none() && !self.is_current(tool)).collect()
+        self.tools.iter().filter(|tool| self.asset(tool).is_none() && !self.is_current(tool)).collect()
     }
 
     fn is_current(&self, tool: &Tool) -> bool {
@@ -98,7 +136,8 @@ impl Place {
     /// What a built program depends on: the pinned version and the flags.
     fn stamp(&self, tool: &Tool) -> Result<String> {
         let version = pinned(&self.go_mod, tool.module)?;
-        Ok(format!("{} {version} {}\n", tool.module, self.ldflags(tool)?))
+        let stamp = [tool.module, version, &self.ldflags(tool)?, tool.tags].join(" ");
+        Ok(format!("{}\n", stamp.trim_end()))
     }
 
     fn ldflags(&self, tool: &Tool) -> Result<String> {
@@ -117,7 +156,7 @@ impl Place {
         self.check_go(missing)?;
         let lock = File::create(self.root.join("lock"))?;
         if lock.try_lock().is_err() {
-            say("waiting for another process that builds the control plane…");
+            say("waiting for another process that builds programs with Go…");
             lock.lock()?;
         }
         // Another process may have built them while this one waited.
@@ -158,8 +197,8 @@ impl Place {
         let unfinished = self.root.join(format!("{}.{}.unfinished", tool.name, std::process::id()));
         let output = File::create(&log)?;
         let mut go = self.go();
-        go.args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &self.ldflags(tool)?, "-o"]);
-        go.arg(&unfinished).arg(tool.package);
+        go.args(["build", "-trimpath", "-buildvcs=false", "-tags", tool.tags, "-ldflags", &self.ldflags(tool)?]);
+        go.arg("-o").arg(&unfinished).arg(tool.package);
         go.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let status = watch_build(go.spawn().context("starting go")?, title)?;
         if !status.success() {
@@ -235,8 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_module_pins_every_tool() {
-        let place = Place::new().unwrap();
-        assert!(TOOLS.iter().all(|tool| place.stamp(tool).is_ok()));
+    fn the_shipped_modules_pin_every_tool() {
+        for module in [CONTROL_PLANE, PROMTOOL] {
+            let place = Place::new(module).unwrap();
+            assert!(module.tools.iter().all(|tool| place.stamp(tool).is_ok()), "{}", module.folder);
+        }
     }
 }

@@ -35,14 +35,12 @@ pub(super) struct Clients {
 pub(super) fn write(dir: &Path) -> Result<Clients> {
     let authority = Authority::new("tokenward-e2e")?;
     let serving = authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"])?;
-    let (private, public) = signing_key()?;
+    write_key(dir, "sa")?;
     let ca_pem = authority.pem();
     for (name, text) in [
         ("ca.crt", ca_pem.as_str()),
         ("apiserver.crt", &serving.certificate),
         ("apiserver.key", &serving.key),
-        ("sa.key", &private),
-        ("sa.pub", &public),
         ("audit-policy.yaml", audit::POLICY),
     ] {
         fs::write(dir.join(name), text)?;
@@ -50,6 +48,13 @@ pub(super) fn write(dir: &Path) -> Result<Clients> {
     let admin = authority.client("tokenward-e2e-admin", "system:masters")?;
     let controller_manager = authority.client("system:kube-controller-manager", "system:masters")?;
     Ok(Clients { ca_pem, admin, controller_manager })
+}
+
+/// Writes a fresh key for `ServiceAccount` tokens: `<name>.key` and `<name>.pub`.
+pub(super) fn write_key(dir: &Path, name: &str) -> Result<()> {
+    let (private, public) = signing_key()?;
+    fs::write(dir.join(format!("{name}.key")), private)?;
+    Ok(fs::write(dir.join(format!("{name}.pub")), public)?)
 }
 
 #[cfg(test)]

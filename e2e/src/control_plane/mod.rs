@@ -50,6 +50,30 @@ pub struct Profile {
     pub etcd: Vec<String>,
 }
 
+/// Which keys and issuers of `ServiceAccount` tokens the API server believes; it signs with the first of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signing {
+    /// Names of keys; `sa` is there from the start, see [`ControlPlane::write_key`] for more.
+    pub keys: Vec<String>,
+    /// Issuers.
+    pub issuers: Vec<String>,
+}
+
+impl Default for Signing {
+    fn default() -> Self {
+        Self { keys: vec!["sa".to_owned()], issuers: vec![ISSUER.to_owned()] }
+    }
+}
+
+impl Signing {
+    fn args(&self) -> impl Iterator<Item = String> {
+        let signing = self.keys.iter().take(1).map(|key| format!("--service-account-signing-key-file={key}.key"));
+        let believed = self.keys.iter().map(|key| format!("--service-account-key-file={key}.pub"));
+        let issuers = self.issuers.iter().map(|issuer| format!("--service-account-issuer={issuer}"));
+        signing.chain(believed).chain(issuers)
+    }
+}
+
 /// One program of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
@@ -86,6 +110,7 @@ pub struct ControlPlane {
     dir: PathBuf,
     binaries: Binaries,
     profile: Profile,
+    signing: Mutex<Signing>,
     ca_pem: String,
     etcd_port: u16,
     api_port: u16,
@@ -132,6 +157,7 @@ impl ControlPlane {
             dir: dir.to_owned(),
             binaries: binaries.clone(),
             profile: profile.clone(),
+            signing: Mutex::default(),
             ca_pem: clients.ca_pem,
             etcd_port: ports::free()?,
             api_port: ports::free()?,
@@ -222,6 +248,24 @@ impl ControlPlane {
     /// When it runs already, or does not work within 90 s.
     pub async fn apiserver_start(&self) -> Result<()> {
         self.start_component(Component::ApiServer).await
+    }
+
+    /// Makes a second key, for [`ControlPlane::sign_with`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_key(&self, name: &str) -> Result<()> {
+        files::write_key(&self.dir, name)
+    }
+
+    /// Starts the API server anew with these keys and issuers.
+    ///
+    /// # Errors
+    /// When it does not stop, or does not work within 90 s.
+    pub async fn sign_with(&self, signing: Signing) -> Result<()> {
+        self.apiserver_stop().await?;
+        *self.signing.lock().unwrap_or_else(PoisonError::into_inner) = signing;
+        self.apiserver_start().await
     }
 
     /// The folder with the kubeconfig, the logs and the data.
@@ -409,8 +453,6 @@ impl ControlPlane {
             "--client-ca-file=ca.crt",
             "--authorization-mode=RBAC",
             "--enable-bootstrap-token-auth",
-            "--service-account-signing-key-file=sa.key",
-            "--service-account-key-file=sa.pub",
             "--audit-policy-file=audit-policy.yaml",
             "--audit-log-path=audit.log",
             "--audit-log-mode=blocking",
@@ -420,7 +462,7 @@ impl ControlPlane {
         let mut args: Vec<String> = fixed.map(str::to_owned).to_vec();
         args.push(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port));
         args.push(format!("--secure-port={}", self.api_port));
-        args.push(format!("--service-account-issuer={ISSUER}"));
+        args.extend(self.signing.lock().unwrap_or_else(PoisonError::into_inner).args());
         args
     }
 

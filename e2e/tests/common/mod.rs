@@ -3,7 +3,9 @@
 
 pub mod audited;
 pub mod grants;
+pub mod kstatus;
 pub mod leaks;
+pub mod metrics;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -298,7 +300,7 @@ impl Scene {
         self.target("p-deployer").await
     }
 
-    fn log_end(&self) -> String {
+    pub fn log_end(&self) -> String {
         let log = self.operator.log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(12).collect();
         format!("the operator's last words, newest first:\n{}", lines.join("\n"))
