@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::cell::Cell;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -52,11 +52,12 @@ async fn the_files_of_a_token_are_all_that_curl_needs() -> Result<()> {
     Ok(())
 }
 
-/// As Prometheus with `credentials_file`: reads the files before each request. Returns the token ids it used.
-async fn scrape(scene: &Scene, mount: &Mount, ended: &Cell<bool>) -> Result<BTreeSet<String>> {
+/// As Prometheus with `credentials_file`: reads the files before each request, until it has used the `last` token.
+/// Returns the ids of all that it used.
+async fn scrape(scene: &Scene, mount: &Mount, last: &OnceCell<String>) -> Result<BTreeSet<String>> {
     let mut used = BTreeSet::new();
-    while !ended.get() {
-        let id = claims(&mount.read("token")?)?["jti"].to_string();
+    while last.get().is_none_or(|id| !used.contains(id)) {
+        let id = claims(&mount.read("token")?)?["jti"].as_str().context("no jti")?.to_owned();
         let status = mount.bearer().await?.get(&scene.config_maps()).await?;
         ensure!(status == 200, "{status} with token {id} after {used:?}");
         used.insert(id);
@@ -69,7 +70,7 @@ async fn scrape(scene: &Scene, mount: &Mount, ended: &Cell<bool>) -> Result<BTre
 async fn a_reader_of_the_token_file_never_meets_401() -> Result<()> {
     let scene = Scene::start("credentials-file").await?;
     let first = scene.deployer(json!({"rotation": {"overlap": "12s"}})).await?;
-    let (mount, ended) = (Mount::new(&scene)?, Cell::new(false));
+    let (mount, last) = (Mount::new(&scene)?, OnceCell::new());
     mount.write(&first)?;
     let rotate = async {
         let mut target = first.clone();
@@ -80,10 +81,10 @@ async fn a_reader_of_the_token_file_never_meets_401() -> Result<()> {
             mount.write(&target)?;
         }
         scene.bearer(first.token()).await?.dies().await?;
-        ended.set(true);
+        last.get_or_init(|| target.token_id().to_owned());
         Ok(())
     };
-    let (used, ()) = tokio::try_join!(scrape(&scene, &mount, &ended), rotate)?;
+    let (used, ()) = tokio::try_join!(scrape(&scene, &mount, &last), rotate)?;
     assert_eq!(used.len(), 4, "{used:?}");
     Ok(())
 }
