@@ -250,7 +250,7 @@ async fn an_istio_remote_secret_is_what_istioctl_makes_and_does_not_change_by_it
     assert_eq!((after.version(), &after.data), (first.version(), &first.data));
     let second = scene.rotated("1", &first).await?;
     for target in [&first, &second] {
-        let listed = scene.kubectl_with(target.value("cluster-2"), &["get", "configmaps"]).await?;
+        let listed = scene.kubectl_with(target.value("cluster-2"), &["get", "configmaps", "-n", "istio"]).await?;
         assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     }
     assert_eq!((keys(&second), label(&second, ISTIO)), (vec!["cluster-2"], Some("true")));
