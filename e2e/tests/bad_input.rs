@@ -94,7 +94,7 @@ async fn wrong_secrets_are_refused() -> Result<()> {
     let audiences = json!({"token": {"audiences": ["vault"]}, "secret": {"format": kubeconfig}});
     let cases = [
         (one(audiences), "remove the audiences or use format type Token"),
-        (secret(&json!({"format": {"kubeconfig": {}}})), "remove it or change the type"),
+        (secret(&json!({"format": {"kubeconfig": {}}})), "remove the others or change the type"),
         (secret(&json!({"format": {"type": "Yaml"}})), "Kubeconfig"),
         (secret(&json!({"labels": {"tokenward.dev/role": "x"}})), "choose other keys"),
         (secret(&json!({"labels": {"app.kubernetes.io/managed-by": "x"}})), "choose other keys"),

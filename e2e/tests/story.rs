@@ -85,7 +85,9 @@ async fn the_old_token_dies_when_its_overlap_ends() -> Result<()> {
     scene.bearer(second.token()).await?.lives().await?;
     let counted = async || {
         let text = scene.operator.metrics().await?;
-        ensure!(text.contains(r#"tokenward_tokens_revoked_total{reason="OverlapEnded"} 1"#), "{text}");
+        // A planned end, and no revocation.
+        ensure!(text.contains("tokenward_tokens_retired_total 1\n"), "{text}");
+        ensure!(!text.contains("tokenward_tokens_revoked_total{"), "{text}");
         Ok(())
     };
     eventually(SOON, "the end of the overlap is counted", counted).await?;
