@@ -3,26 +3,13 @@
 mod common;
 
 use anyhow::{Context, Result, ensure};
-use common::{SOON, Scene, Target, apply_policy, claims, condition, plane, policies, spec};
+use common::refused::refused;
+use common::{SOON, Scene, Target, apply_policy, claims, condition, plane, spec};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokenward_e2e::{Options, eventually};
-
-/// Asserts that the API server refuses each spec with a message that contains the text beside it.
-async fn refused(namespace: &str, cases: &[(Value, &str)]) -> Result<()> {
-    let plane = plane().await?;
-    plane.create_namespace(namespace).await?;
-    let policies = policies(&plane.client().await?, namespace);
-    for (spec, advice) in cases {
-        let answer = apply_policy(&policies, "p", spec).await;
-        let message = answer.err().with_context(|| format!("accepted: {spec}"))?.to_string();
-        ensure!(message.contains(advice), "{spec} is refused without {advice:?}: {message}");
-    }
-    ensure!(policies.get_opt("p").await?.is_none(), "something was stored");
-    Ok(())
-}
 
 fn one(more: Value) -> Value {
     spec(&["deployer"], more)
@@ -107,7 +94,7 @@ async fn wrong_secrets_are_refused() -> Result<()> {
     let audiences = json!({"token": {"audiences": ["vault"]}, "secret": {"format": kubeconfig}});
     let cases = [
         (one(audiences), "remove the audiences or use format type Token"),
-        (secret(&json!({"format": {"kubeconfig": {}}})), "remove it or change the type"),
+        (secret(&json!({"format": {"kubeconfig": {}}})), "remove the others or change the type"),
         (secret(&json!({"format": {"type": "Yaml"}})), "Kubeconfig"),
         (secret(&json!({"labels": {"tokenward.dev/role": "x"}})), "choose other keys"),
         (secret(&json!({"labels": {"app.kubernetes.io/managed-by": "x"}})), "choose other keys"),

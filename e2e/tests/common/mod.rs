@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod audited;
+pub mod consumers;
 pub mod grants;
 pub mod kstatus;
 pub mod leaks;
 pub mod metrics;
+pub mod refused;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -461,7 +463,12 @@ pub struct Bearer(kube::Client);
 impl Bearer {
     /// A client with this token.
     pub async fn new(plane: &ControlPlane, token: &str) -> Result<Self> {
-        let text = kubeconfig::with_token(&plane.url(), plane.ca_pem(), token);
+        Self::at(&plane.url(), plane.ca_pem(), token).await
+    }
+
+    /// As [`Bearer::new`], for the server of this URL with a certificate that `ca` signed.
+    pub async fn at(url: &str, ca: &str, token: &str) -> Result<Self> {
+        let text = kubeconfig::with_token(url, ca, token);
         let text = Kubeconfig::from_yaml(&text)?;
         let config = kube::Config::from_custom_kubeconfig(text, &KubeConfigOptions::default()).await?;
         Ok(Self(kube::Client::try_from(config)?))

@@ -1,0 +1,211 @@
+//! The documents say what the code says: each word has its entry, each link leads somewhere, and each policy in them
+//! passes a real API server.
+
+mod common;
+
+use anyhow::{Context, Result, ensure};
+use common::{Scene, plane};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tokenward_e2e::workspace_dir;
+
+const REFERENCE: &str = "docs/reference.md";
+const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(workspace_dir().join(path)).with_context(|| path.to_owned())
+}
+
+/// Every file below a folder with this extension.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path, extension)?);
+        } else if path.extension().is_some_and(|end| end == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The README and all documents below `docs/`.
+fn pages() -> Result<Vec<PathBuf>> {
+    let mut pages = files(&workspace_dir().join("docs"), "md")?;
+    pages.push(workspace_dir().join("README.md"));
+    Ok(pages)
+}
+
+/// The words that the functions `as_str` of a source file return.
+fn words(source: &str) -> BTreeSet<String> {
+    let bodies = source.split("fn as_str(").skip(1).filter_map(|rest| rest.split("\n    }\n").next());
+    let arms = bodies.flat_map(str::lines).filter_map(|line| line.split_once(" => \""));
+    arms.filter_map(|(_, rest)| rest.split('"').next().map(str::to_owned)).collect()
+}
+
+/// The words in backquotes that a page explains: in its headings and in the first cells of its tables.
+fn explained(page: &str) -> BTreeSet<String> {
+    let heads = page.lines().filter_map(|line| match line.strip_prefix('|') {
+        Some(row) => row.split('|').next(),
+        None => line.starts_with('#').then_some(line),
+    });
+    heads.flat_map(|head| head.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+fn assert_explained(page: &str, words: &BTreeSet<String>) -> Result<()> {
+    let explained = explained(&read(page)?);
+    let missing: Vec<&String> = words.difference(&explained).collect();
+    ensure!(missing.is_empty(), "no heading and no row of {page} explains {missing:?}");
+    Ok(())
+}
+
+/// The condition types that the CRD names.
+fn conditions() -> Result<BTreeSet<String>> {
+    let crd: Value = serde_saphyr::from_str(&read("crds/tokenpolicies.yaml")?)?;
+    let status = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions/description";
+    let text = crd.pointer(status).and_then(Value::as_str).context("conditions have no description")?;
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    Ok(words.filter(|word| word.starts_with(|c: char| c.is_ascii_uppercase())).map(str::to_owned).collect())
+}
+
+#[test]
+fn each_reason_and_each_condition_is_explained_and_has_its_cure() -> Result<()> {
+    let reasons = words(&read("src/core/failure.rs")?);
+    ensure!(reasons.contains("AccountNotFound"), "the list of reasons is not where it was: {reasons:?}");
+    let conditions = conditions()?;
+    ensure!(conditions.contains("Ready"), "the list of conditions is not where it was: {conditions:?}");
+    for page in [REFERENCE, TROUBLESHOOTING] {
+        assert_explained(page, &reasons)?;
+        assert_explained(page, &conditions)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn each_cause_is_explained() -> Result<()> {
+    let mut causes = BTreeSet::new();
+    for source in files(&workspace_dir().join("src/core/plan"), "rs")? {
+        causes.extend(words(&fs::read_to_string(source)?));
+    }
+    ensure!(
+        causes.contains("FirstIssue") && causes.contains("ByHand"),
+        "the causes are not where they were: {causes:?}"
+    );
+    assert_explained(REFERENCE, &causes)
+}
+
+/// What a link to a heading calls it.
+fn slug(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+fn has_heading(page: &Path, wanted: &str) -> Result<bool> {
+    let text = fs::read_to_string(page)?;
+    let headings = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    Ok(headings.map(slug).any(|heading| heading == wanted))
+}
+
+#[test]
+fn each_link_leads_somewhere() -> Result<()> {
+    for page in pages()? {
+        let text = fs::read_to_string(&page)?;
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let to = if path.is_empty() { page.clone() } else { page.parent().context("no folder")?.join(path) };
+            ensure!(to.exists(), "{} links to {link}, which is not there", page.display());
+            ensure!(heading.is_empty() || has_heading(&to, heading)?, "{}: no heading for {link}", page.display());
+        }
+    }
+    Ok(())
+}
+
+/// The YAML blocks of a page that hold a `TokenPolicy`.
+fn manifests(page: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(page)?;
+    let blocks = text.split("\n```").filter_map(|block| block.strip_prefix("yaml\n"));
+    let policies = blocks.filter(|block| block.lines().any(|line| line == "kind: TokenPolicy"));
+    Ok(policies.map(str::to_owned).collect())
+}
+
+fn documents(manifest: &str) -> Result<Vec<Value>> {
+    manifest.split("\n---\n").map(|document| Ok(serde_saphyr::from_str(document)?)).collect()
+}
+
+/// Runs `kubectl apply` on a manifest, and expects that it works.
+async fn apply(page: &Path, manifest: &str, more: &[&str]) -> Result<()> {
+    let args = ["apply", "-f", "-"].iter().chain(more);
+    let answer = plane().await?.kubectl_with(args, manifest).await?;
+    let complaint = String::from_utf8_lossy(&answer.stderr);
+    ensure!(answer.status.success() && complaint.is_empty(), "{}: {complaint}\n{manifest}", page.display());
+    Ok(())
+}
+
+/// Creates the namespaces of a manifest that are not there yet.
+async fn prepare(manifest: &str, there: &mut BTreeSet<String>) -> Result<()> {
+    for document in documents(manifest)? {
+        let namespace = document["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+        if there.insert(namespace.clone()) {
+            plane().await?.create_namespace(&namespace).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Applies the manifests of a page on a format, and expects each key of the Secrets they bring on that page.
+async fn works(scene: &Scene, page: &Path) -> Result<()> {
+    let text = fs::read_to_string(page)?;
+    for manifest in manifests(page)? {
+        apply(page, &manifest, &[]).await?;
+        for document in documents(&manifest)?.iter().filter(|document| document["kind"] == "TokenPolicy") {
+            let policy = document["metadata"]["name"].as_str().context("a policy without name")?;
+            scene.ready(policy).await.with_context(|| page.display().to_string())?;
+            let targets = scene.targets().await?;
+            let mut own = targets.values().filter(|target| target.says("policy") == policy).peekable();
+            ensure!(own.peek().is_some(), "{}: {policy} has no Secret", page.display());
+            for key in own.flat_map(|target| target.data.keys()) {
+                ensure!(text.contains(&format!("`{key}`")), "{} does not tell of the key {key}", page.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_policy_in_the_documents_passes_the_server_and_the_formats_work() -> Result<()> {
+    let scene = Scene::start("ci").await?;
+    let mut there = BTreeSet::from(["ci".to_owned(), "default".to_owned()]);
+    let mut passed = 0;
+    for page in pages()? {
+        for manifest in manifests(&page)? {
+            prepare(&manifest, &mut there).await?;
+            apply(&page, &manifest, &["--dry-run=server"]).await?;
+            passed += 1;
+        }
+    }
+    assert!(passed >= 6, "only {passed} policies were found");
+    for page in files(&workspace_dir().join("docs/formats"), "md")? {
+        works(&scene, &page).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_metric_is_explained() -> Result<()> {
+    let scene = Scene::start("metrics").await?;
+    scene.deployer(serde_json::json!({})).await?;
+    let metrics = scene.operator.metrics().await?;
+    let names = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let reference = read(REFERENCE)?;
+    let missing: Vec<&str> = names.filter(|name| !reference.contains(&format!("`{name}"))).collect();
+    ensure!(missing.is_empty(), "{REFERENCE} does not explain {missing:?}");
+    Ok(())
+}
