@@ -8,7 +8,9 @@ use kube::core::{Selector, SelectorExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Time, inputs, keys,
+    Time,
+    failure::{Failure, Reason},
+    inputs, keys,
     managed::{Owned, has_applied},
     revocation::{InvalidInstant, Revocation},
     select::is_object_name,
@@ -65,6 +67,8 @@ pub enum PolicyState {
     Unreadable {
         /// `metadata.uid`.
         uid: Box<str>,
+        /// `metadata.generation`.
+        generation: i64,
         /// What is wrong with it.
         error: String,
     },
@@ -75,9 +79,19 @@ impl PolicyState {
     #[must_use]
     pub fn read(policy: TokenPolicy, site: &Site) -> Self {
         let uid: Box<str> = policy.metadata.uid.clone().unwrap_or_default().into();
+        let generation = policy.metadata.generation.unwrap_or_default();
         match Policy::read(policy, uid.clone(), site) {
             Ok(policy) => Self::Readable(Arc::new(policy)),
-            Err(error) => Self::Unreadable { uid, error },
+            Err(error) => Self::Unreadable { uid, generation, error },
+        }
+    }
+
+    /// `metadata.generation`.
+    #[must_use]
+    pub fn generation(&self) -> i64 {
+        match self {
+            Self::Readable(policy) => policy.generation,
+            Self::Unreadable { generation, .. } => *generation,
         }
     }
 
@@ -118,6 +132,19 @@ impl Policy {
             spec,
             status: status.unwrap_or_default(),
         })
+    }
+
+    /// Why a revocation that the policy asks for is not carried out: that must be said loudly.
+    #[must_use]
+    pub fn unheard_revocation(&self) -> Option<Failure> {
+        match self.revocation.as_ref()? {
+            Err(error) => Some(Failure::new(Reason::RevocationTimeInvalid, &error.to_string())),
+            Ok(_) if self.binding() == Binding::None => {
+                let what = "tokens with binding None cannot be revoked, and live until they expire";
+                Some(Failure::new(Reason::RevocationUnsupported, what))
+            }
+            Ok(_) => None,
+        }
     }
 
     /// What its tokens are bound to.
@@ -195,8 +222,8 @@ pub struct Previous {
     pub uid: Box<str>,
     /// `jti`.
     pub token_id: Box<str>,
-    /// `iat`.
-    #[serde(with = "instant")]
+    /// `iat`. An earlier release did not write it; then it is the epoch, and every revocation covers the token.
+    #[serde(default, with = "instant")]
     pub issued_at: Time,
     /// When its anchor is deleted; fixed when its successor was published.
     #[serde(with = "instant")]

@@ -41,6 +41,8 @@ pub enum Reason {
     MintBudgetExhausted,
     /// An annotation that asks for a revocation says no instant.
     RevocationTimeInvalid,
+    /// A revocation was asked for that is not possible.
+    RevocationUnsupported,
 }
 
 impl Reason {
@@ -65,6 +67,7 @@ impl Reason {
             Self::ApiUnavailable => "ApiUnavailable",
             Self::MintBudgetExhausted => "MintBudgetExhausted",
             Self::RevocationTimeInvalid => "RevocationTimeInvalid",
+            Self::RevocationUnsupported => "RevocationUnsupported",
         }
     }
 
@@ -87,6 +90,7 @@ impl Reason {
                 | Self::PolicyUnreadable
                 | Self::MintBudgetExhausted
                 | Self::RevocationTimeInvalid
+                | Self::RevocationUnsupported
         )
     }
 
@@ -100,7 +104,9 @@ impl Reason {
             Self::TargetNotOwned => "delete that Secret or choose another secret.name",
             Self::TargetImmutable => "delete it or choose another secret.name",
             Self::TargetNameInvalid => "shorten secret.name, or the name of the policy or account",
-            Self::PolicyUnreadable => "correct the policy, or install the CRD that fits this release",
+            Self::PolicyUnreadable => {
+                "correct that field of the policy; if it is right, install the CRD that fits this release"
+            }
             Self::Forbidden => "apply config/rbac of this release, or grant the verb",
             Self::QuotaExceeded => "raise the quota or delete Secrets; it is tried again every minute",
             Self::AdmissionDenied => "change the admission policy or webhook, or the policy's secret",
@@ -110,6 +116,9 @@ impl Reason {
             Self::ApiUnavailable => "check the API server; it is tried again",
             Self::MintBudgetExhausted => {
                 "find out who keeps changing the Secret (kubectl get secret -o yaml --show-managed-fields)"
+            }
+            Self::RevocationUnsupported => {
+                "delete the ServiceAccount and create it again, or choose token.binding Anchor for the tokens to come"
             }
             Self::RevocationTimeInvalid => "write it in RFC 3339, as in 2026-11-22T10:00:00Z",
         }

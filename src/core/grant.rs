@@ -59,9 +59,22 @@ pub struct Attempt {
     pub rotate: Option<String>,
     /// The token, once minted.
     pub token: Option<Minted>,
+    /// The living token that was published when this one was minted.
+    pub replaces: Option<Predecessor>,
     /// A request for its token failed or its anchor was deleted: a repeated request could leave a second live
     /// token, so the next try begins with a fresh anchor.
     pub spent: bool,
+}
+
+/// A published token that is being replaced.
+#[derive(Clone, Copy, Debug)]
+pub struct Predecessor {
+    /// Its `iat`.
+    pub issued_at: Time,
+    /// Its `exp`.
+    pub expires_at: Time,
+    /// Since when it was due, if that is why it is replaced.
+    pub due: Option<Time>,
 }
 
 /// A token in memory, minted or read back.

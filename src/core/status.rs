@@ -103,12 +103,12 @@ pub fn summarise(
 
 /// The status of a policy that cannot be acted on at all; what was known of its tokens stays.
 #[must_use]
-pub fn stalled(failure: &Failure, before: &TokenPolicyStatus, now: Time) -> TokenPolicyStatus {
+pub fn stalled(failure: &Failure, before: &TokenPolicyStatus, generation: i64, now: Time) -> TokenPolicyStatus {
     let reason = failure.reason.as_str();
     let conditions =
         [Draft::new("Ready", false, reason, &failure.message), Draft::new("Stalled", true, reason, &failure.message)];
-    let generation = before.observed_generation.unwrap_or_default();
     TokenPolicyStatus {
+        observed_generation: Some(generation),
         conditions: conditions
             .into_iter()
             .map(|condition| condition.since(&before.conditions, generation, now))

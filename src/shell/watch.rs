@@ -97,10 +97,10 @@ where
 #[must_use]
 pub fn policy(policy: GuardedPolicy, site: &Site) -> (u64, PolicyState) {
     let at = version(policy.meta());
-    let uid = policy.uid().unwrap_or_default();
+    let (uid, generation) = (policy.uid().unwrap_or_default(), policy.meta().generation.unwrap_or_default());
     let state = match policy.0 {
         Ok(policy) => PolicyState::read(policy, site),
-        Err(invalid) => PolicyState::Unreadable { uid: uid.into(), error: invalid.error },
+        Err(invalid) => PolicyState::Unreadable { uid: uid.into(), generation, error: invalid.error },
     };
     (at, state)
 }

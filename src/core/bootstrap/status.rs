@@ -51,7 +51,7 @@ pub fn summarise<'a>(
         // The first by name are shown; the counts go on.
         findings.truncate(MAX_FINDINGS);
     }
-    let conditions = [Some(ready(&counts, context.failure)), overlapping(context)];
+    let conditions = [Some(ready(&counts, context.failure)), context.failure.map(stalled), overlapping(context)];
     let since = |draft: Draft| draft.since(&before.conditions, policy.generation, context.now);
     BootstrapTokenPolicyStatus {
         observed_generation: Some(policy.generation),
@@ -128,6 +128,11 @@ fn groups(policy: &Policy, token: &Token) -> Option<String> {
     let allowed = policy.allowed_groups.as_ref()?;
     let group = token.groups.iter().find(|group| !allowed.iter().any(|allowed| **allowed == ***group))?;
     Some(format!("it gives the group {group}, which spec.allowedGroups does not name"))
+}
+
+/// Nothing is known of the tokens until somebody acts.
+fn stalled(failure: &Failure) -> Draft {
+    Draft::new("Stalled", true, failure.reason.as_str(), &failure.message)
 }
 
 fn ready(counts: &TokenCounts, failure: Option<&Failure>) -> Draft {

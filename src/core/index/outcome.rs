@@ -12,7 +12,7 @@ use crate::{
         claims::{Claims, ObjectRef},
         facts::{Account, Anchor, PolicyState, Target, version},
         failure::{Failure, Reason},
-        grant::{Attempt, Copy, Failing, Minted, Proof},
+        grant::{Attempt, Copy, Failing, Minted, Predecessor, Proof},
         managed::stable_hash,
         notice::{Replaced, What},
         plan::{Look, Retirement, Why},
@@ -252,6 +252,8 @@ impl Index {
     fn minted(&mut self, key: &GrantKey, token: Minted, now: Time) {
         let audiences =
             self.policy(&key.policy_key()).map(|policy| policy.spec.token.audiences.clone()).unwrap_or_default();
+        // The watch may show the new token before the answer to its publication comes.
+        let replaces = self.predecessor(key, now);
         let Some(attempt) = self.grant(key, now).memory.attempt.as_mut() else {
             return;
         };
@@ -259,6 +261,8 @@ impl Index {
             Ok(()) => {
                 let why = attempt.why;
                 attempt.token = Some(token);
+                attempt.replaces =
+                    replaces.map(|token| Predecessor { due: token.due.filter(|_| why == Why::Due), ..token });
                 self.grant(key, now).memory.budget.spend(now, why.repair());
             }
             Err(what) => {
@@ -269,9 +273,10 @@ impl Index {
     }
 
     fn published(&mut self, key: &GrantKey, why: Why, meta: &ObjectMeta, now: Time) {
-        let replaced = self.replaced(key, why, now);
         let memory = &mut self.grant(key, now).memory;
-        let minted = memory.attempt.take().and_then(|attempt| attempt.token);
+        let attempt = memory.attempt.take();
+        let replaced = attempt.as_ref().and_then(|attempt| attempt.replaces).map(|token| replaced(token, now));
+        let minted = attempt.and_then(|attempt| attempt.token);
         let (copy, failing) = (memory.copy.take(), memory.failing.take());
         memory.proof = Proof { target_seen: Some(now), ..Proof::default() };
         if let Some(target) = Target::read(meta) {
@@ -287,15 +292,13 @@ impl Index {
         }
     }
 
-    /// How the published token of the grant stands just before its successor counts.
-    fn replaced(&self, key: &GrantKey, why: Why, now: Time) -> Option<Replaced> {
+    /// The living token that the grant has published.
+    fn predecessor(&self, key: &GrantKey, now: Time) -> Option<Predecessor> {
         let facts = self.facts(key)?;
-        let target = facts.target()?;
-        let token = target.token.as_ref().filter(|_| facts.is_valid(target, now))?;
-        let share = |part: TimeDelta| part.as_seconds_f64() / (token.expires_at - token.issued_at).as_seconds_f64();
-        let due = facts.due(now, target).filter(|_| why == Why::Due);
-        let late = due.map(|due| (now - due.at).max(TimeDelta::zero()));
-        Some(Replaced { late, left: share(token.expires_at - now) })
+        let target = facts.target().filter(|target| facts.is_valid(target, now))?;
+        let token = target.token.as_ref()?;
+        let due = facts.due(now, target).map(|due| due.at);
+        Some(Predecessor { issued_at: token.issued_at, expires_at: token.expires_at, due })
     }
 
     fn read_back(&mut self, key: &GrantKey, why: Why, meta: &ObjectMeta, token: Option<Minted>, now: Time) {
@@ -387,6 +390,13 @@ impl Index {
             self.wake(&waiting);
         }
     }
+}
+
+/// How a token stands at the publication of its successor.
+fn replaced(token: Predecessor, now: Time) -> Replaced {
+    let Predecessor { issued_at, expires_at, due } = token;
+    let left = (expires_at - now).as_seconds_f64() / (expires_at - issued_at).as_seconds_f64();
+    Replaced { late: due.map(|due| (now - due).max(TimeDelta::zero())), left: left.max(0.0) }
 }
 
 /// The token is the one that was asked for. Servers before 1.34 do not check the account's UID, so its own claim

@@ -157,9 +157,7 @@ impl Index {
                 Some(Concern { failure: failure.clone(), stalls: false })
             }
             (_, PolicyState::Readable(policy)) => {
-                let error = policy.revocation.as_ref()?.as_ref().err()?;
-                let failure = Failure::new(Reason::RevocationTimeInvalid, &error.to_string());
-                Some(Concern { failure, stalls: false })
+                policy.unheard_revocation().map(|failure| Concern { failure, stalls: false })
             }
         }
     }
@@ -197,7 +195,7 @@ impl Index {
                 let context = Context { now, skew: self.skew, site: &self.site, concern, key_in_use };
                 status::summarise(policy, rows, stored, context)
             }
-            (_, Some(concern)) => status::stalled(&concern.failure, stored, now),
+            (_, Some(concern)) => status::stalled(&concern.failure, stored, state.generation(), now),
             (PolicyState::Unreadable { .. }, None) => stored.clone(),
         }
     }

@@ -136,7 +136,7 @@ impl Index {
     pub(super) fn notify_about(&mut self, key: &GrantKey, target: Option<String>, what: What) {
         let policy = self.policies.get(&key.policy_key());
         let policy_uid = policy.map(|policy| policy.uid().into()).unwrap_or_default();
-        let generation = policy.and_then(PolicyState::readable).map_or(0, |policy| policy.generation);
+        let generation = policy.map_or(0, PolicyState::generation);
         self.notices.push(Notice { grant: key.clone(), policy_uid, generation, target, what });
     }
 

@@ -128,6 +128,8 @@ pub(super) fn serve(case: &Case<'_>) -> Verdict {
             (None, None) => paced(case, need.why, || request(case, &begin(case, need.why))),
         },
         None => match repair::next(case) {
+            // The other half of a repair that has spent its budget when the Secret was read.
+            Some((_, act @ Act::Publish { .. })) => waiting(case, act, false),
             Some((why, act)) => paced(case, why, || act),
             None => Verdict { act: settled(case), standing: at_rest(case), active: false },
         },
@@ -150,8 +152,13 @@ fn paced(case: &Case<'_>, why: Why, act: impl FnOnce() -> Act) -> Verdict {
     if ready_at <= case.now {
         return waiting(case, act(), false);
     }
-    let exhausted = Failure::new(Reason::MintBudgetExhausted, &format!("{} again and again", why.as_str()));
-    let standing = if case.is_valid() { Standing::Ready } else { Standing::Failing(exhausted) };
+    let exhausted = || Failure::new(Reason::MintBudgetExhausted, &format!("{} again and again", why.as_str()));
+    let standing = match why.repair() {
+        _ if case.is_valid() => Standing::Ready,
+        Some(_) => Standing::Failing(exhausted()),
+        // Edits of the policy in a row: nobody fights us.
+        None => Standing::Working,
+    };
     Verdict { act: Act::Idle(Some(ready_at)), standing, active: false }
 }
 
@@ -271,6 +278,7 @@ fn begin(case: &Case<'_>, why: Why) -> Attempt {
         token_inputs: case.policy.token_inputs.clone(),
         rotate: case.policy.rotate.clone(),
         token: None,
+        replaces: None,
         spent: false,
     }
 }

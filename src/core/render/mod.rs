@@ -366,6 +366,15 @@ mod tests {
     }
 
     #[test]
+    fn previous_tokens_of_an_earlier_release_are_remembered() {
+        let mut meta = stored(&rendered(&policy(&json!({})), &Precondition::Absent));
+        let entry = json!([{"anchor": "tw-0", "uid": "u", "token-id": "id-0", "retires-at": "2026-01-01T00:00:00Z"}]);
+        meta.annotations.as_mut().unwrap().insert(keys::PREVIOUS.into(), entry.to_string());
+        let previous = Target::read(&meta).unwrap().previous;
+        assert_eq!((&*previous[0].anchor, previous[0].issued_at), ("tw-0", Time::UNIX_EPOCH));
+    }
+
+    #[test]
     fn a_renamed_copy_is_not_ours() {
         let mut meta = stored(&rendered(&policy(&json!({})), &Precondition::Absent));
         meta.name = Some("copy".into());
