@@ -1,9 +1,7 @@
 //! What Argo CD shows of a policy: `config/argocd` in the Lua that Argo CD has.
 
-mod common;
-
+use crate::common::{SOON, Scene, plane, spec};
 use anyhow::{Context, Result, ensure};
-use common::{SOON, Scene, plane, spec};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use mlua::serde::SerializeOptions;
@@ -12,9 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokenward_e2e::{Act, Call, Rule, eventually, workspace_dir};
 
-const SCRIPT: &str = include_str!("../../config/argocd/health.lua");
-const CONFIG_MAP: &str = include_str!("../../config/argocd/argocd-cm.yaml");
-const CASES: &str = include_str!("../cases/argocd-health.yaml");
+const SCRIPT: &str = include_str!("../../../config/argocd/health.lua");
+const CONFIG_MAP: &str = include_str!("../../../config/argocd/argocd-cm.yaml");
+const CASES: &str = include_str!("../../cases/argocd-health.yaml");
 
 /// What the script says about an object: health and message.
 #[derive(Debug, PartialEq, Eq)]

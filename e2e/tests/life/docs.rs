@@ -1,10 +1,8 @@
 //! The documents say what the code says: each word has its entry, each link leads somewhere, and each policy in them
 //! passes a real API server.
 
-mod common;
-
+use crate::common::{Scene, plane};
 use anyhow::{Context, Result, ensure};
-use common::{Scene, plane};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,10 +1,8 @@
 //! Policies that live in Git: tools apply them again and again, label and annotate them, and wait for their status.
 
-mod common;
-
+use crate::common::kstatus::{Kstatus, Record, is_consistent, kstatus};
+use crate::common::{SOON, Scene, claims, spec};
 use anyhow::{Context, Result, ensure};
-use common::kstatus::{Kstatus, Record, is_consistent, kstatus};
-use common::{SOON, Scene, claims, spec};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

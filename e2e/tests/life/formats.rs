@@ -1,11 +1,9 @@
 //! Each format, read by what it is made for, or by the strictest reader of its documented shape.
 
-mod common;
-
+use crate::common::consumers::Mount;
+use crate::common::{Bearer, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use common::consumers::Mount;
-use common::{Bearer, Scene, Target, claims, spec};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde::Deserialize;
@@ -107,7 +105,7 @@ async fn kubectl_works_with_a_kubeconfig_before_and_after_a_rotation() -> Result
         ensure!(complaint.contains("must be logged in"), "{complaint}");
         Ok(())
     };
-    tokenward_e2e::eventually(common::SOON, "the old kubeconfig is refused", dead).await
+    tokenward_e2e::eventually(crate::common::SOON, "the old kubeconfig is refused", dead).await
 }
 
 #[tokio::test]

@@ -1,9 +1,7 @@
 //! Two operators at once: what protects is the fence of every write, never a lease.
 
-mod common;
-
+use crate::common::{SOON, Scene, Target, claims, operator, spec};
 use anyhow::{Context, Result, bail, ensure};
-use common::{SOON, Scene, Target, claims, operator, spec};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;

@@ -1,10 +1,8 @@
 //! What comes back: targets and anchors from a backup, the namespace, the CRD. All of it works again, and nothing
 //! that was dead is brought to life.
 
-mod common;
-
+use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
-use common::{SOON, Scene, Target, spec};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, PostParams};

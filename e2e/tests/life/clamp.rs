@@ -1,10 +1,8 @@
 //! A server that grants less than what is asked: one token, its real life told, and no second try.
 
-mod common;
-
+use crate::common::{Scene, claims, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use common::{Scene, claims, spec};
 use kube::api::DynamicObject;
 use serde_json::json;
 use std::time::Duration;

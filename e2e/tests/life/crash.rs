@@ -1,11 +1,9 @@
 //! What a crash, a lost answer or a wrong one leaves behind, and how it is put right.
 
-mod common;
-
+use crate::common::grants::SWEEP;
+use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{TimeDelta, Utc};
-use common::grants::SWEEP;
-use common::{SOON, Scene, Target, spec};
 use futures::future::try_join_all;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};

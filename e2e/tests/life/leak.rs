@@ -1,11 +1,9 @@
 //! Token text is in the Secret's data and in the TLS stream, and nowhere else, whatever happens and at any log level.
 
-mod common;
-
+use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use common::{SOON, Scene, Target, spec};
 use futures::future::try_join_all;
 use kube::api::{Patch, PatchParams};
 use secrecy::ExposeSecret;

@@ -1,10 +1,8 @@
 //! Revocation: by a time, on a policy or on one target; by deleting what a token belongs to; with the operator down.
 
-mod common;
-
+use crate::common::{SOON, Scene, Target, claims, condition, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use common::{SOON, Scene, Target, claims, condition, spec};
 use serde_json::{Value, json};
 use tokenward_e2e::eventually;
 

@@ -1,11 +1,9 @@
 //! `token.binding`: what a token is bound to, what that costs, and what kills it.
 
-mod common;
-
+use crate::common::audited::{Audited, on_secrets};
+use crate::common::{SOON, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::Utc;
-use common::audited::{Audited, on_secrets};
-use common::{SOON, Scene, Target, claims, spec};
 use serde_json::{Value, json};
 use tokenward_e2e::{Act, Call, Rule, eventually};
 

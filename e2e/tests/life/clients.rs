@@ -1,11 +1,9 @@
 //! The acceptance of rotation: clients that read their Secret once a minute see no 401 while tokens are rotated every
 //! minute and the operator is killed again and again. The only test of its file, as it needs the time to itself.
 
-mod common;
-
+use crate::common::{Bearer, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use common::{Bearer, Scene, Target, spec};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Secret;

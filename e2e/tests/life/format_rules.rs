@@ -1,10 +1,8 @@
 //! What the API server refuses of formats, labels and annotations, and what it says to do.
 
-mod common;
-
+use crate::common::refused::{accepted, refused};
+use crate::common::spec;
 use anyhow::Result;
-use common::refused::{accepted, refused};
-use common::spec;
 use serde_json::{Value, json};
 
 const NOT_OURS: &str = "choose other keys";

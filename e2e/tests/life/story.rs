@@ -1,9 +1,7 @@
 //! The life of a token, as a user sees it.
 
-mod common;
-
+use crate::common::{SOON, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
-use common::{SOON, Scene, Target, claims, spec};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -475,7 +473,7 @@ async fn suspend_stops_issuing_and_says_so() -> Result<()> {
     let second = scene.next_target("p-deployer", &first).await?;
     scene.bearer(second.token()).await?.lives().await?;
     let policy = scene.ready("p").await?;
-    assert_eq!(common::condition(&policy, "Suspended"), None);
+    assert_eq!(crate::common::condition(&policy, "Suspended"), None);
     Ok(())
 }
 

@@ -1,11 +1,9 @@
 //! Recovery by itself: whatever is done to an account, a target or an anchor from outside, it is put right with one
 //! fresh token where a new one is needed, with none where only metadata differ, and the event says why.
 
-mod common;
-
+use crate::common::grants::SWEEP;
+use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
-use common::grants::SWEEP;
-use common::{SOON, Scene, Target, spec};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Map, Value, json};

@@ -1,10 +1,8 @@
 //! What people get wrong: each time they are told what to do, nothing is lost, and nothing else stops.
 
-mod common;
-
+use crate::common::refused::refused;
+use crate::common::{SOON, Scene, Target, apply_policy, claims, condition, plane, spec};
 use anyhow::{Context, Result, ensure};
-use common::refused::refused;
-use common::{SOON, Scene, Target, apply_policy, claims, condition, plane, spec};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};

@@ -1,10 +1,8 @@
 //! Who issued the token that made a request? Every request in the audit log is joined to policy, account and
 //! generation, from what the operator leaves behind: its log, its events, the annotations of its targets.
 
-mod common;
-
+use crate::common::{SOON, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
-use common::{SOON, Scene, Target, claims, spec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenward_e2e::{AuditEvent, Options, eventually};

@@ -1,11 +1,9 @@
 //! What Prometheus sees: every metric with its labels and a plausible value.
 
-mod common;
-
+use crate::common::metrics::Scrape;
+use crate::common::{SOON, Scene, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use common::metrics::Scrape;
-use common::{SOON, Scene, spec};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tokenward_e2e::{Act, Call, Rule, eventually};
@@ -238,7 +236,7 @@ async fn a_deleted_policy_loses_all_of_its_series() -> Result<()> {
     let scene = Scene::start("forgotten").await?;
     scene.story().await?;
     let series = async || Ok::<_, anyhow::Error>(scene.scrape().await?.samples);
-    let of = |policy: &str, sample: &common::metrics::Sample| sample.label("policy") == policy;
+    let of = |policy: &str, sample: &crate::common::metrics::Sample| sample.label("policy") == policy;
     let kept = async || {
         let samples = series().await?;
         let names: BTreeSet<&str> =

@@ -1,11 +1,9 @@
 //! The cluster changes its signing keys or its issuer: nothing happens while the old one still counts, and when it is
 //! gone every token is replaced once, the most urgent first.
 
-mod common;
-
+use crate::common::{SOON, Scene, Target, claims, condition, spec};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use common::{SOON, Scene, Target, claims, condition, spec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,0 +1,23 @@
+//! The life of tokens on a real control plane, one subject a file. All share one control plane, and most of their time
+//! is waiting, so they run side by side.
+
+mod argocd;
+mod bad_input;
+mod clamp;
+mod clients;
+#[path = "../common/mod.rs"]
+mod common;
+mod crash;
+mod docs;
+mod fence;
+mod format_rules;
+mod formats;
+mod gitops;
+mod keys;
+mod leak;
+mod metrics;
+mod recovery;
+mod restored;
+mod revocation;
+mod spec_changes;
+mod story;
