@@ -152,6 +152,49 @@ async fn a_target_of_an_earlier_policy_is_adopted_with_a_fresh_token() -> Result
 }
 
 #[tokio::test]
+async fn a_target_restored_with_its_dead_owner_goes_and_the_next_policy_issues_anew() -> Result<()> {
+    let scene = Scene::start("dead-owner").await?;
+    let first = scene.deployer(json!({})).await?;
+    let (target, anchor) = (backup(&scene, TARGET).await?, backup(&scene, first.anchor()).await?);
+    scene.delete_policy("p").await?;
+    scene.gone(TARGET).await?;
+    scene.gone(first.anchor()).await?;
+    restore(&scene, "create", &portable(&anchor)).await?;
+    restore(&scene, "create", &portable(&target)).await?;
+    scene.gone(TARGET).await?;
+    scene.gone(first.anchor()).await?;
+    scene.policy("p", &spec(&["deployer"], json!({}))).await?;
+    scene.ready("p").await?;
+    let second = scene.target(TARGET).await?;
+    scene.holds(&second).await?;
+    scene.bearer(first.token()).await?.dies().await?;
+    scene.fence("after").await?;
+    assert_eq!(scene.mints_of("deployer"), 2);
+    only_anchor(&scene, &second).await
+}
+
+/// The garbage collector may take what the operator has just adopted: that costs a token more, and no more than one.
+#[tokio::test]
+async fn a_policy_deleted_and_recreated_at_once_ends_with_one_working_token() -> Result<()> {
+    let scene = Scene::start("recreated-at-once").await?;
+    let first = scene.deployer(json!({})).await?;
+    scene.delete_policy("p").await?;
+    scene.policy("p", &spec(&["deployer"], json!({}))).await?;
+    scene.bearer(first.token()).await?.dies().await?;
+    scene.gone(first.anchor()).await?;
+    scene.ready("p").await?;
+    scene.rest().await?;
+    scene.ready("p").await?;
+    let last = scene.target(TARGET).await?;
+    scene.holds(&last).await?;
+    scene.fence("after").await?;
+    let mints = scene.mints_of("deployer");
+    assert!((2..=3).contains(&mints), "{mints} tokens");
+    assert_eq!(scene.target(TARGET).await?.version(), last.version());
+    only_anchor(&scene, &last).await
+}
+
+#[tokio::test]
 async fn a_copy_under_another_name_is_not_ours_and_never_touched() -> Result<()> {
     let scene = Scene::start("copied").await?;
     let first = scene.deployer(json!({"rotation": {"overlap": "2s"}})).await?;

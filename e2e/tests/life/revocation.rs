@@ -4,7 +4,7 @@ use crate::common::{SOON, Scene, Target, claims, condition, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
-use tokenward_e2e::eventually;
+use tokenward_e2e::{Act, Call, Rule, eventually};
 
 const TARGET: &str = "p-deployer";
 const BEFORE: &str = "tokenward.dev/revoke-issued-before";
@@ -18,6 +18,20 @@ fn text(instant: DateTime<Utc>) -> String {
 fn issued(token: &str) -> Result<DateTime<Utc>> {
     let seconds = claims(token)?["iat"].as_i64().context("no iat")?;
     DateTime::from_timestamp(seconds, 0).context("iat")
+}
+
+fn is_deployers(call: &Call) -> bool {
+    call.is_mint() && call.path.contains("/deployer/")
+}
+
+/// An instant of now that is later than the issue of this token.
+async fn later(token: &str) -> Result<DateTime<Utc>> {
+    let issued = issued(token)?.timestamp();
+    let check = async || {
+        ensure!(Utc::now().timestamp() > issued, "it is as young as can be");
+        Ok(Utc::now())
+    };
+    eventually(SOON, "the next second", check).await
 }
 
 /// Revokes what policy `p` issued before `instant`.
@@ -265,6 +279,44 @@ async fn a_time_on_a_target_that_is_none_is_told_too() -> Result<()> {
     scene.fence("after").await?;
     assert_eq!((scene.mints_of("deployer"), scene.target(TARGET).await?.token_id()), (1, first.token_id()));
     scene.bearer(first.token()).await?.lives().await
+}
+
+#[tokio::test]
+async fn a_token_on_its_way_at_the_instant_is_never_published() -> Result<()> {
+    let scene = Scene::start("on-its-way").await?;
+    let first = scene.deployer(json!({})).await?;
+    let held = scene.proxy.add(Rule::after(is_deployers, Act::Hold));
+    scene.rotate("p", "1").await?;
+    held.reached().await?;
+    let lost = scene.proxy.minted().last().context("nothing minted")?.token().to_owned();
+    let instant = later(&lost).await?;
+    revoke(&scene, instant).await?;
+    scene.fence("seen").await?;
+    held.release();
+    let third = replaced(&scene, &[&first], TARGET, instant).await?;
+    scene.bearer(&lost).await?.dies().await?;
+    minted(&scene, "after", &third, 3).await?;
+    assert_eq!(scene.anchors().await?.len(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_a_crash_lost_before_the_instant_is_revoked_with_the_others() -> Result<()> {
+    let scene = Scene::start("lost-before").await?;
+    let first = scene.deployer(json!({})).await?;
+    let held = scene.proxy.add(Rule::after(is_deployers, Act::Hold));
+    scene.rotate("p", "1").await?;
+    held.reached().await?;
+    scene.operator.kill9()?;
+    held.cut();
+    let lost = scene.proxy.minted().last().context("nothing minted")?.token().to_owned();
+    let instant = later(&lost).await?;
+    revoke(&scene, instant).await?;
+    scene.operator.restart()?;
+    let third = replaced(&scene, &[&first], TARGET, instant).await?;
+    scene.bearer(&lost).await?.dies().await?;
+    counted(&scene, "RevokeIssuedBefore", 2).await?;
+    minted(&scene, "after", &third, 3).await
 }
 
 /// A scene with a ready policy `p` whose tokens are bound so.
