@@ -1,7 +1,10 @@
 //! One request to the API server and its answer, without kube's typed response path: that one logs bodies it
 //! cannot parse, and the bodies here hold tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt as _, Limited};
@@ -137,10 +140,11 @@ impl Api {
         if !call.body.expose_secret().is_empty() {
             request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(call.content));
         }
+        let sent = Instant::now();
         let response = self.client.send(request).await.map_err(|error| unanswered(&error))?;
         let code = response.status().as_u16();
         if let Some(date) = response.headers().get(header::DATE).and_then(|date| date.to_str().ok()) {
-            self.clock.follow(date);
+            self.clock.follow(date, sent);
         }
         let body =
             Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| unanswered(&error))?;

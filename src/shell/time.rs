@@ -36,13 +36,16 @@ impl Clock {
         self.wall + elapsed + TimeDelta::milliseconds(self.offset.load(Ordering::Relaxed))
     }
 
-    /// Follows the `Date` header of an answer of the API server.
-    pub fn follow(&self, date: &str) {
+    /// Follows the `Date` header of the answer to a call that was sent then. The server wrote it at some moment
+    /// between sending and now, so an answer that was long on its way says nothing against the clock.
+    pub fn follow(&self, date: &str, sent: Instant) {
         let Ok(date) = DateTime::parse_from_rfc2822(date) else {
             return;
         };
         let middle = date.to_utc() + TimeDelta::milliseconds(500);
-        let behind = middle - self.now();
+        let now = self.now();
+        let earliest = now - TimeDelta::from_std(sent.elapsed()).unwrap_or(TimeDelta::MAX);
+        let behind = middle - middle.clamp(earliest, now);
         if behind.abs() > TOLERANCE {
             self.offset.fetch_add(behind.num_milliseconds(), Ordering::Relaxed);
         }
@@ -72,7 +75,7 @@ mod tests {
     fn follows_the_server_and_tells_the_skew() {
         let clock = Clock::default();
         let server = Utc::now() + TimeDelta::seconds(100);
-        clock.follow(&server.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        clock.follow(&server.format("%a, %d %b %Y %H:%M:%S GMT").to_string(), Instant::now());
         assert!((clock.now() - server).abs() <= TimeDelta::seconds(2));
         assert!((clock.skew() + TimeDelta::seconds(100)).abs() <= TimeDelta::seconds(2));
     }
@@ -89,8 +92,8 @@ mod tests {
     #[test]
     fn small_differences_and_nonsense_change_nothing() {
         let clock = Clock::default();
-        clock.follow("yesterday");
-        clock.follow(&Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        clock.follow("yesterday", Instant::now());
+        clock.follow(&Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string(), Instant::now());
         assert!(clock.skew().abs() < TimeDelta::milliseconds(50));
     }
 }
