@@ -1,6 +1,8 @@
 # `make` alone lists the targets.
 CARGO ?= cargo
 E2E = -p tokenward-e2e
+# End-to-end tests mostly wait, so more of them run at once than there are cores.
+TEST_THREADS ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help build test lint demo cluster bench crds FORCE
@@ -12,7 +14,7 @@ build: ## Build the operator's release binary
 	$(CARGO) build --release --locked
 
 test: lint build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked -- --test-threads=$(TEST_THREADS)
 
 lint: ## Check the format and the lints
 	$(CARGO) fmt --all --check
