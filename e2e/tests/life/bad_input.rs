@@ -402,8 +402,11 @@ async fn a_stored_policy_that_does_not_parse_freezes_and_the_others_go_on() -> R
     tight(&scene).await?;
     for policy in ["p", "never-read"] {
         let message = stalled(&scene, policy).await?;
-        assert!(message.contains("does not parse") && message.contains("correct the policy"), "{message}");
-        scene.told(policy, "PolicyUnreadable", "correct the policy").await?;
+        assert!(
+            message.contains("does not parse") && message.contains("correct that field of the policy"),
+            "{message}"
+        );
+        scene.told(policy, "PolicyUnreadable", "correct that field of the policy").await?;
     }
     assert!(scene.operator.metrics().await?.contains("PolicyUnreadable"));
     scene.rotate("p", "2").await?;
