@@ -21,3 +21,4 @@ mod restored;
 mod revocation;
 mod spec_changes;
 mod story;
+mod windows;
