@@ -447,7 +447,7 @@ async fn another_duration_brings_a_fresh_token() -> Result<()> {
 
 #[tokio::test]
 async fn a_token_for_other_audiences_is_for_them_only() -> Result<()> {
-    let scene = Scene::start("audiences").await?;
+    let scene = Scene::start("story-audiences").await?;
     let target = scene.deployer(json!({"token": {"audiences": ["vault"]}})).await?;
     let answer = scene.review(target.token(), &["vault"]).await?;
     assert_eq!((&answer["authenticated"], &answer["audiences"]), (&json!(true), &json!(["vault"])));
@@ -457,7 +457,7 @@ async fn a_token_for_other_audiences_is_for_them_only() -> Result<()> {
 
 #[tokio::test]
 async fn suspend_stops_issuing_and_says_so() -> Result<()> {
-    let scene = Scene::start("suspended").await?;
+    let scene = Scene::start("story-suspended").await?;
     let first = scene.deployer(json!({})).await?;
     scene.policy("p", &spec(&["deployer"], json!({"suspend": true}))).await?;
     let (policy, suspended) = scene.condition("p", "Suspended", "True").await?;
@@ -479,7 +479,7 @@ async fn suspend_stops_issuing_and_says_so() -> Result<()> {
 
 #[tokio::test]
 async fn a_kubeconfig_works_with_kubectl_and_keeps_its_bytes_over_a_restart() -> Result<()> {
-    let scene = Scene::start("kubeconfig").await?;
+    let scene = Scene::start("story-kubeconfig").await?;
     let format = json!({"type": "Kubeconfig", "kubeconfig": {"clusterName": "prod"}});
     let target = scene.deployer(json!({"secret": {"format": format}})).await?;
     let config = target.value("config");
@@ -530,7 +530,7 @@ async fn events_tell_the_whole_story() -> Result<()> {
 
 #[tokio::test]
 async fn metrics_count_and_a_deleted_policy_loses_its_series() -> Result<()> {
-    let scene = Scene::start("metrics").await?;
+    let scene = Scene::start("story-metrics").await?;
     let first = scene.deployer(json!({})).await?;
     scene.rotated("1", &first).await?;
     scene.policy("failing", &spec(&["nobody"], json!({}))).await?;
