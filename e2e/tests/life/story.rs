@@ -535,8 +535,8 @@ async fn metrics_count_and_a_deleted_policy_loses_its_series() -> Result<()> {
     scene.rotated("1", &first).await?;
     scene.policy("failing", &spec(&["nobody"], json!({}))).await?;
     scene.not_ready("failing", "AccountNotFound").await?;
-    let expiry = r#"tokenward_policy_earliest_expiration_timestamp_seconds{namespace="metrics",policy="p"}"#;
-    let rotation = r#"tokenward_policy_next_rotation_timestamp_seconds{namespace="metrics",policy="p"}"#;
+    let expiry = r#"tokenward_policy_earliest_expiration_timestamp_seconds{namespace="story-metrics",policy="p"}"#;
+    let rotation = r#"tokenward_policy_next_rotation_timestamp_seconds{namespace="story-metrics",policy="p"}"#;
     let told = async || {
         let text = scene.operator.metrics().await?;
         for line in [
