@@ -14,7 +14,7 @@ build: ## Build the operator's release binary
 	$(CARGO) build --release --locked
 
 test: lint build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(CARGO) test --workspace --locked -- --test-threads=$(TEST_THREADS)
+	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 lint: ## Check the format and the lints
 	$(CARGO) fmt --all --check

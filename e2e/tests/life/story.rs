@@ -489,7 +489,7 @@ async fn a_kubeconfig_works_with_kubectl_and_keeps_its_bytes_over_a_restart() ->
     let refused = run(&["get", "secrets"]).await?;
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Forbidden"), "{refused:?}");
     let who = run(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).await?;
-    assert_eq!(String::from_utf8_lossy(&who.stdout), "system:serviceaccount:kubeconfig:deployer");
+    assert_eq!(String::from_utf8_lossy(&who.stdout), "system:serviceaccount:story-kubeconfig:deployer");
     let context = run(&["config", "current-context"]).await?;
     assert_eq!(String::from_utf8_lossy(&context.stdout).trim(), "prod");
     scene.operator.restart()?;
