@@ -8,9 +8,7 @@ use kube::core::{Selector, SelectorExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Time,
-    failure::{Failure, Reason},
-    inputs, keys,
+    Time, inputs, keys,
     managed::{Owned, has_applied},
     revocation::{InvalidInstant, Revocation},
     select::is_object_name,
@@ -134,19 +132,6 @@ impl Policy {
         })
     }
 
-    /// Why a revocation that the policy asks for is not carried out: that must be said loudly.
-    #[must_use]
-    pub fn unheard_revocation(&self) -> Option<Failure> {
-        match self.revocation.as_ref()? {
-            Err(error) => Some(Failure::new(Reason::RevocationTimeInvalid, &error.to_string())),
-            Ok(_) if self.binding() == Binding::None => {
-                let what = "tokens with binding None cannot be revoked, and live until they expire";
-                Some(Failure::new(Reason::RevocationUnsupported, what))
-            }
-            Ok(_) => None,
-        }
-    }
-
     /// What its tokens are bound to.
     #[must_use]
     pub fn binding(&self) -> Binding {
@@ -216,9 +201,9 @@ pub struct TokenFacts {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Previous {
-    /// Name of its anchor.
+    /// Name of the Secret it is bound to: its anchor, or the target itself; empty for none.
     pub anchor: Box<str>,
-    /// UID of its anchor.
+    /// UID of that Secret.
     pub uid: Box<str>,
     /// `jti`.
     pub token_id: Box<str>,
@@ -313,6 +298,27 @@ impl Owners {
 }
 
 impl Target {
+    /// UIDs of everything that its tokens are bound to, with their ids.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, &str)> {
+        let current = self.token.iter().map(|token| (&*token.anchor_uid, &*token.id));
+        current.chain(self.previous.iter().map(|entry| (&*entry.uid, &*entry.token_id)))
+    }
+
+    /// Whether a token is alive that is bound to this very Secret, as far as is known here.
+    #[must_use]
+    pub fn binds_tokens(&self, now: Time) -> bool {
+        let current = self.token.as_ref().map(|token| (&token.anchor_uid, token.expires_at));
+        let previous = self.previous.iter().map(|entry| (&entry.uid, entry.retires_at));
+        current.into_iter().chain(previous).any(|(uid, end)| *uid == self.uid && end > now)
+    }
+
+    /// When each token was issued that is bound to nothing and alive.
+    pub fn irrevocable(&self, now: Time) -> impl Iterator<Item = Time> {
+        let current = self.token.iter().map(|token| (&token.anchor_uid, token.issued_at, token.expires_at));
+        let previous = self.previous.iter().map(|entry| (&entry.uid, entry.issued_at, entry.retires_at));
+        current.chain(previous).filter(move |(uid, _, end)| uid.is_empty() && *end > now).map(|(_, issued, _)| issued)
+    }
+
     /// Reads a target from a Secret's metadata. `None` means the Secret is not a target of ours, whatever its
     /// labels say: its annotations name no policy and account, or another Secret.
     #[must_use]

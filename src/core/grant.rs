@@ -160,8 +160,10 @@ pub struct Memory {
     pub budget: Budget,
     /// Since when the policy does not select the account any more.
     pub unselected_since: Option<Time>,
-    /// A target of this grant has been seen.
+    /// A target of this grant has been seen that held a token.
     pub published: bool,
+    /// UIDs of anchors that a target has named and none does any more, with the ids of their tokens.
+    pub unnamed: Vec<(Box<str>, Box<str>)>,
 }
 
 impl Memory {
@@ -177,6 +179,7 @@ impl Memory {
             budget: Budget::new(now),
             unselected_since: None,
             published: false,
+            unnamed: Vec::new(),
         }
     }
 }

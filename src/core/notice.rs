@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use super::{
+    Time,
     claims::Claims,
     facts::text,
     failure::Failure,
@@ -58,6 +59,8 @@ pub enum What {
     Retired(Retirement),
     /// A target was deleted.
     Removed,
+    /// A revocation is asked for at an instant to come.
+    RevocationScheduled(Time),
     /// It began to fail, or fails for another reason.
     Failing(Failure),
     /// It stopped failing.
@@ -75,6 +78,7 @@ impl What {
             Self::Repaired { .. } => "SecretRepaired",
             Self::Retired(_) => "TokenRevoked",
             Self::Removed => "SecretDeleted",
+            Self::RevocationScheduled(_) => "RevocationScheduled",
             Self::Failing(failure) => failure.reason.as_str(),
             Self::Recovered => "Recovered",
         }
@@ -86,7 +90,7 @@ impl What {
         match self {
             Self::Issued { .. } | Self::Failing(_) | Self::Recovered => "Issue",
             Self::Repaired { .. } => "Repair",
-            Self::Retired(_) => "Revoke",
+            Self::Retired(_) | Self::RevocationScheduled(_) => "Revoke",
             Self::Removed => "Delete",
         }
     }
@@ -100,10 +104,11 @@ impl What {
         }
     }
 
-    /// Whether it is worth an event: the planned end of an old token is part of its rotation, which had one.
+    /// Whether it is worth an event: the planned end of an old token is part of its rotation, which had one, and of
+    /// what is cleared away nobody ever had a token.
     #[must_use]
     pub const fn is_news(&self) -> bool {
-        !matches!(self, Self::Retired(retirement) if retirement.cause.is_planned())
+        !matches!(self, Self::Retired(retirement) if retirement.cause.is_planned() || retirement.is_sweep())
     }
 
     /// Whether somebody should look.
@@ -144,6 +149,9 @@ impl Notice {
             }
             What::Removed => {
                 format!("{who}: Secret {} deleted", self.target.as_deref().unwrap_or_default())
+            }
+            What::RevocationScheduled(at) => {
+                format!("{who}: tokens issued before {} are revoked then, by the API server's clock", text(*at))
             }
             What::Failing(failure) => format!("{who}: {}", failure.message),
             What::Recovered => format!("{who}: works again"),

@@ -38,6 +38,8 @@ pub struct Row {
     pub token: Option<(Time, Time)>,
     /// When that is replaced.
     pub due: Option<Due>,
+    /// A token of it is alive that is bound to nothing.
+    pub irrevocable: bool,
     /// It is signed by another key or issuer than the youngest token.
     pub old_signer: bool,
 }
@@ -188,7 +190,7 @@ fn conditions(policy: &Policy, rows: &[Row], granted: Option<TimeDelta>, context
         }),
         granted.and_then(|granted| shortened(policy, granted)),
         unsatisfiable(policy, rows),
-        unsupported(policy),
+        unsupported(policy, rows),
         signers_rotating(rows, context.key_in_use),
         context.site.internal.then(|| internal_server(context.site)),
         (context.skew.abs() > MAX_SKEW).then(|| skewed(context.skew)),
@@ -247,16 +249,18 @@ fn unsatisfiable(policy: &Policy, rows: &[Row]) -> Option<Draft> {
     let outside = rows.iter().filter_map(|row| Some((row, row.due?))).filter(|(_, due)| due.outside);
     let (row, due) = outside.min_by_key(|(_, due)| due.at).filter(|_| !policy.spec.suspend)?;
     let message = format!(
-        "no window opens in time for the token of {}; it is replaced outside of them at {}. Add windows, ask for a longer token.duration, or raise rotation.renewBeforePercentage",
+        "no window opens in time for the token of {}; it is replaced outside of them at {}. Add windows, ask for a longer token.duration, lower rotation.renewBeforePercentage, or raise rotation.maxAge where it is set",
         row.account,
         text(due.at)
     );
     Some(Draft::new("WindowsUnsatisfiable", true, "NoWindowInTime", &message))
 }
 
-fn unsupported(policy: &Policy) -> Option<Draft> {
-    let message = "tokens are bound to nothing, so only deleting their ServiceAccount revokes them; choose token.binding Anchor or Target";
-    (policy.binding() == Binding::None).then(|| Draft::new("RevocationUnsupported", true, "BindingNone", message))
+/// Also while tokens from before a change of the binding are alive.
+fn unsupported(policy: &Policy, rows: &[Row]) -> Option<Draft> {
+    let message = "tokens are bound to nothing, so only deleting their ServiceAccount revokes them; choose token.binding Anchor or Target for those to come";
+    let applies = policy.binding() == Binding::None || rows.iter().any(|row| row.irrevocable);
+    applies.then(|| Draft::new("RevocationUnsupported", true, "BindingNone", message))
 }
 
 fn signers_rotating(rows: &[Row], key_in_use: Option<&str>) -> Option<Draft> {
@@ -320,6 +324,7 @@ mod tests {
             since: at(0),
             token,
             due: token.map(|(_, end)| Due { at: end, outside: false }),
+            irrevocable: false,
             old_signer: false,
         }
     }

@@ -60,7 +60,7 @@ pub struct Kubeconfig {
     pub namespace: Option<String>,
     /// Key of the Secret that holds the kubeconfig; by default config. Flux reads value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
     pub key: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub struct ArgoCdCluster {
 #[serde(rename_all = "camelCase")]
 pub struct IstioRemoteSecret {
     /// Name that Istio knows the cluster by; also the key of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
     pub cluster_name: String,
 }
 

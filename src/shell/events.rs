@@ -188,11 +188,15 @@ fn log(notice: &Notice) {
             secret,
             generation = notice.generation,
             token_id = claims.token_id,
+            anchor = claims.secret.as_ref().map(|bound| bound.name.as_str()).unwrap_or_default(),
             issued = text(claims.issued_at),
             expires = text(claims.expires_at),
             reason = why.as_str(),
             "token issued"
         ),
+        What::Retired(retirement) if retirement.is_sweep() => {
+            info!(policy, account, anchor = &*retirement.secret, cause = retirement.cause.as_str(), "anchor swept");
+        }
         What::Retired(retirement) => info!(
             policy,
             account,
@@ -205,7 +209,7 @@ fn log(notice: &Notice) {
         What::Failing(failure) => {
             warn!(policy, account, secret, reason = failure.reason.as_str(), "{}", failure.message);
         }
-        What::Repaired { .. } | What::Removed | What::Recovered => {
+        What::Repaired { .. } | What::Removed | What::RevocationScheduled(_) | What::Recovered => {
             info!(policy, account, secret, "{}", notice.message());
         }
     }

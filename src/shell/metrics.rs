@@ -162,7 +162,7 @@ impl Metrics {
             What::Repaired { why } => count(&self.repaired, why.as_str()),
             What::Retired(retirement) => self.retired(retirement),
             What::Failing(failure) if failure.reason.is_state() => count(&self.failures, failure.reason.as_str()),
-            What::Removed | What::Failing(_) | What::Recovered => {}
+            What::Removed | What::RevocationScheduled(_) | What::Failing(_) | What::Recovered => {}
         }
     }
 
@@ -175,10 +175,9 @@ impl Metrics {
     }
 
     fn retired(&self, retirement: &Retirement) {
-        if retirement.cause.is_sweep() {
+        if retirement.is_sweep() {
             self.swept.inc();
-        }
-        if retirement.cause.is_planned() {
+        } else if retirement.cause.is_planned() {
             self.retired.inc();
         } else {
             count(&self.revoked, self.label(retirement));

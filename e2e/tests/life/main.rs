@@ -19,6 +19,7 @@ mod metrics;
 mod recovery;
 mod restored;
 mod revocation;
+mod revocation_edges;
 mod spec_changes;
 mod story;
 mod windows;

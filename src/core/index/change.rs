@@ -9,6 +9,7 @@ use crate::core::{
     grant::{Attempt, GrantKey},
     notice::What,
     plan::{Cause, Retirement},
+    schedule::MAX_PREVIOUS,
     select,
     table::{Event, Key, Scope},
 };
@@ -50,7 +51,8 @@ impl Index {
     }
 
     pub(super) fn policies_changed(&mut self, changed: Vec<(Key, Option<PolicyState>)>, now: Time) {
-        for (key, _) in changed {
+        for (key, before) in changed {
+            self.scheduled(&key, before.as_ref(), now);
             let accounts = self.accounts.in_namespace(&key.namespace).map(|(account, _)| account.name.clone());
             let mut accounts: BTreeSet<Arc<str>> = accounts.collect();
             accounts.extend(self.policy(&key).into_iter().flat_map(|policy| named(policy)));
@@ -59,6 +61,16 @@ impl Index {
                 self.refresh(&GrantKey { namespace: key.namespace.clone(), policy: key.name.clone(), account }, now);
             }
             self.statuses.mark(key, now);
+        }
+    }
+
+    /// Tells of a revocation to come when it is asked for: a mistaken time zone must not look like one that is done.
+    fn scheduled(&mut self, key: &Key, before: Option<&PolicyState>, now: Time) {
+        let asked = |policy: &Policy| Some(policy.revocation.as_ref()?.as_ref().ok()?.before);
+        let at = self.policy(key).and_then(|policy| asked(policy)).filter(|at| *at > now);
+        let known = before.and_then(PolicyState::readable).and_then(|policy| asked(policy));
+        if let Some(at) = at.filter(|at| Some(*at) != known) {
+            self.notify_policy(key, What::RevocationScheduled(at));
         }
     }
 
@@ -81,6 +93,9 @@ impl Index {
             self.signed(&key, before.as_ref(), now);
             let issued = self.targets.get(&key).is_some_and(|target| target.token.is_some());
             let after = self.targets.get(&key).map(|target| of_target(&key, target));
+            if let Some(before) = &before {
+                self.remember(&key, before, now);
+            }
             let before = before.map(|target| of_target(&key, &target));
             if let Some(owner) = before.filter(|owner| Some(owner) != after.as_ref()) {
                 let grant = self.grant(&owner, now);
@@ -102,6 +117,19 @@ impl Index {
                 self.grant(&claimant, now).memory.proof.target_absent = false;
                 self.wake(&claimant);
             }
+        }
+    }
+
+    /// What a target no longer names is still to be told by its id when it is revoked.
+    fn remember(&mut self, key: &Key, before: &Target, now: Time) {
+        let named: Vec<&str> =
+            self.targets.get(key).into_iter().flat_map(Target::tokens).map(|(anchor, _)| anchor).collect();
+        let gone = before.tokens().filter(|(anchor, _)| !anchor.is_empty() && !named.contains(anchor));
+        let gone: Vec<(Box<str>, Box<str>)> = gone.map(|(anchor, id)| (anchor.into(), id.into())).collect();
+        if !gone.is_empty() {
+            let unnamed = &mut self.grant(&of_target(key, before), now).memory.unnamed;
+            unnamed.extend(gone);
+            unnamed.drain(..unnamed.len().saturating_sub(2 * MAX_PREVIOUS));
         }
     }
 

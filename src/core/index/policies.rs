@@ -129,7 +129,7 @@ impl Index {
     }
 
     /// Something that concerns every account of a policy.
-    fn notify_policy(&mut self, key: &Key, what: What) {
+    pub(super) fn notify_policy(&mut self, key: &Key, what: What) {
         let grant =
             GrantKey { namespace: key.namespace.clone(), policy: key.name.clone(), account: EVERY_ACCOUNT.into() };
         self.notify_about(&grant, None, what);
@@ -157,7 +157,9 @@ impl Index {
                 Some(Concern { failure: failure.clone(), stalls: false })
             }
             (_, PolicyState::Readable(policy)) => {
-                policy.unheard_revocation().map(|failure| Concern { failure, stalls: false })
+                let error = policy.revocation.as_ref()?.as_ref().err()?;
+                let failure = Failure::new(Reason::RevocationTimeInvalid, &error.to_string());
+                Some(Concern { failure, stalls: false })
             }
         }
     }
@@ -212,6 +214,7 @@ impl Index {
             since: *since,
             token: token.map(|token| (token.issued_at, token.expires_at)),
             due: target.and_then(|target| facts.due(now, target)),
+            irrevocable: target.is_some_and(|target| target.irrevocable(now).next().is_some()),
             old_signer: token.is_some_and(|token| self.signers.is_old(token)),
         })
     }

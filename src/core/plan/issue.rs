@@ -1,5 +1,7 @@
 //! Rows 8 and 11: whether a fresh token is needed, and the next call of issuing it.
 
+use chrono::TimeDelta;
+
 use super::{Act, Facts, Look, Standing, Verdict, repair, revoke, standing, throttled};
 use crate::{
     core::{
@@ -29,6 +31,8 @@ pub enum Why {
     AccountRecreated,
     /// The token's anchor was deleted: the token was revoked.
     AnchorDeleted,
+    /// The token is issued in the future: the API server's clock was set back, or somebody forged the annotations.
+    NotYetValid,
     /// Somebody asked for the revocation of every token issued before an instant.
     Revoked,
     /// The API server does not publish the key any more that the token is signed with.
@@ -62,6 +66,7 @@ impl Why {
             Self::PolicyRecreated => "PolicyRecreated",
             Self::AccountRecreated => "AccountRecreated",
             Self::AnchorDeleted => "AnchorDeleted",
+            Self::NotYetValid => "NotYetValid",
             Self::Revoked => "Revoked",
             Self::SigningKeyGone => "SigningKeyGone",
             Self::IssuerChanged => "IssuerChanged",
@@ -85,12 +90,16 @@ impl Why {
             | Self::TargetDeleted
             | Self::TargetEmpty
             | Self::DataChanged
+            | Self::NotYetValid
             | Self::MetadataChanged
             | Self::OwnersChanged => Some(self.as_str()),
             _ => None,
         }
     }
 }
+
+/// The API server authenticates with this leeway.
+const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 
 /// One target that a grant serves: the wanted one, or the old one while the wanted name cannot be had.
 pub(super) struct Case<'a> {
@@ -138,7 +147,8 @@ pub(super) fn serve(case: &Case<'_>) -> Verdict {
 
 /// Nothing is to be done; but an order that could not be read must not pass for one that was carried out.
 fn at_rest(case: &Case<'_>) -> Standing {
-    case.target.and_then(revoke::invalid).map_or(Standing::Ready, Standing::Failing)
+    let unheard = case.target.and_then(|target| revoke::unheard(case.now, case.facts, target));
+    unheard.map_or(Standing::Ready, Standing::Failing)
 }
 
 /// Row 7 for every call: the back-off of the last failure.
@@ -179,6 +189,10 @@ fn need(case: &Case<'_>) -> Option<Need> {
     }
     if *target.account_uid != *case.account.uid {
         return Some(Why::AccountRecreated.into());
+    }
+    // The API server refuses what its clock calls not yet issued, and no later token would count as newer.
+    if token.issued_at > case.now + LEEWAY {
+        return Some(Why::NotYetValid.into());
     }
     // A token that is bound to its target goes with that, see `retire`.
     if case.policy.binding() == Binding::Anchor && revoke::covers(case.now, case.facts, token.issued_at) {
@@ -264,7 +278,9 @@ fn is_fresh(case: &Case<'_>, held: &Minted) -> bool {
     let due = case.facts.renewal(case.policy, claims.issued_at, claims.expires_at).due;
     let published = case.target.and_then(|target| Some((target, target.token.as_ref()?)));
     let outlives = |(target, token): (&Target, &TokenFacts)| {
-        claims.issued_at >= token.issued_at || matches!(unbound(case, target, token), Some(Need { look: None, .. }))
+        claims.issued_at >= token.issued_at
+            || token.issued_at > case.now + LEEWAY
+            || matches!(unbound(case, target, token), Some(Need { look: None, .. }))
     };
     let revoked = revoke::covers(case.now, case.facts, claims.issued_at);
     due > case.now && !revoked && published.is_none_or(outlives)
@@ -326,24 +342,44 @@ fn previous(case: &Case<'_>) -> Vec<Previous> {
     let (now, facts) = (case.now, case.facts);
     // Tokens of an earlier account of this name are dead already.
     let targets = || facts.targets().filter(|(_, target)| target.account_uid == case.account.uid);
-    let mut previous: Vec<Previous> = targets().flat_map(|(_, target)| kept(facts, target)).collect();
-    let replaced = targets().filter_map(|(_, target)| target.token.as_ref());
-    let alive = replaced.filter(|token| token.expires_at > now && facts.alive(&token.anchor, &token.anchor_uid));
-    previous.extend(alive.map(|token| Previous {
-        anchor: token.anchor.clone(),
-        uid: token.anchor_uid.clone(),
-        token_id: token.id.clone(),
-        issued_at: token.issued_at,
-        retires_at: schedule::retires_at(now, token.expires_at, case.policy.spec.rotation.overlap),
+    let mut previous: Vec<Previous> = targets().flat_map(|(_, target)| kept(now, facts, target)).collect();
+    let replaced = targets().filter_map(|(_, target)| Some((target, target.token.as_ref()?)));
+    let replaced = replaced.filter(|(_, token)| token.expires_at > now);
+    previous.extend(replaced.filter_map(|(target, token)| {
+        let retires_at = retires_at(case, target, token)?;
+        Some(Previous {
+            anchor: token.anchor.clone(),
+            uid: token.anchor_uid.clone(),
+            token_id: token.id.clone(),
+            issued_at: token.issued_at,
+            retires_at,
+        })
     }));
     // The oldest beyond the limit loses its name here, and is retired for it.
     previous.drain(..previous.len().saturating_sub(schedule::MAX_PREVIOUS));
     previous
 }
 
-/// Entries of `previous` whose anchor is still there; the others are done.
-pub(super) fn kept(facts: &Facts<'_>, target: &Target) -> Vec<Previous> {
-    target.previous.iter().filter(|entry| facts.alive(&entry.anchor, &entry.uid)).cloned().collect()
+/// When a token retires that is being replaced; `None` when there is nothing to remember. One that has no anchor lives
+/// until it expires, and is remembered once its successors are bound otherwise: a revocation must not forget it.
+fn retires_at(case: &Case<'_>, target: &Target, token: &TokenFacts) -> Option<Time> {
+    if case.facts.alive(&token.anchor, &token.anchor_uid) {
+        return Some(schedule::retires_at(case.now, token.expires_at, case.policy.spec.rotation.overlap));
+    }
+    let (itself, nothing) = (token.anchor_uid == target.uid, token.anchor_uid.is_empty());
+    let bound_otherwise = match case.policy.binding() {
+        Binding::Anchor => itself || nothing,
+        Binding::Target => nothing,
+        Binding::None => itself,
+    };
+    bound_otherwise.then_some(token.expires_at)
+}
+
+/// Entries of `previous` whose token may be alive; the others are done.
+pub(super) fn kept(now: Time, facts: &Facts<'_>, target: &Target) -> Vec<Previous> {
+    let unanchored = |entry: &Previous| (entry.uid.is_empty() || entry.uid == target.uid) && entry.retires_at > now;
+    let kept = target.previous.iter().filter(|entry| facts.alive(&entry.anchor, &entry.uid) || unanchored(entry));
+    kept.cloned().collect()
 }
 
 /// Rows 10 and 11: nothing is needed but to remove a target under an old name, or to wait.

@@ -69,7 +69,7 @@ fn written_again(case: &Case<'_>, target: &Target, why: Why) -> Act {
         claims: &copy.token.claims,
         bound: copy.token.claims.secret.as_ref(),
         rotate: &target.rotate,
-        previous: &issue::kept(case.facts, target),
+        previous: &issue::kept(case.now, case.facts, target),
         token_inputs: &target.token_inputs,
     };
     let body = render::target(&draft, case.facts.site, &case.precondition());

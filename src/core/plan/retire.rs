@@ -63,12 +63,6 @@ impl Cause {
     pub const fn is_planned(self) -> bool {
         matches!(self, Self::OverlapEnded | Self::Expired)
     }
-
-    /// Whether no consumer ever got the token: what a crash or a refused write left behind.
-    #[must_use]
-    pub const fn is_sweep(self) -> bool {
-        matches!(self, Self::Lost | Self::Superseded | Self::Discarded)
-    }
 }
 
 /// One Secret to delete, because the token that is bound to it is to die: an anchor, or a target with
@@ -88,6 +82,13 @@ pub struct Retirement {
 }
 
 impl Retirement {
+    /// Whether it only clears away what a crash, a refused request or a lost race left behind: no Secret was ever seen
+    /// to hold a token that is bound to it.
+    #[must_use]
+    pub const fn is_sweep(&self) -> bool {
+        matches!(self.cause, Cause::Lost | Cause::Superseded | Cause::Discarded) && self.token_id.is_none()
+    }
+
     /// The word for people and metrics: what somebody gave as their reason, else the cause.
     #[must_use]
     pub fn why(&self) -> &str {
@@ -219,7 +220,7 @@ fn named(facts: &Facts<'_>, name: &str, uid: &str) -> Named {
 pub(super) fn token_of(facts: &Facts<'_>, name: &str, uid: &str) -> Option<Box<str>> {
     match named(facts, name, uid) {
         Named::Current { token_id, .. } | Named::Previous { token_id, .. } => Some(token_id),
-        Named::Not => None,
+        Named::Not => facts.memory.unnamed.iter().find(|(anchor, _)| **anchor == *uid).map(|(_, id)| id.clone()),
     }
 }
 

@@ -34,18 +34,23 @@ pub(super) fn next(now: Time, facts: &Facts<'_>) -> Option<Time> {
     asked(facts).map(|revocation| revocation.before).filter(|before| *before > now).min()
 }
 
-/// An annotation of a target that says no instant. That of a policy is told of once for the policy.
-pub(super) fn invalid(target: &Target) -> Option<Failure> {
-    let error = target.revocation.as_deref()?.as_ref().err()?;
-    Some(Failure::new(Reason::RevocationTimeInvalid, &error.to_string()))
+/// What was asked for and is not carried out must not pass for done: an annotation of the target that says no instant
+/// (that of a policy is told of once for the policy), or tokens that cannot be revoked.
+pub(super) fn unheard(now: Time, facts: &Facts<'_>, target: &Target) -> Option<Failure> {
+    if let Some(Err(error)) = target.revocation.as_deref() {
+        return Some(Failure::new(Reason::RevocationTimeInvalid, &error.to_string()));
+    }
+    let alive = target.irrevocable(now).any(|issued| covers(now, facts, issued));
+    let what = "a token with binding None was issued before the instant, cannot be revoked, and lives until it expires";
+    alive.then(|| Failure::new(Reason::RevocationUnsupported, what))
 }
 
-/// Targets whose token is bound to themselves: all such tokens die with the Secret. One that is younger than the
-/// instant has never held an older token.
+/// Targets that tokens are bound to: all such tokens die with the Secret. One that is younger than the instant has never
+/// held an older token.
 pub(super) fn targets(now: Time, facts: &Facts<'_>) -> Vec<Retirement> {
-    let bound = |target: &&Target| target.token.as_ref().is_some_and(|token| token.anchor_uid == target.uid);
-    let due =
-        facts.targets().filter(|(_, target)| target.written && bound(target) && covers(now, facts, target.created));
+    let due = facts
+        .targets()
+        .filter(|(_, target)| target.written && target.binds_tokens(now) && covers(now, facts, target.created));
     due.map(|(name, target)| Retirement {
         secret: name.into(),
         uid: target.uid.clone(),
