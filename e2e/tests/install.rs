@@ -182,7 +182,7 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     assert!(!exists(plane, &["clusterrole", "tokenward"]).await?, "no rights over the cluster");
     plane.kubectl_ok(["create", "serviceaccount", "deployer", "-n", "ci"]).await?;
     let args = arguments(plane, "config/namespaced").await?;
-    assert_eq!(args, ["--namespace=ci", "--bootstrap-token-cleaner=off"]);
+    assert_eq!(args, ["--leader-elect", "--namespace=ci", "--bootstrap-token-cleaner=off"]);
     assert!(
         !exists(plane, &["role", "-n", "kube-system", "tokenward-bootstrap-token-cleaner"]).await?,
         "no right there"
