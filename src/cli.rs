@@ -34,6 +34,9 @@ pub struct Settings {
     /// Namespace to govern; may be given several times. None means all.
     #[arg(long = "namespace", env = "TOKENWARD_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
+    /// Only one process acts, the one that holds the Lease `tokenward`; the others stand by.
+    #[arg(long, env = "TOKENWARD_LEADER_ELECT")]
+    pub leader_elect: bool,
     /// Accounts that are worked on at the same time, 1 to 256.
     #[arg(long, env = "TOKENWARD_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
@@ -127,6 +130,7 @@ mod tests {
         assert_eq!(settings.metrics_bind_address.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.health_probe_bind_address.to_string(), "0.0.0.0:8081");
         assert_eq!((settings.concurrency, settings.namespaces.len()), (32, 0));
+        assert!(!settings.leader_elect);
         assert_eq!((settings.bootstrap_token_cleaner, settings.bootstrap_signer), (Cleaner::Enforce, false));
     }
 

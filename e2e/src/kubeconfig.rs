@@ -10,13 +10,14 @@ use std::path::Path;
 /// The text of a kubeconfig that authenticates with a bearer token.
 #[must_use]
 pub fn with_token(server: &str, ca_pem: &str, token: &str) -> String {
-    render(server, ca_pem, &json!({ "token": token }))
+    render(server, ca_pem, &json!({ "token": token }), "")
 }
 
-/// The text of a kubeconfig that authenticates with the token in this file, which may change.
+/// The text of a kubeconfig that authenticates with the token in this file, which may change. Its context names this
+/// namespace, unless that is empty.
 #[must_use]
-pub fn with_token_file(server: &str, ca_pem: &str, file: &Path) -> String {
-    render(server, ca_pem, &json!({ "tokenFile": file }))
+pub fn with_token_file(server: &str, ca_pem: &str, file: &Path, namespace: &str) -> String {
+    render(server, ca_pem, &json!({ "tokenFile": file }), namespace)
 }
 
 pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) -> String {
@@ -24,11 +25,15 @@ pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) 
         "client-certificate-data": BASE64_STANDARD.encode(&identity.certificate),
         "client-key-data": BASE64_STANDARD.encode(&identity.key),
     });
-    render(server, ca_pem, &user)
+    render(server, ca_pem, &user, "")
 }
 
-fn render(server: &str, ca_pem: &str, user: &Value) -> String {
+fn render(server: &str, ca_pem: &str, user: &Value, namespace: &str) -> String {
     let ca = BASE64_STANDARD.encode(ca_pem);
+    let mut context = json!({"cluster": "e2e", "user": "e2e"});
+    if !namespace.is_empty() {
+        context["namespace"] = namespace.into();
+    }
     // JSON is YAML, and needs no care for quoting.
     let config = json!({
         "apiVersion": "v1",
@@ -36,7 +41,7 @@ fn render(server: &str, ca_pem: &str, user: &Value) -> String {
         "current-context": "e2e",
         "clusters": [{"name": "e2e", "cluster": {"server": server, "certificate-authority-data": ca}}],
         "users": [{"name": "e2e", "user": user}],
-        "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": "e2e"}}],
+        "contexts": [{"name": "e2e", "context": context}],
     });
     format!("{config:#}\n")
 }

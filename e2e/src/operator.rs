@@ -37,6 +37,8 @@ pub struct Options<'a> {
     pub args: Vec<String>,
     /// More environment, for example `RUST_LOG`.
     pub env: Vec<(String, String)>,
+    /// The namespace of its kubeconfig's context, where its lease is. Empty: none.
+    pub home: String,
     /// Run this program rather than `TOKENWARD_BIN` or the release build.
     pub program: Option<PathBuf>,
     /// Authenticate with this token rather than with a fresh one of the installed account.
@@ -84,7 +86,8 @@ impl Operator {
         };
         let file = dir.join(format!("{name}.token"));
         fs::write(&file, token.expose_secret())?;
-        fs::write(dir.join(format!("{name}.kubeconfig")), kubeconfig::with_token_file(&url, ca, &file))?;
+        let text = kubeconfig::with_token_file(&url, ca, &file, &options.home);
+        fs::write(dir.join(format!("{name}.kubeconfig")), text)?;
         let mut args: Vec<String> = options.namespaces.iter().map(|name| format!("--namespace={name}")).collect();
         args.extend(options.args);
         let program = options.program.map_or_else(program, Ok)?;

@@ -182,7 +182,7 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     assert!(!exists(plane, &["clusterrole", "tokenward"]).await?, "no rights over the cluster");
     plane.kubectl_ok(["create", "serviceaccount", "deployer", "-n", "ci"]).await?;
     let args = arguments(plane, "config/namespaced").await?;
-    assert_eq!(args, ["--namespace=ci", "--bootstrap-token-cleaner=off"]);
+    assert_eq!(args, ["--leader-elect", "--namespace=ci", "--bootstrap-token-cleaner=off"]);
     assert!(
         !exists(plane, &["role", "-n", "kube-system", "tokenward-bootstrap-token-cleaner"]).await?,
         "no right there"
@@ -202,7 +202,9 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     // The address, and what tokens are signed with: Kubernetes lets every account read these.
     let keys = ["/.well-known/openid-configuration", "/openid/v1/jwks"];
     let address = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
-    assert_eq!(elsewhere, BTreeSet::from([keys[0], keys[1], address]));
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/tokenward-system/leases";
+    let lease = format!("{leases}/tokenward");
+    assert_eq!(elsewhere, BTreeSet::from([keys[0], keys[1], address, leases, &lease]));
     drop(operator);
     own.stop().await
 }

@@ -9,6 +9,7 @@ pub mod grant;
 pub mod index;
 pub mod inputs;
 pub mod keys;
+pub mod lease;
 pub mod managed;
 #[cfg(test)]
 mod model;

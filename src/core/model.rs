@@ -65,6 +65,8 @@ struct Process {
     news: VecDeque<Change>,
     /// Jobs continue until they have nothing more to do.
     job: Option<Job>,
+    /// Hears, and does nothing.
+    stands_by: bool,
 }
 
 struct World {
@@ -166,7 +168,7 @@ impl World {
         }
         feed(Change::Target(Event::Listed));
         feed(Change::Anchor(Event::Listed));
-        Process { index, news: VecDeque::new(), job: None }
+        Process { index, news: VecDeque::new(), job: None, stands_by: false }
     }
 
     fn account(&self) -> Account {
@@ -204,8 +206,11 @@ impl World {
                 process.index.apply(&None, change, now);
             }
         }
-        while process.index.take_status(now).is_some() {}
         process.index.notices();
+        if process.stands_by {
+            return false;
+        }
+        while process.index.take_status(now).is_some() {}
         let Some(job) = process.job.take().or_else(|| process.index.take(1, now)) else { return false };
         self.perform(n, job);
         self.check();
@@ -656,6 +661,27 @@ fn a_refused_anchor_costs_no_mint() {
     world.run(120);
     assert_eq!(world.mints, 0);
     assert!(world.secrets.is_empty());
+}
+
+#[test]
+fn what_the_leader_left_is_swept_a_minute_after_another_began_to_lead() {
+    let mut world = World::new(1, &[]);
+    let standby = Process { stands_by: true, ..world.start() };
+    world.processes.push(standby);
+    world.run(15);
+    let anchor = world.secrets.values().find(|stored| stored.is_anchor).map(|stored| json!(stored.meta)).unwrap();
+    world.processes[0].stands_by = true;
+    world.put("tw-left", anchor, true, BTreeMap::new());
+    world.run(200);
+    let (now, calls) = (world.now, world.calls);
+    world.processes[1].stands_by = false;
+    world.processes[1].index.lead(now);
+    world.run(59);
+    assert!(world.secrets.contains_key("tw-left"), "its maker may be about to publish");
+    world.run(5);
+    world.assert_settled();
+    // A look at the target that would name it, and its deletion.
+    assert_eq!((world.calls - calls, world.mints), (2, 1));
 }
 
 #[test]

@@ -252,7 +252,7 @@ struct MetaList {
 }
 
 /// Ten characters of base 36: names must not collide in a namespace, nothing more.
-fn random_suffix() -> String {
+pub(super) fn random_suffix() -> String {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut random = rand::rng();
     (0..10).map(|_| char::from(DIGITS[random.random_range(0..DIGITS.len())])).collect()

@@ -16,7 +16,7 @@ use kube::{
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 
-use super::{metrics::Calls, time::Clock};
+use super::{lease::Leadership, metrics::Calls, time::Clock};
 use crate::core::failure::Failure;
 
 /// A call that has no answer by then is given up: a slot must not wait for a silent peer.
@@ -42,6 +42,8 @@ pub const JSON_PATCH: &str = "application/json-patch+json";
 pub struct Api {
     client: Client,
     clock: Arc<Clock>,
+    deadline: Duration,
+    leadership: Leadership,
 }
 
 /// One request.
@@ -106,7 +108,25 @@ impl Api {
     /// When the TLS or authentication settings of the configuration cannot be used.
     pub fn new(mut config: Config, clock: Arc<Clock>, calls: &Calls) -> Result<Self, kube::Error> {
         config.default_retry = false;
-        Ok(Self { client: client(config, calls)?, clock })
+        Ok(Self { client: client(config, calls)?, clock, deadline: DEADLINE, leadership: Leadership::default() })
+    }
+
+    /// Gives calls up after this time.
+    #[must_use]
+    pub fn within(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Writes only while that leads.
+    #[must_use]
+    pub fn led_by(self, leadership: Leadership) -> Self {
+        Self { leadership, ..self }
+    }
+
+    /// Whether and how long it may write.
+    #[must_use]
+    pub fn leadership(&self) -> &Leadership {
+        &self.leadership
     }
 
     /// The clock that follows the answers.
@@ -118,10 +138,14 @@ impl Api {
     /// Sends one call and returns the body of a successful answer.
     ///
     /// # Errors
-    /// When there is no answer in time, or it is a refusal.
+    /// When there is no answer in time, or it is a refusal; and for a write when this process may not act.
     pub async fn call(&self, call: Call<'_>) -> Result<SecretString, Box<CallError>> {
-        let answer = tokio::time::timeout(DEADLINE, self.exchange(call)).await;
-        let (code, body) = answer.map_err(|_| CallError::unanswered(call.what, "no answer in 10 s"))??;
+        if *call.method != Method::GET && !self.leadership.leads() {
+            return Err(CallError::unanswered(call.what, "not sent, as this process does not lead"));
+        }
+        let answer = tokio::time::timeout(self.deadline, self.exchange(call)).await;
+        let late = |_| CallError::unanswered(call.what, &format!("no answer in {} s", self.deadline.as_secs()));
+        let (code, body) = answer.map_err(late)??;
         if (200..300).contains(&code) {
             Ok(body)
         } else {

@@ -117,6 +117,7 @@ impl Bootstrap {
             self.watch_cluster_info(&sender);
         }
         let mut batch = Vec::with_capacity(BATCH);
+        let mut leadership = self.api.leadership().clone();
         while !*stop.borrow() {
             if self.index.needs_tokens() && !self.watches_tokens {
                 self.watch_tokens(&sender);
@@ -124,6 +125,7 @@ impl Bootstrap {
             let wake = self.wake();
             tokio::select! {
                 _ = stop.changed() => {}
+                () = leadership.changed() => {}
                 _ = reports.recv_many(&mut batch, BATCH) => batch.drain(..).for_each(|report| self.report(report)),
                 Some(done) = self.jobs.join_next() => self.finished(done),
                 Some(Ok((policy, written))) = self.statuses.join_next() => self.status_written(&policy, written),
@@ -167,7 +169,7 @@ impl Bootstrap {
 
     /// Resolves when the index has something to do without a change.
     fn wake(&self) -> impl Future<Output = ()> + use<> {
-        match self.index.next_wake().filter(|_| self.jobs.len() < SLOTS) {
+        match self.index.next_wake().filter(|_| self.jobs.len() < SLOTS && self.api.leadership().leads()) {
             Some(at) => {
                 let pause = (at - self.api.clock().now()).to_std().unwrap_or_default();
                 Either::Left(sleep_until(Instant::now() + pause.min(REFRESH)))
@@ -194,8 +196,11 @@ impl Bootstrap {
         }
     }
 
-    /// Starts due work, writes due statuses, tells what happened.
+    /// Starts due work, writes due statuses, tells what happened. A standby does none of that.
     fn work(&mut self) {
+        if !self.api.leadership().leads() {
+            return drop(self.index.notices());
+        }
         let now = self.api.clock().now();
         while self.jobs.len() < SLOTS
             && let Some(job) = self.index.take(now)

@@ -72,6 +72,7 @@ pub struct Metrics {
     pub events_dropped: Counter,
     /// Calls to the API server.
     pub calls: Calls,
+    leader: Gauge,
     held: Gauge,
     anchors: Gauge,
     tokens: Family<KeyLabel, Gauge>,
@@ -98,6 +99,7 @@ impl Default for Metrics {
             remaining: Histogram::new(REMAINING),
             events_dropped: Counter::default(),
             calls: Calls::default(),
+            leader: Gauge::default(),
             held: Gauge::default(),
             anchors: Gauge::default(),
             tokens: Family::default(),
@@ -129,6 +131,7 @@ impl Metrics {
         registry.register("events_dropped", "Events that were not published", self.events_dropped.clone());
         let help = "Calls to the API server, by verb and HTTP status, which is 0 without an answer";
         registry.register("api_requests", help, self.calls.0.clone());
+        registry.register("leader", "1 while this process acts, 0 while it stands by", self.leader.clone());
         registry.register("tokens_held", "Tokens issued and not yet published", self.held.clone());
         registry.register("anchors", "Anchors there are", self.anchors.clone());
         registry.register("tokens", "Published tokens, by the key that signed them", self.tokens.clone());
@@ -197,9 +200,11 @@ impl Metrics {
         self.last_events.get_or_create(&KindLabel { kind }).set(now.timestamp());
     }
 
-    /// Takes over what is a state and not a count.
-    pub fn refresh(&self, index: &Index, skew: chrono::TimeDelta) {
+    /// Takes over what is a state and not a count. Tokens are those of the leader: a standby has no index to show.
+    pub fn refresh(&self, index: Option<&Index>, skew: chrono::TimeDelta) {
         self.skew.set(skew.as_seconds_f64());
+        self.leader.set(i64::from(index.is_some()));
+        let Some(index) = index else { return };
         self.held.set(gauge(index.tokens_held()));
         self.anchors.set(gauge(index.anchor_count()));
         for (key_id, count) in index.tokens_by_key() {

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod api;
 pub mod bootstrap;
 pub mod events;
+pub mod lease;
 pub mod metrics;
 pub mod run;
 pub mod signers;

@@ -15,7 +15,7 @@ use kube::{Client, Config};
 use secrecy::SecretString;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -27,6 +27,7 @@ use super::{
     api::{self, Api, Call, JSON},
     bootstrap::Bootstrap,
     events::Reporter,
+    lease::{Candidate, Lost},
     metrics::Metrics,
     signers::{self, Poll},
     site, status,
@@ -35,6 +36,7 @@ use super::{
 use crate::{
     cli::Settings,
     core::{
+        Time,
         facts::Site,
         failure::Failure,
         grant::GrantKey,
@@ -54,9 +56,9 @@ const SCRAPES: usize = 4;
 /// How often the clock is looked at.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// The operator cannot start.
+/// The operator cannot start, or must not go on.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum RunError {
     /// There is no usable client configuration.
     #[error("no way to the API server: {0}; set KUBECONFIG, or run in a pod with a ServiceAccount")]
     Config(#[from] kube::config::InferConfigError),
@@ -72,18 +74,21 @@ pub enum StartError {
     /// Signals cannot be handled.
     #[error("cannot listen for signals: {0}")]
     Signal(std::io::Error),
+    /// Another process leads now, or may.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 /// Runs the operator until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When it cannot start. Once started, nothing that the API server does ends it.
-pub async fn run(settings: &Settings) -> Result<(), StartError> {
-    let stop = stop_signal().map_err(StartError::Signal)?;
+/// When it cannot start, or has lost leadership. Nothing else that the API server does ends it.
+pub async fn run(settings: &Settings) -> Result<(), RunError> {
+    let stop = stop_signal().map_err(RunError::Signal)?;
     let config = Config::infer().await?;
     let metrics = Arc::new(Metrics::default());
     let (waiting, readiness) = watch::channel(vec![format!("the API server at {}", config.cluster_url)]);
-    let listen = |address| move |error| StartError::Listen(address, error);
+    let listen = |address| move |error| RunError::Listen(address, error);
     admin::health(settings.health_probe_bind_address, readiness)
         .await
         .map_err(listen(settings.health_probe_bind_address))?;
@@ -91,8 +96,8 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
     admin::metrics(settings.metrics_bind_address, metrics.clone(), ask)
         .await
         .map_err(listen(settings.metrics_bind_address))?;
-    let ca = site::ca_bundle(&config).map_err(StartError::Ca)?;
-    let api = Api::new(config.clone(), Arc::default(), &metrics.calls)?;
+    let ca = site::ca_bundle(&config).map_err(RunError::Ca)?;
+    let (candidate, api) = apis(&config, &metrics, settings)?;
     let client = api::client(config.clone(), &metrics.calls)?;
     let mut stopped = stop.clone();
     let site = tokio::select! {
@@ -104,9 +109,39 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
     let bootstrap = Bootstrap::new(&api, &client, &metrics, &reporter, settings);
     let bootstrap = OptionFuture::from(bootstrap.map(|bootstrap| tokio::spawn(bootstrap.serve(stop.clone()))));
     let operator = Operator::new(api, metrics, reporter, site, settings, waiting).serve(&client, scrapes, stop);
-    join(operator, bootstrap.map(unwound)).await;
+    let work = join(operator, bootstrap.map(unwound));
+    match candidate {
+        Some(candidate) => campaign(candidate, work).await?,
+        None => drop(work.await),
+    }
     info!("stopped");
     Ok(())
+}
+
+/// What takes part in the election, if there is one, and what writes only while that leads.
+fn apis(config: &Config, metrics: &Metrics, settings: &Settings) -> Result<(Option<Candidate>, Api), kube::Error> {
+    let clock = Arc::default();
+    let new = || Api::new(config.clone(), Arc::clone(&clock), &metrics.calls);
+    if !settings.leader_elect {
+        return Ok((None, new()?));
+    }
+    let (candidate, leadership) = Candidate::new(new()?, config);
+    Ok((Some(candidate), new()?.led_by(leadership)))
+}
+
+/// Campaigns while the work goes on, in a task of its own as the loops may be busy. The lease is released when nothing
+/// is under way any more.
+async fn campaign(candidate: Candidate, work: impl Future) -> Result<(), Lost> {
+    let (done, ended) = oneshot::channel();
+    let mut campaign = tokio::spawn(candidate.campaign(ended));
+    let lost = tokio::select! {
+        lost = &mut campaign => lost,
+        _ = work => {
+            drop(done);
+            campaign.await
+        }
+    };
+    lost.unwrap_or_else(|bug| std::panic::resume_unwind(bug.into_panic()))
 }
 
 /// A bug in one loop must end the process, also while the other goes on.
@@ -159,6 +194,8 @@ struct Operator {
     /// Watches that fail, by kind and namespace.
     unhealthy: BTreeMap<(&'static str, Scope), Failure>,
     refreshed: Instant,
+    /// Whether it was so at the last turn.
+    leading: bool,
     jobs: JoinSet<(GrantKey, Vec<Outcome>)>,
     statuses: JoinSet<(Key, bool)>,
 }
@@ -177,6 +214,7 @@ impl Operator {
         let scopes = if named.is_empty() { vec![None] } else { named };
         Self {
             reporter,
+            leading: api.leadership().leads(),
             api,
             site: Arc::new(site.clone()),
             index: Index::new(site, scopes.clone()),
@@ -197,10 +235,12 @@ impl Operator {
         let (sender, mut polls) = mpsc::channel(1);
         tasks.spawn(signers::follow(self.api.clone(), sender));
         let mut batch = Vec::with_capacity(BATCH);
+        let mut leadership = self.api.leadership().clone();
         while !*stop.borrow() {
             let wake = self.wake();
             tokio::select! {
                 _ = stop.changed() => {}
+                () = leadership.changed() => {}
                 _ = reports.recv_many(&mut batch, BATCH) => batch.drain(..).for_each(|report| self.report(report)),
                 Some(done) = self.jobs.join_next() => self.finished(done, true),
                 Some(done) = self.statuses.join_next() => self.status_written(done),
@@ -216,7 +256,7 @@ impl Operator {
 
     /// Resolves when the index has something to do without a change.
     fn wake(&self) -> impl Future<Output = ()> + use<> {
-        match self.index.next_wake() {
+        match self.index.next_wake().filter(|_| self.leading) {
             Some(at) => {
                 let pause = (at - self.api.clock().now()).to_std().unwrap_or_default();
                 Either::Left(sleep_until(Instant::now() + pause.min(REFRESH)))
@@ -246,19 +286,13 @@ impl Operator {
         }
     }
 
-    /// Starts due work, writes due statuses, tells what happened.
     fn work(&mut self) {
         let now = self.api.clock().now();
-        while self.jobs.len() < self.slots
-            && let Some(job) = self.index.take(self.slots, now)
-        {
-            self.start(job);
-        }
-        while let Some(status) = self.index.take_status(now) {
-            self.write_status(status);
-        }
-        for notice in self.index.notices() {
-            self.reporter.report(&notice);
+        if self.leads(now) {
+            self.act(now);
+        } else {
+            // What a standby sees is the leader's doing, and the leader tells it.
+            drop(self.index.notices());
         }
         self.publish_readiness();
         if self.refreshed.elapsed() >= REFRESH {
@@ -270,12 +304,36 @@ impl Operator {
         }
     }
 
+    /// Whether this process acts; when that begins, the index begins anew.
+    fn leads(&mut self, now: Time) -> bool {
+        let before = std::mem::replace(&mut self.leading, self.api.leadership().leads());
+        if self.leading && !before {
+            self.index.lead(now);
+        }
+        self.leading
+    }
+
+    /// Starts due work, writes due statuses, tells what happened.
+    fn act(&mut self, now: Time) {
+        while self.jobs.len() < self.slots
+            && let Some(job) = self.index.take(self.slots, now)
+        {
+            self.start(job);
+        }
+        while let Some(status) = self.index.take_status(now) {
+            self.write_status(status);
+        }
+        for notice in self.index.notices() {
+            self.reporter.report(&notice);
+        }
+    }
+
     fn polled(&mut self, poll: &Poll) {
         self.index.observe_signers(poll.keys.as_ref(), poll.issuer.as_deref(), self.api.clock().now());
     }
 
     fn scraped(&self, scrape: Scrape) {
-        self.metrics.refresh(&self.index, self.api.clock().skew());
+        self.metrics.refresh(self.leading.then_some(&self.index), self.api.clock().skew());
         // Who asked may have given up.
         let _ = scrape.send(());
     }

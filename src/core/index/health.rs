@@ -97,6 +97,18 @@ impl Index {
         self.mark_all(now);
     }
 
+    /// This process begins to act. What it saw before says nothing of what the one before it had under way: anchors count
+    /// as first seen now, and what is listed is decided as after a start.
+    pub fn lead(&mut self, now: Time) {
+        for (_, seen) in self.grants.values_mut().flat_map(|grant| &mut grant.anchors) {
+            *seen = now;
+        }
+        self.opened.clear();
+        for scope in self.scopes.clone() {
+            self.open(&scope, now);
+        }
+    }
+
     /// A process that dies right after every mint must not get a full budget each time.
     pub(super) fn charge_restart(&mut self, key: &GrantKey, now: Time) {
         let Some(facts) = self.facts(key) else { return };

@@ -1,0 +1,293 @@
+//! Leadership, by a Lease in the API server: one process leads and writes, the others watch and stand by.
+
+use std::time::Duration;
+
+use chrono::SecondsFormat;
+use futures::future::pending;
+use http::Method;
+use kube::Config;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{info, warn};
+
+use super::{
+    act::random_suffix,
+    api::{Api, Call, CallError, JSON, parse},
+};
+use crate::core::lease::{Election, LEASE, RENEW_DEADLINE, RETRY, Record, Step};
+
+/// Name of the Lease.
+const NAME: &str = "tokenward";
+/// Where it is when neither a pod nor a kubeconfig says more.
+const INSTALL_NAMESPACE: &str = "tokenward-system";
+/// Where a pod finds the name of its own namespace.
+const POD_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+/// A call that is not answered by then is given up: a leader has time for a second one before its own is over.
+const CALL: Duration = Duration::from_secs(3);
+
+/// Whether this process may act. Without an election it always may.
+#[derive(Clone, Debug, Default)]
+pub struct Leadership(Option<watch::Receiver<Option<Instant>>>);
+
+impl Leadership {
+    /// Whether it may right now. It is asked again for every write, as a process may sleep without noticing.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        let lasts =
+            |until: &watch::Receiver<Option<Instant>>| until.borrow().is_some_and(|until| Instant::now() < until);
+        self.0.as_ref().is_none_or(lasts)
+    }
+
+    /// Resolves when that may have changed.
+    pub async fn changed(&mut self) {
+        let Some(until) = &mut self.0 else { return pending().await };
+        if until.changed().await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// This process led and may not any more.
+#[derive(Debug, thiserror::Error)]
+#[error("leadership is lost: {0}; this process must start anew, as a standby")]
+pub struct Lost(String);
+
+/// Takes part in the election.
+pub struct Candidate {
+    api: Api,
+    namespace: String,
+    start: Instant,
+    election: Election,
+    /// Whether others may have written the lease since we last saw it.
+    stale: bool,
+    /// `spec.acquireTime`.
+    acquired: String,
+    until: watch::Sender<Option<Instant>>,
+    /// Why the last round failed.
+    failure: Option<String>,
+    /// The leader that was told of last.
+    told: String,
+}
+
+impl Candidate {
+    /// A candidate under the name of this pod and a random suffix, as two processes of one name would both lead.
+    #[must_use]
+    pub fn new(api: Api, config: &Config) -> (Self, Leadership) {
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| NAME.into());
+        let (until, leadership) = watch::channel(None);
+        let candidate = Self {
+            api: api.within(CALL),
+            namespace: namespace(config),
+            start: Instant::now(),
+            election: Election::new(&format!("{host}_{}", random_suffix())),
+            stale: true,
+            acquired: String::new(),
+            until,
+            failure: None,
+            told: String::new(),
+        };
+        (candidate, Leadership(Some(leadership)))
+    }
+
+    /// Stands by, leads and goes on leading, and releases the lease when `ended` says that nothing is under way.
+    ///
+    /// # Errors
+    /// When leadership is lost.
+    pub async fn campaign(mut self, mut ended: oneshot::Receiver<()>) -> Result<(), Lost> {
+        loop {
+            tokio::select! {
+                biased;
+                () = expiry(self.until()) => return Err(self.late()),
+                done = self.round() => self.tell(done),
+            }
+            self.publish()?;
+            tokio::select! {
+                biased;
+                () = expiry(self.until()) => {}
+                _ = &mut ended => break,
+                () = sleep(RETRY) => {}
+            }
+        }
+        self.release().await;
+        Ok(())
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.election.until().map(|until| self.start + until)
+    }
+
+    /// One look or one renewal. Who holds the lease knows it, and need not look.
+    async fn round(&mut self) -> Result<(), Box<CallError>> {
+        if self.stale {
+            self.look().await?;
+        }
+        self.stale = true;
+        let begun = self.start.elapsed();
+        let written = match self.election.step(begun) {
+            Step::Wait => return Ok(()),
+            Step::Create => self.hold(None, 0).await,
+            Step::Replace { version, transitions } => self.hold(Some(&version), transitions).await,
+        };
+        match written {
+            Ok(record) => {
+                self.election.wrote(record, begun);
+                self.stale = false;
+                Ok(())
+            }
+            // Somebody else was first: perhaps another leader.
+            Err(error) if error.code == Some(409) => self.look().await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), Box<CallError>> {
+        let record = match self.send(Method::GET, &SecretString::default()).await {
+            Ok(record) => Some(record),
+            Err(error) if error.code == Some(404) => None,
+            Err(error) => return Err(error),
+        };
+        self.election.observe(record, self.start.elapsed());
+        Ok(())
+    }
+
+    async fn hold(&mut self, version: Option<&str>, transitions: i32) -> Result<Record, Box<CallError>> {
+        let now = self.api.clock().now().to_rfc3339_opts(SecondsFormat::Micros, true);
+        if self.until().is_none() {
+            self.acquired.clone_from(&now);
+        }
+        let spec = json!({
+            "holderIdentity": self.election.identity(),
+            "leaseDurationSeconds": LEASE.as_secs(),
+            "acquireTime": self.acquired,
+            "renewTime": now,
+            "leaseTransitions": transitions,
+        });
+        self.write(version, &spec).await
+    }
+
+    /// Creates the lease, or replaces it in exactly this version.
+    async fn write(&self, version: Option<&str>, spec: &Value) -> Result<Record, Box<CallError>> {
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": NAME, "namespace": self.namespace, "resourceVersion": version},
+            "spec": spec,
+        });
+        let method = if version.is_some() { Method::PUT } else { Method::POST };
+        self.send(method, &lease.to_string().into()).await
+    }
+
+    async fn send(&self, method: Method, body: &SecretString) -> Result<Record, Box<CallError>> {
+        let what = format!("{} Lease {}/{NAME}", verb(&method), self.namespace);
+        let name = if method == Method::POST { String::new() } else { format!("/{NAME}") };
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases{name}", self.namespace);
+        let call = Call { what: &what, method: &method, path: &path, accept: JSON, content: JSON, body };
+        Ok(parse::<Lease>(&what, &self.api.call(call).await?)?.into())
+    }
+
+    /// Logs the first failure of several in a row, and their end.
+    fn tell(&mut self, done: Result<(), Box<CallError>>) {
+        let failure = done.err().map(|error| error.failure.message);
+        match (&self.failure, &failure) {
+            (None, Some(message)) => warn!("{message}"),
+            (Some(_), None) => info!("the lease can be reached again"),
+            _ => {}
+        }
+        self.failure = failure;
+    }
+
+    /// Makes known whether we lead, and to people who does.
+    fn publish(&mut self) -> Result<(), Lost> {
+        let until = self.until();
+        let (lease, holder) = (format!("{}/{NAME}", self.namespace), self.election.holder());
+        if self.until.send_replace(until).is_some() && until.is_none() {
+            return Err(Lost(format!("Lease {lease} is held by {holder:?}")));
+        }
+        if self.told != holder {
+            holder.clone_into(&mut self.told);
+            let role = if until.is_some() { "leading" } else { "standing by" };
+            info!(lease, holder, "{role}");
+        }
+        Ok(())
+    }
+
+    fn late(&self) -> Lost {
+        let seconds = RENEW_DEADLINE.as_secs();
+        let why = self.failure.as_deref().unwrap_or("the process stood still, or a call was not answered");
+        Lost(format!("Lease {}/{NAME} was not renewed for {seconds} s: {why}", self.namespace))
+    }
+
+    /// Lets the next process lead at once. Otherwise it waits until the lease has expired.
+    async fn release(&mut self) {
+        if self.stale {
+            let looked = self.look().await;
+            self.tell(looked);
+        }
+        let Some(record) = self.election.release() else { return };
+        match self.write(Some(&record.version), &json!({"leaseTransitions": record.transitions})).await {
+            Ok(_) => info!("leadership released"),
+            Err(error) => warn!("{}: another process leads in {} s", error.failure.message, LEASE.as_secs()),
+        }
+    }
+}
+
+const fn verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::POST => "create",
+        _ => "update",
+    }
+}
+
+/// Never, when there is nothing that ends.
+async fn expiry(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => pending().await,
+    }
+}
+
+/// The pod's own namespace; outside of a pod that of the kubeconfig's context. A context without one has `default`,
+/// where nobody installs.
+fn namespace(config: &Config) -> String {
+    let own = std::fs::read_to_string(POD_NAMESPACE).ok().map(|name| name.trim().to_owned());
+    let context = Some(config.default_namespace.clone()).filter(|name| name != "default");
+    own.or(context).filter(|name| !name.is_empty()).unwrap_or_else(|| INSTALL_NAMESPACE.into())
+}
+
+/// What is read of `coordination.k8s.io/v1` Lease. Its times and its duration are what somebody else believes.
+#[derive(Deserialize)]
+struct Lease {
+    metadata: Meta,
+    #[serde(default)]
+    spec: Spec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    resource_version: Box<str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    holder_identity: Option<Box<str>>,
+    renew_time: Option<Box<str>>,
+    lease_transitions: Option<i32>,
+}
+
+impl From<Lease> for Record {
+    fn from(Lease { metadata, spec }: Lease) -> Self {
+        Self {
+            holder: spec.holder_identity,
+            renewed: spec.renew_time,
+            transitions: spec.lease_transitions.unwrap_or_default(),
+            version: metadata.resource_version,
+        }
+    }
+}
