@@ -123,6 +123,7 @@ async fn wrong_secrets_are_refused() -> Result<()> {
 #[tokio::test]
 async fn ten_thousand_hours_are_granted() -> Result<()> {
     let scene = Scene::start("long").await?;
+    scene.limit("max-duration", Some("10000h")).await?;
     let target = scene.deployer(json!({"token": {"duration": "10000h"}})).await?;
     let claims = claims(target.token())?;
     let life = claims["exp"].as_i64().context("exp")? - claims["iat"].as_i64().context("iat")?;

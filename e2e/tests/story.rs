@@ -472,6 +472,7 @@ async fn another_duration_brings_a_fresh_token() -> Result<()> {
 #[tokio::test]
 async fn a_token_for_other_audiences_is_for_them_only() -> Result<()> {
     let scene = Scene::start("audiences").await?;
+    scene.limit("audiences", Some("vault")).await?;
     let target = scene.deployer(json!({"token": {"audiences": ["vault"]}})).await?;
     let answer = review(&scene, target.token(), &["vault"]).await?;
     assert_eq!((&answer["authenticated"], &answer["audiences"]), (&json!(true), &json!(["vault"])));

@@ -1,8 +1,11 @@
 //! What the scenarios share: one installed control plane per test binary; one namespace, proxy and operator per test.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod caller;
+pub mod forged;
 pub mod grants;
 pub mod leaks;
+pub mod limits;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
