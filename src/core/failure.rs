@@ -109,7 +109,9 @@ impl Reason {
             }
             Self::Forbidden => "apply config/rbac of this release, or grant the verb",
             Self::QuotaExceeded => "raise the quota or delete Secrets; it is tried again every minute",
-            Self::AdmissionDenied => "change the admission policy or webhook, or the policy's secret",
+            Self::AdmissionDenied => {
+                "change the limit that the message names, the admission policy or webhook, or the policy's spec"
+            }
             Self::Invalid => "change the field that the message names",
             Self::TokenRejected => "check what changes TokenRequests on their way; no token was published",
             Self::Conflict => "it is read again and decided again",
@@ -145,7 +147,10 @@ impl Failure {
     #[must_use]
     pub fn refused(operation: &str, status: &Status) -> Self {
         let message = status.message.as_deref().unwrap_or("no reason given");
-        Self::new(classify(status), &format!("{operation}: {message}"))
+        // What an admission policy says is worth the room; which policy and binding said so is not.
+        let policy = message.split_once("ValidatingAdmissionPolicy");
+        let said = policy.and_then(|(_, rest)| rest.split_once(" denied request: ")).map_or(message, |(_, said)| said);
+        Self::new(classify(status), &format!("{operation}: {said}"))
     }
 
     /// `operation` got no answer, or one that is not the API server's.
@@ -241,6 +246,17 @@ mod tests {
         assert_eq!(reason(json!({"code": 404, "details": {"kind": "serviceaccounts"}})), Reason::AccountNotFound);
         assert_eq!(reason(json!({"code": 500})), Reason::ApiUnavailable);
         assert_eq!(reason(json!({"code": 429})), Reason::ApiUnavailable);
+    }
+
+    #[test]
+    fn what_an_admission_policy_says_is_told_without_its_name() {
+        let denied = r#"serviceaccounts "a" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: token.duration 200h is over the limit 168h"#;
+        let status = serde_json::from_value(json!({"code": 403, "message": denied})).unwrap();
+        let failure = Failure::refused("request a token for ServiceAccount ci/a", &status);
+        let told =
+            "request a token for ServiceAccount ci/a: token.duration 200h is over the limit 168h; change the limit";
+        assert!(failure.message.starts_with(told), "{}", failure.message);
+        assert_eq!(failure.reason, Reason::AdmissionDenied);
     }
 
     #[test]

@@ -2,10 +2,13 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod audited;
+pub mod caller;
 pub mod consumers;
+pub mod forged;
 pub mod grants;
 pub mod kstatus;
 pub mod leaks;
+pub mod limits;
 pub mod metrics;
 pub mod refused;
 
@@ -88,9 +91,10 @@ impl Scene {
     /// As [`Scene::start_unready`], on a control plane with Tokenward installed that is not the shared one.
     pub async fn on(plane: &'static ControlPlane, namespace: &str, options: Options<'_>) -> Result<Self> {
         plane.create_namespace(namespace).await?;
+        let client = plane.client().await?;
+        limits::widen(&client, namespace).await?;
         let proxy = Proxy::start(plane)?;
         let operator = operator(plane, namespace, &proxy, options).await?;
-        let client = plane.client().await?;
         Ok(Self { plane, namespace: namespace.to_owned(), proxy, operator, client, turn: Turn::Apart })
     }
 

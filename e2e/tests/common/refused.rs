@@ -8,6 +8,7 @@ use serde_json::Value;
 pub async fn refused(namespace: &str, cases: &[(Value, &str)]) -> Result<()> {
     let plane = plane().await?;
     plane.create_namespace(namespace).await?;
+    super::limits::widen(&plane.client().await?, namespace).await?;
     let policies = policies(&plane.client().await?, namespace);
     for (spec, advice) in cases {
         let answer = apply_policy(&policies, "p", spec).await;
@@ -22,6 +23,7 @@ pub async fn refused(namespace: &str, cases: &[(Value, &str)]) -> Result<()> {
 pub async fn accepted(namespace: &str, cases: &[Value]) -> Result<()> {
     let plane = plane().await?;
     plane.create_namespace(namespace).await?;
+    super::limits::widen(&plane.client().await?, namespace).await?;
     let policies = policies(&plane.client().await?, namespace);
     for (n, spec) in cases.iter().enumerate() {
         apply_policy(&policies, &format!("p-{n}"), spec).await.with_context(|| format!("refused: {spec}"))?;

@@ -1,7 +1,7 @@
 //! The documents say what the code says: each word has its entry, each link leads somewhere, and each policy in them
 //! passes a real API server.
 
-use crate::common::{Scene, plane};
+use crate::common::{Scene, limits, plane};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -153,6 +153,7 @@ async fn prepare(manifest: &str, there: &mut BTreeSet<String>) -> Result<()> {
         let namespace = document["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
         if there.insert(namespace.clone()) {
             plane().await?.create_namespace(&namespace).await?;
+            limits::widen(&plane().await?.client().await?, &namespace).await?;
         }
     }
     Ok(())
