@@ -114,7 +114,7 @@ async fn a_seventeenth_account_is_never_accepted() -> Result<()> {
     let names = names(17);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let asked = policies(&plane.client().await?, "seventeen");
-    let error = common::apply_policy(&asked, "p", &spec(&names, json!({}))).await.err().context("accepted")?;
+    let error = crate::common::apply_policy(&asked, "p", &spec(&names, json!({}))).await.err().context("accepted")?;
     ensure!(format!("{error:#}").contains("16"), "{error:#}");
     Ok(())
 }
@@ -123,7 +123,7 @@ async fn a_seventeenth_account_is_never_accepted() -> Result<()> {
 async fn kept(plane: &ControlPlane, namespace: &str, name: &str) -> Result<Caller> {
     grant(plane, namespace, "keeper", &json!([writes_policies()])).await?;
     let spec = spec(&["a"], json!({"suspend": true}));
-    common::apply_policy(&policies(&plane.client().await?, namespace), name, &spec).await?;
+    crate::common::apply_policy(&policies(&plane.client().await?, namespace), name, &spec).await?;
     Caller::user(plane, "keeper").await
 }
 
@@ -348,7 +348,7 @@ async fn let_others_work(plane: &ControlPlane) -> Result<()> {
         "roleRef": {"apiGroup": group, "kind": "Role", "name": "others"},
     });
     plane.apply(&format!("{role}\n---\n{binding}")).await?;
-    plane.apply(&common::caller::administrator("system:serviceaccount:others:gitops").to_string()).await?;
+    plane.apply(&crate::common::caller::administrator("system:serviceaccount:others:gitops").to_string()).await?;
     Ok(())
 }
 

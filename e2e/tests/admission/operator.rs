@@ -188,7 +188,7 @@ fn elsewhere(loot: &Loot<'_>) -> Vec<Forged> {
         forged("the limits' end", "DELETE", limits, Value::Null, RBAC),
         forged("the namespace's limits", "MERGE", space.clone(), annotation, RBAC),
         forged("the belt's end", "DELETE", admission.to_owned(), Value::Null, RBAC),
-        forged("a role", "POST", binding.to_owned(), common::caller::administrator("x"), RBAC),
+        forged("a role", "POST", binding.to_owned(), crate::common::caller::administrator("x"), RBAC),
         forged("a policy", "POST", policy_path(&loot.scene.namespace, ""), policy("x", &spec(&["a"], json!({}))), RBAC),
         forged("another policy", "MERGE", policies, json!({"spec": {"suspend": true}}), RBAC),
         forged("a pod", "POST", format!("{space}/pods"), pod, RBAC),
@@ -289,7 +289,7 @@ async fn a_lowered_limit_shows_at_the_next_mint_and_costs_no_token_before() -> R
         ensure!(told.reason == "AdmissionDenied", "{told:?}");
         Ok(told.message)
     };
-    let message = eventually(common::SOON, "the limit is the reason", told).await?;
+    let message = eventually(crate::common::SOON, "the limit is the reason", told).await?;
     assert!(message.contains("86400s is over the limit 1h (Namespace lowered,"), "{message}");
     scene.ready("p").await?;
     let kept = scene.target("p-deployer").await?;
@@ -320,7 +320,7 @@ async fn a_target_whose_label_was_stripped_is_mended_under_the_belts() -> Result
         ensure!(labels.get("tokenward.dev/role").is_some_and(|role| role == "target"), "{labels:?}");
         Ok(now)
     };
-    let now = eventually(common::SOON, "the label is back", mended).await?;
+    let now = eventually(crate::common::SOON, "the label is back", mended).await?;
     assert_eq!(now.token_id(), target.token_id());
     scene.delete_policy("p").await?;
     scene.gone("p-deployer").await
