@@ -417,7 +417,7 @@ async fn a_denied_first_target_costs_one_token_which_is_published_later() -> Res
     scene.account("deployer", &[]).await?;
     scene.policy("p", &one(json!({}))).await?;
     let message = scene.not_ready("p", "AdmissionDenied").await?;
-    assert!(message.contains("not today") && message.contains("change the admission policy"), "{message}");
+    assert!(message.contains("not today") && message.contains("the admission policy or webhook"), "{message}");
     scene.told("p", "AdmissionDenied", "not today").await?;
     refused_writes(&scene, mark, 4).await?;
     assert_eq!(scene.mints(), 1);
