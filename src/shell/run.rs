@@ -157,6 +157,7 @@ fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        info!("stopping: what is under way is finished, and nothing new begins");
         sender.send_replace(true);
     });
     Ok(receiver)
