@@ -26,6 +26,7 @@ use super::{
     admin::{self, Scrape},
     api::{self, Api, Call, JSON},
     bootstrap::Bootstrap,
+    connection::{self, ConnectionError},
     events::Reporter,
     lease::{Candidate, Lost},
     metrics::Metrics,
@@ -59,9 +60,9 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// The operator cannot start, or must not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// There is no usable client configuration.
-    #[error("no way to the API server: {0}; set KUBECONFIG, or run in a pod with a ServiceAccount")]
-    Config(#[from] kube::config::InferConfigError),
+    /// There is no way to the API server, or none that is safe.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
     /// The client configuration cannot be used.
     #[error("the configuration of the API server cannot be used: {0}")]
     Client(#[from] kube::Error),
@@ -85,7 +86,7 @@ pub enum RunError {
 /// When it cannot start, or has lost leadership. Nothing else that the API server does ends it.
 pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let stop = stop_signal().map_err(RunError::Signal)?;
-    let config = Config::infer().await?;
+    let config = connection::infer().await?;
     let metrics = Arc::new(Metrics::default());
     let (waiting, readiness) = watch::channel(vec![format!("the API server at {}", config.cluster_url)]);
     let listen = |address| move |error| RunError::Listen(address, error);
