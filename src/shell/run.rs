@@ -1,10 +1,6 @@
 //! The loop: changes in, due work out, outcomes back in, until somebody says stop. One task owns the index.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _,
@@ -39,9 +35,8 @@ use crate::{
     core::{
         Time,
         facts::Site,
-        failure::Failure,
         grant::GrantKey,
-        index::{Index, Job, Outcome, StatusWrite},
+        index::{Index, Job, Outcome, Readiness, StatusWrite},
         table::{Key, Scope},
     },
 };
@@ -88,7 +83,7 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let stop = stop_signal().map_err(RunError::Signal)?;
     let config = connection::infer().await?;
     let metrics = Arc::new(Metrics::default());
-    let (waiting, readiness) = watch::channel(vec![format!("the API server at {}", config.cluster_url)]);
+    let (waiting, readiness) = watch::channel(unconnected(&config, ""));
     let listen = |address| move |error| RunError::Listen(address, error);
     admin::health(settings.health_probe_bind_address, readiness)
         .await
@@ -170,18 +165,22 @@ async fn connect(
     config: &Config,
     ca: Vec<u8>,
     settings: &Settings,
-    waiting: &watch::Sender<Vec<String>>,
+    waiting: &watch::Sender<Readiness>,
 ) -> Site {
     loop {
         match site::discover(api, config, ca.clone(), settings.cluster_server.as_deref()).await {
             Ok(site) => return site,
             Err(failure) => {
                 warn!("{}", failure.message);
-                waiting.send_replace(vec![format!("the API server at {}: {}", config.cluster_url, failure.message)]);
+                waiting.send_replace(unconnected(config, &format!(": {}", failure.message)));
                 sleep(CONNECT_AGAIN).await;
             }
         }
     }
+}
+
+fn unconnected(config: &Config, why: &str) -> Readiness {
+    Readiness { ready: false, lacks: vec![format!("waiting for the API server at {}{why}", config.cluster_url)] }
 }
 
 struct Operator {
@@ -192,9 +191,7 @@ struct Operator {
     index: Index,
     metrics: Arc<Metrics>,
     reporter: Reporter,
-    waiting: watch::Sender<Vec<String>>,
-    /// Watches that fail, by kind and namespace.
-    unhealthy: BTreeMap<(&'static str, Scope), Failure>,
+    readiness: watch::Sender<Readiness>,
     refreshed: Instant,
     /// Whether it was so at the last turn.
     leading: bool,
@@ -209,7 +206,7 @@ impl Operator {
         reporter: Reporter,
         site: Site,
         settings: &Settings,
-        waiting: watch::Sender<Vec<String>>,
+        readiness: watch::Sender<Readiness>,
     ) -> Self {
         let namespaces: BTreeSet<&String> = settings.namespaces.iter().collect();
         let named: Vec<Scope> = namespaces.into_iter().map(|namespace| Some(namespace.as_str().into())).collect();
@@ -223,8 +220,7 @@ impl Operator {
             scopes,
             slots: settings.concurrency.into(),
             metrics,
-            waiting,
-            unhealthy: BTreeMap::new(),
+            readiness,
             refreshed: Instant::now(),
             jobs: JoinSet::new(),
             statuses: JoinSet::new(),
@@ -274,16 +270,14 @@ impl Operator {
                 self.metrics.watched(change.kind(), now);
                 self.index.apply(&scope, change, now);
             }
-            Report::Health(scope, kind, Some(failure)) => {
-                if self.unhealthy.get(&(kind, scope.clone())) != Some(&failure) {
-                    warn!(kind, "{}", failure.message);
+            Report::Health(scope, kind, failure) => {
+                self.metrics.watch_health(&scope, kind, failure.is_some());
+                let before = self.index.watch_health(&scope, kind, failure.clone(), now);
+                match failure {
+                    Some(failure) if before.as_ref() != Some(&failure) => warn!(kind, "{}", failure.message),
+                    None if before.is_some() => info!(kind, namespace = scope.as_deref(), "the watch works again"),
+                    _ => {}
                 }
-                self.index.watch_health(&scope, kind, Some(failure.clone()), now);
-                self.unhealthy.insert((kind, scope), failure);
-            }
-            Report::Health(scope, kind, None) => {
-                self.index.watch_health(&scope, kind, None, now);
-                self.unhealthy.remove(&(kind, scope));
             }
         }
     }
@@ -341,13 +335,10 @@ impl Operator {
     }
 
     fn publish_readiness(&self) {
-        let mut waiting = self.index.waiting_for();
-        if !waiting.is_empty() {
-            waiting.extend(self.unhealthy.values().map(|failure| failure.message.clone()));
-        }
-        self.waiting.send_if_modified(|current| {
-            let changed = *current != waiting;
-            *current = waiting;
+        let readiness = self.index.readiness();
+        self.readiness.send_if_modified(|current| {
+            let changed = *current != readiness;
+            *current = readiness;
             changed
         });
     }
