@@ -163,7 +163,7 @@ fn policy(name: &str, spec: &Value) -> Value {
 
 /// Applies a component of `config/` the way its comment says: from an overlay that names it.
 async fn component(plane: &ControlPlane, name: &str) -> Result<()> {
-    let overlay = with_component(&plane.dir().join(format!("overlay-{name}")), name)?;
+    let overlay = with_component(plane.dir().join(format!("overlay-{name}")), name)?;
     plane.kubectl_ok(["apply", "--server-side", "-k", &overlay.to_string_lossy()]).await?;
     plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     Ok(())

@@ -4,20 +4,19 @@ use crate::common::caller::Wanted::{Accepted, Refused, Unprocessable};
 use crate::common::caller::{Caller, administrator, in_force, policy, policy_path, secret_path, token_path};
 use crate::common::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, request};
 use crate::common::limits::limit;
-use crate::common::overlay::write;
 use crate::common::spec;
 use anyhow::Result;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, token};
-use tokenward_e2e::{ControlPlane, Profile, target_dir};
+use tokenward_e2e::{ControlPlane, Profile, target_dir, write_overlay};
 
 /// A control plane with `config/install` seen through an overlay with this text.
 async fn own_plane(name: &str, overlay: &str) -> Result<ControlPlane> {
     let plane =
         ControlPlane::start(Profile::default(), target_dir().join("e2e").join(format!("admission-{name}"))).await?;
-    let folder = write(&plane.dir().join("overlay"), overlay)?;
+    let folder = write_overlay(plane.dir().join("overlay"), overlay)?;
     plane.kubectl_ok(["apply", "--server-side", "-k", &folder.to_string_lossy()]).await?;
     plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     plane.create_namespace("ci").await?;

@@ -2,26 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokenward_e2e::control_plane::binaries::Binaries;
-use tokenward_e2e::workspace_dir;
-
-/// Writes an overlay of one's own into this folder; `CONFIG` in its text stands for the folder `config`.
-pub fn write(folder: &Path, text: &str) -> Result<PathBuf> {
-    fs::create_dir_all(folder)?;
-    // kustomize takes relative paths only.
-    let config = workspace_dir().join("config");
-    let up = "../".repeat(folder.components().count() - 1);
-    let config = format!("{up}{}", config.to_string_lossy().trim_start_matches('/'));
-    fs::write(folder.join("kustomization.yaml"), text.replace("CONFIG", &config))?;
-    Ok(folder.to_owned())
-}
+use tokenward_e2e::write_overlay;
 
 /// An overlay of `config/install` with this component, as the component's comment says.
-pub fn with_component(folder: &Path, component: &str) -> Result<PathBuf> {
-    write(folder, &format!("resources: [CONFIG/install]\ncomponents: [CONFIG/components/{component}]\n"))
+pub fn with_component(folder: PathBuf, component: &str) -> Result<PathBuf> {
+    write_overlay(folder, &format!("resources: [CONFIG/install]\ncomponents: [CONFIG/components/{component}]\n"))
 }
 
 /// The manifests of an overlay.

@@ -21,7 +21,7 @@ const OPTIONAL_KIND: &str = "list bootstraptokenpolicies.tokenward.dev";
 
 /// An overlay of this name with a component.
 fn component(name: &str) -> Result<std::path::PathBuf> {
-    with_component(&target_dir().join("e2e/rights-overlays").join(name), name)
+    with_component(target_dir().join("e2e/rights-overlays").join(name), name)
 }
 
 #[tokio::test]

@@ -1,14 +1,14 @@
 //! One of several namespaces grants nothing: the others work, everybody is told which one and what, and it heals.
 
 use crate::common::metrics::Scrape;
-use crate::common::overlay::{arguments, render, write};
+use crate::common::overlay::{arguments, render};
 use crate::common::{SOON, Scene, spec};
 use crate::shape::Shape;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::json;
-use tokenward_e2e::{eventually, target_dir};
+use tokenward_e2e::{eventually, target_dir, write_overlay};
 
 /// `config/multi-namespace`, where the list names `team-c` as well and the binding was forgotten.
 const FORGOTTEN: &str = "resources: [CONFIG/multi-namespace]
@@ -74,7 +74,7 @@ fn bindings(shape: &Shape, client: kube::Client, n: usize) -> Api<RoleBinding> {
 
 #[tokio::test]
 async fn one_without_rights_holds_up_no_other_and_heals_without_a_restart() -> Result<()> {
-    let overlay = write(&target_dir().join("e2e/rights-overlays/forgotten"), FORGOTTEN)?;
+    let overlay = write_overlay(target_dir().join("e2e/rights-overlays/forgotten"), FORGOTTEN)?;
     let args = arguments(&render(&overlay)?)?;
     assert!(args.ends_with(&["--namespace=team-a,team-b".to_owned(), "--namespace=team-c".to_owned()]), "{args:?}");
     let shape = Shape::start("forgotten", &overlay, &["team-a", "team-b", "team-c"]).await?;

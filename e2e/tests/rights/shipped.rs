@@ -27,7 +27,7 @@ fn everything() -> Result<Vec<(String, Vec<Value>)>> {
     all.extend(folders("samples")?);
     for component in folders("components")? {
         let name = component.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        all.push(with_component(&target_dir().join("e2e/rights-shipped").join(&name), &name)?);
+        all.push(with_component(target_dir().join("e2e/rights-shipped").join(&name), &name)?);
     }
     all.into_iter().map(|path| Ok((path.display().to_string(), render(&path)?))).collect()
 }
