@@ -20,8 +20,8 @@ lint: ## Check the format and the lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-demo: build ## Show and check the whole story on a control plane of its own
-	$(CARGO) run --locked $(E2E) --bin demo
+demo: build ## Show and check the whole story on a control plane of its own; CLUSTER=current: on that of your kubeconfig
+	$(CARGO) run --locked $(E2E) --bin demo -- $(CLUSTER)
 
 cluster: ## Run a control plane in the foreground until Ctrl-C (CLUSTER_DIR, default target/cluster)
 	$(CARGO) run --locked -q $(E2E) --bin cluster

@@ -29,7 +29,10 @@ pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) 
 }
 
 fn render(server: &str, ca_pem: &str, user: &Value, namespace: &str) -> String {
-    let ca = BASE64_STANDARD.encode(ca_pem);
+    let mut cluster = json!({"server": server});
+    if !ca_pem.is_empty() {
+        cluster["certificate-authority-data"] = BASE64_STANDARD.encode(ca_pem).into();
+    }
     let mut context = json!({"cluster": "e2e", "user": "e2e"});
     if !namespace.is_empty() {
         context["namespace"] = namespace.into();
@@ -39,7 +42,7 @@ fn render(server: &str, ca_pem: &str, user: &Value, namespace: &str) -> String {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "e2e",
-        "clusters": [{"name": "e2e", "cluster": {"server": server, "certificate-authority-data": ca}}],
+        "clusters": [{"name": "e2e", "cluster": cluster}],
         "users": [{"name": "e2e", "user": user}],
         "contexts": [{"name": "e2e", "context": context}],
     });

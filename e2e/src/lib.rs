@@ -1,6 +1,7 @@
 //! A real control plane, a fault proxy, the operator under test and a leak scanner: what Tokenward's
 //! end-to-end scenarios and benchmarks are made of.
 
+pub mod cluster;
 pub mod control_plane;
 mod http;
 pub mod kubeconfig;
@@ -13,8 +14,9 @@ mod ports;
 pub mod process;
 pub mod proxy;
 
+pub use cluster::Cluster;
 pub use control_plane::{Component, ControlPlane, Profile, Signing, audit::AuditEvent};
 pub use operator::{Operator, Options};
-pub use paths::{target_dir, workspace_dir};
+pub use paths::{target_dir, workspace_dir, write_overlay};
 pub use poll::eventually;
 pub use proxy::{Act, Call, Proxy, Rule};

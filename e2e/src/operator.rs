@@ -1,9 +1,9 @@
 //! The operator under test: a process with its own `ServiceAccount`'s token.
 
-use crate::control_plane::printed;
+use crate::cluster::printed;
 use crate::poll::eventually_every;
 use crate::process::Process;
-use crate::{Component, ControlPlane, Proxy, eventually, http, kubeconfig, ports, target_dir, workspace_dir};
+use crate::{Cluster, Component, ControlPlane, Proxy, eventually, http, kubeconfig, ports, target_dir, workspace_dir};
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
@@ -72,17 +72,17 @@ impl Operator {
     ///
     /// # Errors
     /// When there is no program, no token, or no place for its files.
-    pub async fn start(plane: &ControlPlane, options: Options<'_>) -> Result<Self> {
+    pub async fn start(cluster: &Cluster, options: Options<'_>) -> Result<Self> {
         let token = match options.token {
             Some(token) => token,
-            None => token(plane, NAMESPACE, ACCOUNT, Duration::from_hours(24)).await?,
+            None => token(cluster, NAMESPACE, ACCOUNT, Duration::from_hours(24)).await?,
         };
         let name = if options.name.is_empty() { "operator".to_owned() } else { options.name };
         fs::create_dir_all(&options.dir)?;
         let dir = std::path::absolute(options.dir)?;
         let (url, ca) = match options.via {
             Some(proxy) => (proxy.url().to_owned(), proxy.ca_pem()),
-            None => (plane.url(), plane.ca_pem()),
+            None => (cluster.url(), cluster.ca_pem()),
         };
         let file = dir.join(format!("{name}.token"));
         fs::write(&file, token.expose_secret())?;
@@ -294,8 +294,8 @@ fn program() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When the API server gives none.
-pub async fn token(plane: &ControlPlane, namespace: &str, account: &str, life: Duration) -> Result<SecretString> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(plane.client().await?, namespace);
+pub async fn token(cluster: &Cluster, namespace: &str, account: &str, life: Duration) -> Result<SecretString> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client().await?, namespace);
     let spec = TokenRequestSpec { expiration_seconds: Some(life.as_secs().try_into()?), ..Default::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };
     let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;

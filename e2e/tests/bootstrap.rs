@@ -4,16 +4,16 @@ mod common;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use common::overlay::with_component;
 use common::{SOON, plane};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use std::fs;
 use std::time::{Duration, Instant};
 use tokenward_e2e::proxy::{Act, Call, Rule};
-use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually, workspace_dir};
+use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 
 const SYSTEM: &str = "kube-system";
@@ -163,17 +163,7 @@ fn policy(name: &str, spec: &Value) -> Value {
 
 /// Applies a component of `config/` the way its comment says: from an overlay that names it.
 async fn component(plane: &ControlPlane, name: &str) -> Result<()> {
-    let overlay = plane.dir().join(format!("overlay-{name}"));
-    fs::create_dir_all(&overlay)?;
-    let config = workspace_dir().join("config");
-    // kustomize takes relative paths only.
-    let up = "../".repeat(overlay.components().count() - 1);
-    let config = config.to_string_lossy();
-    let text = format!(
-        "resources: [{up}{0}/install]\ncomponents: [{up}{0}/components/{name}]\n",
-        config.trim_start_matches('/')
-    );
-    fs::write(overlay.join("kustomization.yaml"), text)?;
+    let overlay = with_component(plane.dir().join(format!("overlay-{name}")), name)?;
     plane.kubectl_ok(["apply", "--server-side", "-k", &overlay.to_string_lossy()]).await?;
     plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     Ok(())

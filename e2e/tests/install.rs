@@ -3,6 +3,7 @@
 mod common;
 
 use anyhow::{Context, Result, ensure};
+use common::overlay::{arguments, pod_template, render};
 use common::{Bearer, SOON, Target, operator, plane, policies};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -35,17 +36,16 @@ async fn exists(plane: &ControlPlane, what: &[&str]) -> Result<bool> {
     Ok(!plane.kubectl_ok(args).await?.trim().is_empty())
 }
 
-#[tokio::test]
-async fn kustomize_builds_every_overlay() -> Result<()> {
-    let plane = plane().await?;
+#[test]
+fn kustomize_builds_every_overlay() -> Result<()> {
     let overlays = overlays()?;
-    for expected in ["config/crd", "config/default", "config/install", "config/namespaced", "config/samples"] {
-        ensure!(overlays.iter().any(|overlay| overlay == expected), "{expected} is missing in {overlays:?}");
+    for expected in ["crd", "default", "install", "multi-namespace", "namespaced", "samples"] {
+        let expected = format!("config/{expected}");
+        ensure!(overlays.contains(&expected), "{expected} is missing in {overlays:?}");
     }
     for overlay in overlays {
-        let path = workspace_dir().join(&overlay);
-        let built = plane.kubectl_ok(["kustomize", &path.to_string_lossy()]).await.context(overlay.clone())?;
-        ensure!(built.contains("kind:"), "{overlay} is empty");
+        let built = manifests(&overlay)?;
+        ensure!(built.iter().all(|manifest| manifest["kind"].is_string()), "{overlay}: {built:?}");
     }
     Ok(())
 }
@@ -68,23 +68,9 @@ async fn samples_pass_the_server_and_fields_are_explained() -> Result<()> {
     Ok(())
 }
 
-/// The Deployment's pod template of an overlay.
-async fn pod_template(plane: &ControlPlane, overlay: &str) -> Result<Value> {
-    let path = workspace_dir().join(overlay);
-    let built = plane.kubectl_ok(["kustomize", &path.to_string_lossy()]).await?;
-    let documents = built.split("\n---\n").map(serde_saphyr::from_str::<Value>);
-    let documents: Vec<Value> = documents.collect::<Result<_, _>>()?;
-    let found = documents.iter().find(|document| document["kind"] == "Deployment");
-    Ok(found.context("no Deployment")?["spec"]["template"].clone())
-}
-
-/// The arguments that the Deployment of an overlay gives to `tokenward run`.
-async fn arguments(plane: &ControlPlane, overlay: &str) -> Result<Vec<String>> {
-    let template = pod_template(plane, overlay).await?;
-    let args: Vec<String> = serde_json::from_value(template["spec"]["containers"][0]["args"].clone())?;
-    let (command, args) = args.split_first().context("no arguments")?;
-    ensure!(command == "run", "{command}");
-    Ok(args.to_vec())
+/// The manifests of a folder of the repository.
+fn manifests(overlay: &str) -> Result<Vec<Value>> {
+    render(&workspace_dir().join(overlay))
 }
 
 /// Waits until the policy is ready.
@@ -102,8 +88,8 @@ async fn ready(plane: &ControlPlane, namespace: &str, policy: &str) -> Result<()
 #[tokio::test]
 async fn the_pod_fits_the_namespaces_own_security_level() -> Result<()> {
     let plane = plane().await?;
-    for overlay in ["config/install", "config/namespaced"] {
-        let mut pod = pod_template(plane, overlay).await?;
+    for overlay in ["config/install", "config/namespaced", "config/multi-namespace"] {
+        let mut pod = pod_template(&manifests(overlay)?)?.clone();
         pod["apiVersion"] = "v1".into();
         pod["kind"] = "Pod".into();
         pod["metadata"]["name"] = "probe".into();
@@ -128,7 +114,7 @@ async fn the_samples_work_with_the_deployments_own_arguments() -> Result<()> {
     apply_overlay(plane, "config/samples").await?;
     let options = Options {
         dir: plane.dir().join("operators"),
-        args: arguments(plane, "config/install").await?,
+        args: arguments(&manifests("config/install")?)?,
         ..Options::default()
     };
     let operator = Operator::start(plane, options).await?;
@@ -181,8 +167,8 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     apply_overlay(plane, "config/namespaced").await?;
     assert!(!exists(plane, &["clusterrole", "tokenward"]).await?, "no rights over the cluster");
     plane.kubectl_ok(["create", "serviceaccount", "deployer", "-n", "ci"]).await?;
-    let args = arguments(plane, "config/namespaced").await?;
-    assert_eq!(args, ["--leader-elect", "--namespace=ci", "--bootstrap-token-cleaner=off"]);
+    let args = arguments(&manifests("config/namespaced")?)?;
+    assert_eq!(args, ["--leader-elect", "--bootstrap-token-cleaner=off", "--namespace=ci"]);
     assert!(
         !exists(plane, &["role", "-n", "kube-system", "tokenward-bootstrap-token-cleaner"]).await?,
         "no right there"

@@ -32,6 +32,7 @@ use super::{
     signers::Signers,
     table::{Event, Key, Scope, Table},
 };
+pub use health::Readiness;
 pub use outcome::{Found, Outcome, Step};
 use policies::StatusQueue;
 pub use policies::StatusWrite;
@@ -110,6 +111,8 @@ pub struct Index {
     opened: BTreeSet<Scope>,
     /// Watches that fail.
     unhealthy: BTreeMap<(Scope, &'static str), Failure>,
+    /// Scopes of which a watch was refused, once at least.
+    refused: BTreeSet<Scope>,
 }
 
 #[derive(Debug)]
@@ -148,6 +151,7 @@ impl Index {
             skew: TimeDelta::zero(),
             opened: BTreeSet::new(),
             unhealthy: BTreeMap::new(),
+            refused: BTreeSet::new(),
         }
     }
 

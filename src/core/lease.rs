@@ -58,7 +58,7 @@ pub struct Election {
     identity: Box<str>,
     /// The lease, if there was one at the last look.
     record: Option<Record>,
-    /// When its holder was last seen to renew it.
+    /// When its holder was last seen to renew it, or else when it was first found absent.
     seen: Option<Duration>,
     /// When our last successful write began, while the lease is ours.
     renewed: Option<Duration>,
@@ -73,8 +73,13 @@ impl Election {
 
     /// Takes in what a read has shown; `None`: there is no lease.
     pub fn observe(&mut self, record: Option<Record>, now: Duration) {
-        let known = self.record.as_ref();
-        if record.as_ref().is_some_and(|record| known.is_none_or(|known| record.is_renewed(known))) {
+        let renewed = match (&record, &self.record) {
+            (Some(record), Some(known)) => record.is_renewed(known),
+            (Some(_), None) => true,
+            // One that is gone counts as renewed a moment ago: its holder may not know yet, and act.
+            (None, _) => self.seen.is_none(),
+        };
+        if renewed {
             self.seen = Some(now);
         }
         // Whoever wrote another name into it: from now on it is not ours. Without any lease it is, as others wait.
@@ -94,7 +99,7 @@ impl Election {
     /// What to do after a read.
     #[must_use]
     pub fn step(&self, now: Duration) -> Step {
-        let expired = self.seen.is_none_or(|seen| now.saturating_sub(seen) >= LEASE);
+        let expired = self.seen.is_some_and(|seen| now.saturating_sub(seen) >= LEASE);
         let ours = self.renewed.is_some();
         match &self.record {
             None if ours || expired => Step::Create,
@@ -168,12 +173,34 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_never_was_is_created() {
+    fn a_lease_that_is_not_there_is_created_after_15_s_as_its_last_holder_may_still_act() {
         let mut election = Election::new("a");
+        for seconds in [3, 5, 17] {
+            election.observe(None, at(seconds));
+            assert_eq!((election.step(at(seconds)), election.until()), (Step::Wait, None));
+        }
+        assert_eq!(election.step(at(18)), Step::Create);
+        election.wrote(record("a", "1"), at(18));
+        assert_eq!(election.until(), Some(at(18) + RENEW_DEADLINE), "counted from before the write");
+    }
+
+    #[test]
+    fn a_lease_that_its_holder_makes_anew_is_not_taken_by_who_found_none() {
+        let mut election = Election::new("b");
         election.observe(None, at(0));
-        assert_eq!((election.step(at(0)), election.until()), (Step::Create, None));
-        election.wrote(record("a", "1"), at(0));
-        assert_eq!(election.until(), Some(RENEW_DEADLINE), "counted from before the write");
+        election.observe(Some(record("a", "1")), at(2));
+        assert_eq!([election.step(at(16)), election.step(at(17))], [Step::Wait, replace("v1", 4)]);
+    }
+
+    #[test]
+    fn a_replica_whose_wall_clock_is_60_s_off_steals_nothing_as_the_times_in_a_lease_are_never_compared() {
+        for written in ["2026-11-22T09:59:00Z", "2026-11-22T10:01:00Z", "yesterday"] {
+            let mut election = Election::new("b");
+            election.observe(Some(record("a", written)), at(0));
+            assert_eq!(election.step(at(14)), Step::Wait, "{written}");
+            election.observe(Some(record("a", "a later one")), at(14));
+            assert_eq!(election.step(at(28)), Step::Wait, "{written}");
+        }
     }
 
     #[test]

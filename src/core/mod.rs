@@ -3,6 +3,7 @@
 
 pub mod bootstrap;
 pub mod claims;
+pub mod connection;
 pub mod facts;
 pub mod failure;
 pub mod grant;

@@ -10,27 +10,22 @@ use tokio::{
 };
 
 use super::metrics::Metrics;
-
-/// What the process still waits for; ready when that is nothing.
-pub type Waiting = watch::Receiver<Vec<String>>;
+use crate::core::index::Readiness;
 
 /// Serves `/livez` and `/readyz`.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn health(address: SocketAddr, waiting: Waiting) -> std::io::Result<()> {
+pub async fn health(address: SocketAddr, readiness: watch::Receiver<Readiness>) -> std::io::Result<()> {
     let routes =
-        Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(waiting);
+        Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(readiness);
     serve(address, routes).await
 }
 
-async fn ready(State(waiting): State<Waiting>) -> (StatusCode, String) {
-    let waiting = waiting.borrow();
-    if waiting.is_empty() {
-        return (StatusCode::OK, "ok\n".into());
-    }
-    let lines: String = waiting.iter().flat_map(|what| ["waiting for ", what.as_str(), "\n"]).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, lines)
+async fn ready(State(readiness): State<watch::Receiver<Readiness>>) -> (StatusCode, String) {
+    let Readiness { ready, lacks } = &*readiness.borrow();
+    let (status, first) = if *ready { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "") };
+    (status, lacks.iter().fold(first.to_owned(), |lines, line| lines + line + "\n"))
 }
 
 /// Who asks for the gauges to be brought up to date, and is told when they are.

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     act::random_suffix,
-    api::{Api, Call, CallError, JSON, parse},
+    api::{Api, Call, CallError, JSON, MERGE_PATCH, parse},
 };
 use crate::core::lease::{Election, LEASE, RENEW_DEADLINE, RETRY, Record, Step};
 
@@ -70,8 +70,8 @@ pub struct Candidate {
     until: watch::Sender<Option<Instant>>,
     /// Why the last round failed.
     failure: Option<String>,
-    /// The leader that was told of last.
-    told: String,
+    /// The leader that was told of last, empty for none.
+    told: Option<String>,
 }
 
 impl Candidate {
@@ -89,7 +89,7 @@ impl Candidate {
             acquired: String::new(),
             until,
             failure: None,
-            told: String::new(),
+            told: None,
         };
         (candidate, Leadership(Some(leadership)))
     }
@@ -139,8 +139,8 @@ impl Candidate {
                 self.stale = false;
                 Ok(())
             }
-            // Somebody else was first: perhaps another leader.
-            Err(error) if error.code == Some(409) => self.look().await,
+            // Somebody else was first, perhaps another leader; or it was deleted.
+            Err(error) if matches!(error.code, Some(404 | 409)) => self.look().await,
             Err(error) => Err(error),
         }
     }
@@ -170,22 +170,26 @@ impl Candidate {
         self.write(version, &spec).await
     }
 
-    /// Creates the lease, or replaces it in exactly this version.
+    /// Creates the lease, or changes it in exactly this version; what others put on it stays.
     async fn write(&self, version: Option<&str>, spec: &Value) -> Result<Record, Box<CallError>> {
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": NAME, "namespace": self.namespace, "resourceVersion": version},
             "spec": spec,
         });
-        let method = if version.is_some() { Method::PUT } else { Method::POST };
+        let method = if version.is_some() { Method::PATCH } else { Method::POST };
         self.send(method, &lease.to_string().into()).await
     }
 
     async fn send(&self, method: Method, body: &SecretString) -> Result<Record, Box<CallError>> {
-        let what = format!("{} Lease {}/{NAME}", verb(&method), self.namespace);
-        let name = if method == Method::POST { String::new() } else { format!("/{NAME}") };
+        let (verb, name, content) = match method {
+            Method::GET => ("get", format!("/{NAME}"), JSON),
+            Method::POST => ("create", String::new(), JSON),
+            _ => ("patch", format!("/{NAME}"), MERGE_PATCH),
+        };
+        let what = format!("{verb} Lease {}/{NAME}", self.namespace);
         let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases{name}", self.namespace);
-        let call = Call { what: &what, method: &method, path: &path, accept: JSON, content: JSON, body };
+        let call = Call { what: &what, method: &method, path: &path, accept: JSON, content, body };
         Ok(parse::<Lease>(&what, &self.api.call(call).await?)?.into())
     }
 
@@ -207,9 +211,13 @@ impl Candidate {
         if self.until.send_replace(until).is_some() && until.is_none() {
             return Err(Lost(format!("Lease {lease} is held by {holder:?}")));
         }
-        if self.told != holder {
-            holder.clone_into(&mut self.told);
-            let role = if until.is_some() { "leading" } else { "standing by" };
+        if self.failure.is_none() && self.told.as_deref() != Some(holder) {
+            self.told = Some(holder.to_owned());
+            let role = match (until, holder) {
+                (Some(_), _) => "leading",
+                (None, "") => "nobody holds the lease: one of those who stand by takes it within 15 s",
+                _ => "standing by",
+            };
             info!(lease, holder, "{role}");
         }
         Ok(())
@@ -228,18 +236,10 @@ impl Candidate {
             self.tell(looked);
         }
         let Some(record) = self.election.release() else { return };
-        match self.write(Some(&record.version), &json!({"leaseTransitions": record.transitions})).await {
+        match self.write(Some(&record.version), &json!({"holderIdentity": null, "renewTime": null})).await {
             Ok(_) => info!("leadership released"),
             Err(error) => warn!("{}: another process leads in {} s", error.failure.message, LEASE.as_secs()),
         }
-    }
-}
-
-const fn verb(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "get",
-        Method::POST => "create",
-        _ => "update",
     }
 }
 

@@ -20,6 +20,7 @@ use crate::core::{
     index::{Index, Outcome},
     notice::{Replaced, What},
     plan::Retirement,
+    table::Scope,
 };
 use bootstrap::Bootstrap;
 pub use calls::Calls;
@@ -44,6 +45,12 @@ struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabels {
+    kind: &'static str,
+    namespace: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,6 +84,7 @@ pub struct Metrics {
     anchors: Gauge,
     tokens: Family<KeyLabel, Gauge>,
     last_events: Family<KindLabel, Gauge>,
+    failing_watches: Family<WatchLabels, Gauge>,
     skew: Seconds,
     policies: Policies,
     /// Everything about bootstrap tokens.
@@ -104,6 +112,7 @@ impl Default for Metrics {
             anchors: Gauge::default(),
             tokens: Family::default(),
             last_events: Family::default(),
+            failing_watches: Family::default(),
             skew: Gauge::default(),
             policies: Policies::default(),
             bootstrap: Bootstrap::new(&mut registry),
@@ -137,6 +146,8 @@ impl Metrics {
         registry.register("tokens", "Published tokens, by the key that signed them", self.tokens.clone());
         let help = "When a watch last told of something";
         registry.register("watch_last_event_timestamp_seconds", help, self.last_events.clone());
+        let help = "1 while a watch fails, and nothing new of its namespace is seen";
+        registry.register("watch_failing", help, self.failing_watches.clone());
         let help = "How far the local clock is ahead of the API server's";
         registry.register("clock_skew_seconds", help, self.skew.clone());
         registry.register_collector(Box::new(self.policies.clone()));
@@ -198,6 +209,16 @@ impl Metrics {
     /// A watch of this kind told of something.
     pub fn watched(&self, kind: &'static str, now: Time) {
         self.last_events.get_or_create(&KindLabel { kind }).set(now.timestamp());
+    }
+
+    /// A watch fails, or works again.
+    pub fn watch_health(&self, scope: &Scope, kind: &'static str, fails: bool) {
+        let labels = WatchLabels { kind, namespace: scope.as_deref().unwrap_or_default().to_owned() };
+        if fails {
+            self.failing_watches.get_or_create(&labels).set(1);
+        } else {
+            self.failing_watches.remove(&labels);
+        }
     }
 
     /// Takes over what is a state and not a count. Tokens are those of the leader: a standby has no index to show.

@@ -4,6 +4,7 @@ pub mod act;
 pub mod admin;
 pub mod api;
 pub mod bootstrap;
+pub mod connection;
 pub mod events;
 pub mod lease;
 pub mod metrics;

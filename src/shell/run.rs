@@ -1,10 +1,6 @@
 //! The loop: changes in, due work out, outcomes back in, until somebody says stop. One task owns the index.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _,
@@ -26,6 +22,7 @@ use super::{
     admin::{self, Scrape},
     api::{self, Api, Call, JSON},
     bootstrap::Bootstrap,
+    connection::{self, ConnectionError},
     events::Reporter,
     lease::{Candidate, Lost},
     metrics::Metrics,
@@ -38,9 +35,8 @@ use crate::{
     core::{
         Time,
         facts::Site,
-        failure::Failure,
         grant::GrantKey,
-        index::{Index, Job, Outcome, StatusWrite},
+        index::{Index, Job, Outcome, Readiness, StatusWrite},
         table::{Key, Scope},
     },
 };
@@ -59,9 +55,9 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// The operator cannot start, or must not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// There is no usable client configuration.
-    #[error("no way to the API server: {0}; set KUBECONFIG, or run in a pod with a ServiceAccount")]
-    Config(#[from] kube::config::InferConfigError),
+    /// There is no way to the API server, or none that is safe.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
     /// The client configuration cannot be used.
     #[error("the configuration of the API server cannot be used: {0}")]
     Client(#[from] kube::Error),
@@ -85,9 +81,9 @@ pub enum RunError {
 /// When it cannot start, or has lost leadership. Nothing else that the API server does ends it.
 pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let stop = stop_signal().map_err(RunError::Signal)?;
-    let config = Config::infer().await?;
+    let config = connection::infer().await?;
     let metrics = Arc::new(Metrics::default());
-    let (waiting, readiness) = watch::channel(vec![format!("the API server at {}", config.cluster_url)]);
+    let (waiting, readiness) = watch::channel(unconnected(&config, ""));
     let listen = |address| move |error| RunError::Listen(address, error);
     admin::health(settings.health_probe_bind_address, readiness)
         .await
@@ -157,6 +153,7 @@ fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        info!("stopping: what is under way is finished, and nothing new begins");
         sender.send_replace(true);
     });
     Ok(receiver)
@@ -168,18 +165,22 @@ async fn connect(
     config: &Config,
     ca: Vec<u8>,
     settings: &Settings,
-    waiting: &watch::Sender<Vec<String>>,
+    waiting: &watch::Sender<Readiness>,
 ) -> Site {
     loop {
         match site::discover(api, config, ca.clone(), settings.cluster_server.as_deref()).await {
             Ok(site) => return site,
             Err(failure) => {
                 warn!("{}", failure.message);
-                waiting.send_replace(vec![format!("the API server at {}: {}", config.cluster_url, failure.message)]);
+                waiting.send_replace(unconnected(config, &format!(": {}", failure.message)));
                 sleep(CONNECT_AGAIN).await;
             }
         }
     }
+}
+
+fn unconnected(config: &Config, why: &str) -> Readiness {
+    Readiness { ready: false, lacks: vec![format!("waiting for the API server at {}{why}", config.cluster_url)] }
 }
 
 struct Operator {
@@ -190,9 +191,7 @@ struct Operator {
     index: Index,
     metrics: Arc<Metrics>,
     reporter: Reporter,
-    waiting: watch::Sender<Vec<String>>,
-    /// Watches that fail, by kind and namespace.
-    unhealthy: BTreeMap<(&'static str, Scope), Failure>,
+    readiness: watch::Sender<Readiness>,
     refreshed: Instant,
     /// Whether it was so at the last turn.
     leading: bool,
@@ -207,7 +206,7 @@ impl Operator {
         reporter: Reporter,
         site: Site,
         settings: &Settings,
-        waiting: watch::Sender<Vec<String>>,
+        readiness: watch::Sender<Readiness>,
     ) -> Self {
         let namespaces: BTreeSet<&String> = settings.namespaces.iter().collect();
         let named: Vec<Scope> = namespaces.into_iter().map(|namespace| Some(namespace.as_str().into())).collect();
@@ -221,8 +220,7 @@ impl Operator {
             scopes,
             slots: settings.concurrency.into(),
             metrics,
-            waiting,
-            unhealthy: BTreeMap::new(),
+            readiness,
             refreshed: Instant::now(),
             jobs: JoinSet::new(),
             statuses: JoinSet::new(),
@@ -272,16 +270,14 @@ impl Operator {
                 self.metrics.watched(change.kind(), now);
                 self.index.apply(&scope, change, now);
             }
-            Report::Health(scope, kind, Some(failure)) => {
-                if self.unhealthy.get(&(kind, scope.clone())) != Some(&failure) {
-                    warn!(kind, "{}", failure.message);
+            Report::Health(scope, kind, failure) => {
+                self.metrics.watch_health(&scope, kind, failure.is_some());
+                let before = self.index.watch_health(&scope, kind, failure.clone(), now);
+                match failure {
+                    Some(failure) if before.as_ref() != Some(&failure) => warn!(kind, "{}", failure.message),
+                    None if before.is_some() => info!(kind, namespace = scope.as_deref(), "the watch works again"),
+                    _ => {}
                 }
-                self.index.watch_health(&scope, kind, Some(failure.clone()), now);
-                self.unhealthy.insert((kind, scope), failure);
-            }
-            Report::Health(scope, kind, None) => {
-                self.index.watch_health(&scope, kind, None, now);
-                self.unhealthy.remove(&(kind, scope));
             }
         }
     }
@@ -339,13 +335,10 @@ impl Operator {
     }
 
     fn publish_readiness(&self) {
-        let mut waiting = self.index.waiting_for();
-        if !waiting.is_empty() {
-            waiting.extend(self.unhealthy.values().map(|failure| failure.message.clone()));
-        }
-        self.waiting.send_if_modified(|current| {
-            let changed = *current != waiting;
-            *current = waiting;
+        let readiness = self.index.readiness();
+        self.readiness.send_if_modified(|current| {
+            let changed = *current != readiness;
+            *current = readiness;
             changed
         });
     }

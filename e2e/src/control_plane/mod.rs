@@ -5,22 +5,22 @@ pub mod binaries;
 mod files;
 
 use crate::process::{Process, tail};
-use crate::{eventually, kubeconfig, ports, target_dir};
+use crate::{Cluster, eventually, kubeconfig, ports, target_dir};
 use anyhow::{Context, Result, bail, ensure};
 use audit::AuditEvent;
 use binaries::Binaries;
 use hyper::http::Request;
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::{Api, ObjectMeta, PostParams};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::Api;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
 
 /// The issuer of every `ServiceAccount` token.
@@ -107,11 +107,10 @@ impl Component {
 
 /// A running control plane; everything it started ends when it is dropped, or when this process dies.
 pub struct ControlPlane {
-    dir: PathBuf,
+    cluster: Cluster,
     binaries: Binaries,
     profile: Profile,
     signing: Mutex<Signing>,
-    ca_pem: String,
     etcd_port: u16,
     api_port: u16,
     processes: Mutex<BTreeMap<Component, Arc<Process>>>,
@@ -131,6 +130,14 @@ pub async fn shared() -> Result<&'static ControlPlane> {
         ControlPlane::start(Profile::default(), target_dir().join("e2e").join(name)).await
     };
     PLANE.get_or_try_init(start).await
+}
+
+impl Deref for ControlPlane {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
 }
 
 impl ControlPlane {
@@ -153,14 +160,19 @@ impl ControlPlane {
     async fn try_start(profile: &Profile, dir: &Path, binaries: &Binaries) -> Result<Self> {
         let claim = files::claim(dir)?;
         let clients = files::write(dir)?;
+        let api_port = ports::free()?;
         let plane = Self {
-            dir: dir.to_owned(),
+            cluster: Cluster {
+                dir: dir.to_owned(),
+                kubectl: binaries.path("kubectl")?.to_owned(),
+                url: format!("https://127.0.0.1:{api_port}"),
+                ca_pem: clients.ca_pem,
+            },
             binaries: binaries.clone(),
             profile: profile.clone(),
             signing: Mutex::default(),
-            ca_pem: clients.ca_pem,
             etcd_port: ports::free()?,
-            api_port: ports::free()?,
+            api_port,
             processes: Mutex::default(),
             _claim: claim,
         };
@@ -173,8 +185,8 @@ impl ControlPlane {
     }
 
     fn write_kubeconfig(&self, name: &str, identity: &crate::pki::Identity) -> Result<()> {
-        let text = kubeconfig::with_certificate(&self.url(), &self.ca_pem, identity);
-        Ok(fs::write(self.dir.join(name), text)?)
+        let text = kubeconfig::with_certificate(&self.url(), self.ca_pem(), identity);
+        Ok(fs::write(self.dir().join(name), text)?)
     }
 
     /// Stops everything: SIGTERM, after 3 s SIGKILL.
@@ -255,7 +267,7 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be written.
     pub fn write_key(&self, name: &str) -> Result<()> {
-        files::write_key(&self.dir, name)
+        files::write_key(self.dir(), name)
     }
 
     /// Starts the API server anew with these keys and issuers.
@@ -268,30 +280,6 @@ impl ControlPlane {
         self.apiserver_start().await
     }
 
-    /// The folder with the kubeconfig, the logs and the data.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The kubeconfig of an administrator.
-    #[must_use]
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
-    }
-
-    /// `https://127.0.0.1:<port>` of the API server.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api_port)
-    }
-
-    /// The certificate that signed the API server's.
-    #[must_use]
-    pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
-    }
-
     /// The process id of one program.
     ///
     /// # Errors
@@ -300,85 +288,12 @@ impl ControlPlane {
         Ok(self.process(component)?.id())
     }
 
-    /// An administrator's client; make one per test, as it belongs to the runtime it was made in.
-    ///
-    /// # Errors
-    /// When the kubeconfig cannot be used.
-    pub async fn client(&self) -> Result<kube::Client> {
-        kubeconfig::client(&self.kubeconfig()).await
-    }
-
-    /// Runs kubectl as administrator, whatever its exit status.
-    ///
-    /// # Errors
-    /// When kubectl cannot be started.
-    pub async fn kubectl<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
-        self.kubectl_with(args, "").await
-    }
-
-    /// As [`ControlPlane::kubectl`], with `input` on its standard input (`-f -`).
-    ///
-    /// # Errors
-    /// When kubectl cannot be started.
-    pub async fn kubectl_with<S: AsRef<OsStr>>(
-        &self,
-        args: impl IntoIterator<Item = S>,
-        input: &str,
-    ) -> Result<Output> {
-        let mut kubectl = tokio::process::Command::new(self.binaries.path("kubectl")?);
-        kubectl
-            .args(args)
-            .env("KUBECONFIG", self.kubeconfig())
-            .env("KUBERC", "off")
-            .env("KUBECACHEDIR", self.dir.join("kubectl-cache"));
-        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = kubectl.spawn().context("starting kubectl")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // kubectl may end without having read it.
-            let _ = stdin.write_all(input.as_bytes()).await;
-        }
-        Ok(child.wait_with_output().await?)
-    }
-
-    /// Runs kubectl as administrator and returns what it printed.
-    ///
-    /// # Errors
-    /// When it fails, with what it said.
-    pub async fn kubectl_ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
-        printed(&self.kubectl(args).await?)
-    }
-
-    /// `kubectl apply --server-side -f -` of a manifest.
-    ///
-    /// # Errors
-    /// When it fails, with what kubectl said.
-    pub async fn apply(&self, manifest: &str) -> Result<String> {
-        printed(&self.kubectl_with(["apply", "--server-side", "-f", "-"], manifest).await?)
-    }
-
-    /// Creates a namespace and waits for its `default` account.
-    ///
-    /// # Errors
-    /// When it exists already, or the account does not appear.
-    pub async fn create_namespace(&self, name: &str) -> Result<()> {
-        let client = self.client().await?;
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        let namespace = Namespace { metadata, ..Namespace::default() };
-        Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
-        let accounts: Api<ServiceAccount> = Api::namespaced(client, name);
-        let check = async || {
-            accounts.get("default").await?;
-            Ok(())
-        };
-        eventually(Duration::from_secs(30), "the namespace's default account", check).await
-    }
-
     /// Every finished line of the audit log. A request's line may come a moment after its answer.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn audit(&self) -> Result<Vec<AuditEvent>> {
-        let text = fs::read_to_string(self.dir.join("audit.log")).context("reading audit.log")?;
+        let text = fs::read_to_string(self.dir().join("audit.log")).context("reading audit.log")?;
         audit::parse(&text).context("parsing audit.log")
     }
 
@@ -414,7 +329,7 @@ impl ControlPlane {
     }
 
     fn log(&self, component: Component) -> PathBuf {
-        self.dir.join(component.log())
+        self.dir().join(component.log())
     }
 
     fn command(&self, component: Component) -> Result<Command> {
@@ -424,7 +339,7 @@ impl ControlPlane {
             Component::ApiServer => (self.apiserver_args(), &self.profile.apiserver),
             Component::ControllerManager => (self.controller_manager_args(), &self.profile.controller_manager),
         };
-        command.args(usual).args(extra).current_dir(&self.dir);
+        command.args(usual).args(extra).current_dir(self.dir());
         Ok(command)
     }
 
@@ -483,13 +398,6 @@ impl ControlPlane {
         args.push(format!("--controllers={}", CONTROLLERS.join(",")));
         args
     }
-}
-
-/// What a program printed, or an error with what it complained about.
-pub(crate) fn printed(output: &Output) -> Result<String> {
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "kubectl: {}: {complaint}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn port_was_taken(dir: &Path) -> bool {

@@ -10,19 +10,13 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, token};
-use tokenward_e2e::{ControlPlane, Profile, target_dir, workspace_dir};
+use tokenward_e2e::{ControlPlane, Profile, target_dir, write_overlay};
 
 /// A control plane with `config/install` seen through an overlay with this text.
 async fn own_plane(name: &str, overlay: &str) -> Result<ControlPlane> {
     let plane =
         ControlPlane::start(Profile::default(), target_dir().join("e2e").join(format!("admission-{name}"))).await?;
-    let folder = plane.dir().join("overlay");
-    std::fs::create_dir_all(&folder)?;
-    // kustomize takes relative paths only.
-    let config = workspace_dir().join("config");
-    let up = "../".repeat(folder.components().count() - 1);
-    let config = format!("{up}{}", config.to_string_lossy().trim_start_matches('/'));
-    std::fs::write(folder.join("kustomization.yaml"), overlay.replace("CONFIG", &config))?;
+    let folder = write_overlay(plane.dir().join("overlay"), overlay)?;
     plane.kubectl_ok(["apply", "--server-side", "-k", &folder.to_string_lossy()]).await?;
     plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     plane.create_namespace("ci").await?;

@@ -10,6 +10,7 @@ pub mod kstatus;
 pub mod leaks;
 pub mod limits;
 pub mod metrics;
+pub mod overlay;
 pub mod refused;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -95,6 +96,17 @@ impl Scene {
         limits::widen(&client, namespace).await?;
         let proxy = Proxy::start(plane)?;
         let operator = operator(plane, namespace, &proxy, options).await?;
+        Ok(Self { plane, namespace: namespace.to_owned(), proxy, operator, client, turn: Turn::Apart })
+    }
+
+    /// A scene in a namespace that is there, with an operator that was started for it.
+    pub async fn around(
+        plane: &'static ControlPlane,
+        namespace: &str,
+        proxy: Proxy,
+        operator: Operator,
+    ) -> Result<Self> {
+        let client = plane.client().await?;
         Ok(Self { plane, namespace: namespace.to_owned(), proxy, operator, client, turn: Turn::Apart })
     }
 

@@ -1,4 +1,4 @@
-//! Two operators at once: what protects is the fence of every write, never a lease.
+//! Two operators at once, both acting: what protects is the fence of every write, never a lease.
 
 use crate::common::{SOON, Scene, Target, claims, operator, spec};
 use anyhow::{Context, Result, bail, ensure};
@@ -83,7 +83,7 @@ async fn all_live(scene: &Scene, history: &History) -> Result<()> {
 }
 
 #[tokio::test]
-async fn two_operators_at_once_agree() -> Result<()> {
+async fn two_operators_that_both_act_as_there_is_no_election_agree_on_100_grants() -> Result<()> {
     let scene = Scene::start("two-at-once").await?;
     let _other = second(&scene).await?;
     scene.many(GRANTS, "acc").await?;

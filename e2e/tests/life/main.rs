@@ -7,6 +7,7 @@ mod clamp;
 mod clients;
 #[path = "../common/mod.rs"]
 mod common;
+mod connection;
 mod crash;
 mod docs;
 mod fence;

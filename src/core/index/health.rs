@@ -15,20 +15,42 @@ use crate::core::{
 /// A token or anchor younger than this at start was probably made by the process before.
 const RESTART_CHARGE: TimeDelta = TimeDelta::seconds(10);
 
+/// What `/readyz` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether the first lists are done.
+    pub ready: bool,
+    /// What is awaited and what fails, a line each; a process may be ready without.
+    pub lacks: Vec<String>,
+}
+
 impl Index {
-    /// Lists that have not been complete once, as `kind in namespace`.
+    /// Ready when each scope has listed once or was refused, but not when all were: of several namespaces one that grants
+    /// nothing must hold up neither the others nor a rollout for ever. Once true it stays so.
     #[must_use]
-    pub fn waiting_for(&self) -> Vec<String> {
+    pub fn readiness(&self) -> Readiness {
+        let settled = |scope| self.is_listed(scope) || self.refused.contains(scope);
+        let ready = self.scopes.iter().all(settled) && self.scopes.iter().any(|scope| self.is_listed(scope));
+        let mut lacks = self.waiting_for();
+        lacks.extend(self.unhealthy.values().map(|failure| failure.message.clone()));
+        Readiness { ready, lacks }
+    }
+
+    fn waiting_for(&self) -> Vec<String> {
         let mut waiting = Vec::new();
         for scope in &self.scopes {
             let place = scope.as_deref().unwrap_or("all namespaces");
             for (kind, listed) in self.listed(scope) {
                 if !listed {
-                    waiting.push(format!("{kind} in {place}"));
+                    waiting.push(format!("waiting for {kind} in {place}"));
                 }
             }
         }
         waiting
+    }
+
+    fn is_listed(&self, scope: &Scope) -> bool {
+        self.listed(scope).iter().all(|(_, listed)| *listed)
     }
 
     pub(super) fn listed(&self, scope: &Scope) -> [(&'static str, bool); 4] {
@@ -43,22 +65,33 @@ impl Index {
     /// Nothing is decided for a namespace before each of its four streams has listed once: a half-built view
     /// would take everything for missing.
     pub(super) fn is_complete(&self, namespace: &Arc<str>) -> bool {
-        self.listed(&self.scope(namespace)).iter().all(|(_, listed)| *listed)
+        self.is_listed(&self.scope(namespace))
     }
 
-    /// A watch fails, or works again. Policies whose grants cannot be decided for it say so.
-    pub fn watch_health(&mut self, scope: &Scope, kind: &'static str, failure: Option<Failure>, now: Time) {
-        if let Some(failure) = failure {
-            self.unhealthy.insert((scope.clone(), kind), failure);
-        } else {
-            self.unhealthy.remove(&(scope.clone(), kind));
-            self.answering_again(scope);
+    /// A watch fails, or works again; the failure before. Policies whose grants cannot be decided for it say so.
+    pub fn watch_health(
+        &mut self,
+        scope: &Scope,
+        kind: &'static str,
+        failure: Option<Failure>,
+        now: Time,
+    ) -> Option<Failure> {
+        if failure.as_ref().is_some_and(|failure| failure.reason == Reason::Forbidden) {
+            self.refused.insert(scope.clone());
         }
+        let watch = (scope.clone(), kind);
+        let before = if let Some(failure) = failure {
+            self.unhealthy.insert(watch, failure)
+        } else {
+            self.answering_again(scope);
+            self.unhealthy.remove(&watch)
+        };
         let covers = |key: &&Key| scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
         let policies: Vec<Key> = self.policies.iter().map(|(key, _)| key).filter(covers).cloned().collect();
         for key in policies {
             self.statuses.mark(key, now);
         }
+        before
     }
 
     /// The API server answers again: what waited for that is tried now, most urgent first.
@@ -84,8 +117,7 @@ impl Index {
 
     /// After the last first list of a scope every grant of it is decided once.
     pub(super) fn open(&mut self, scope: &Scope, now: Time) {
-        let complete = self.listed(scope).iter().all(|(_, listed)| *listed);
-        if !complete || !self.opened.insert(scope.clone()) {
+        if !self.is_listed(scope) || !self.opened.insert(scope.clone()) {
             return;
         }
         let covers = |key: &GrantKey| scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
@@ -116,6 +148,70 @@ impl Index {
         let newest = facts.anchors.values().map(|(anchor, _)| anchor.created).chain(issued).max();
         if newest.is_some_and(|newest| now - newest < RESTART_CHARGE) {
             self.grant(key, now).memory.budget.spend(now, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{facts::Site, index::Change, table::Event};
+
+    fn index(namespaces: &[&str]) -> Index {
+        let site = Site { server: "https://api".into(), ca: Vec::new(), internal: false };
+        Index::new(site, namespaces.iter().map(|&name| Some(name.into())).collect())
+    }
+
+    fn list(index: &mut Index, name: &str) {
+        for event in [
+            Change::Policy(Event::Listed),
+            Change::Account(Event::Listed),
+            Change::Target(Event::Listed),
+            Change::Anchor(Event::Listed),
+        ] {
+            index.apply(&Some(name.into()), event, Time::UNIX_EPOCH);
+        }
+    }
+
+    fn fail(index: &mut Index, name: &str, reason: Reason) {
+        let failure = Failure::new(reason, &format!("watch tokenpolicies in {name}"));
+        index.watch_health(&Some(name.into()), KINDS[0], Some(failure), Time::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn is_ready_when_all_is_listed() {
+        let mut index = index(&["a", "b"]);
+        list(&mut index, "a");
+        let waiting = KINDS.map(|kind| format!("waiting for {kind} in b"));
+        assert_eq!(index.readiness(), Readiness { ready: false, lacks: waiting.into() });
+        list(&mut index, "b");
+        assert_eq!(index.readiness(), Readiness { ready: true, lacks: Vec::new() });
+    }
+
+    #[test]
+    fn one_namespace_of_several_that_is_refused_holds_nobody_up_and_is_named() {
+        let mut index = index(&["a", "b"]);
+        fail(&mut index, "b", Reason::Forbidden);
+        assert!(!index.readiness().ready, "a is not listed yet");
+        list(&mut index, "a");
+        let Readiness { ready, lacks } = index.readiness();
+        assert!(ready && lacks.len() == 5 && lacks[4].starts_with("watch tokenpolicies in b"), "{lacks:?}");
+        // It is granted now, and lists: that is no reason to be taken out of service.
+        index.watch_health(&Some("b".into()), KINDS[0], None, Time::UNIX_EPOCH);
+        assert!(index.readiness().ready);
+    }
+
+    #[test]
+    fn without_any_right_and_without_an_answer_it_is_not_ready() {
+        for (reason, of_a) in [(Reason::Forbidden, false), (Reason::ApiUnavailable, true)] {
+            let mut index = index(&["a", "b"]);
+            if of_a {
+                list(&mut index, "a");
+            } else {
+                fail(&mut index, "a", reason);
+            }
+            fail(&mut index, "b", reason);
+            assert!(!index.readiness().ready, "{reason:?}");
         }
     }
 }

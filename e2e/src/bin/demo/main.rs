@@ -1,5 +1,7 @@
-//! What `make demo` runs: the whole story on a control plane of its own, each step shown and checked.
+//! What `make demo` runs: the whole story on a control plane of its own, or on the cluster of the current kubeconfig, each
+//! step shown and checked.
 
+mod current;
 mod screen;
 mod shell;
 mod story;
@@ -9,10 +11,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use screen::Screen;
 use shell::Shell;
 use std::io::{IsTerminal, stdin};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE};
-use tokenward_e2e::{ControlPlane, Operator, Options, Profile, target_dir};
+use tokenward_e2e::{Cluster, ControlPlane, Operator, Options, Profile, target_dir, workspace_dir};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -28,6 +31,7 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Without an argument on a control plane of its own.
 async fn run(screen: &Screen) -> Result<()> {
     // Before the start, so that a Ctrl-C while it starts ends in order as well.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -35,6 +39,16 @@ async fn run(screen: &Screen) -> Result<()> {
         tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
     };
     tokio::pin!(stopped);
+    match std::env::args().nth(1).as_deref() {
+        None => own(screen, stopped).await,
+        Some("current") => current::run(screen, stopped).await,
+        Some(other) => {
+            bail!("CLUSTER={other}: write CLUSTER=current for the cluster of your kubeconfig, or leave it out")
+        }
+    }
+}
+
+async fn own(screen: &Screen, mut stopped: Pin<&mut impl Future<Output = ()>>) -> Result<()> {
     let plane = tokio::select! {
         plane = ControlPlane::start(Profile::default(), target_dir().join("demo")) => plane?,
         () = &mut stopped => bail!("interrupted"),
@@ -59,9 +73,11 @@ async fn play(screen: &Screen, plane: &ControlPlane) -> Result<Operator> {
     let start = Instant::now();
     let shell = Shell::new(screen, plane)?;
     story::control_plane(screen, &shell, plane).await?;
-    story::install(screen, &shell).await?;
-    let operator = start_operator(screen, &shell, plane).await?;
+    story::install(screen, &shell, &workspace_dir().join("config/samples/overlay")).await?;
+    let why = "no kubelet runs here: the operator is a process with its own account's token";
+    let operator = start_operator(screen, &shell, plane, Vec::new(), why).await?;
     story::tell(screen, &shell, plane).await?;
+    story::bootstrap_tokens(screen, &shell, plane).await?;
     screen.end(start.elapsed());
     Ok(operator)
 }
@@ -82,20 +98,22 @@ async fn stop(operator: &Operator) -> Result<()> {
 }
 
 /// The release binary with its own account's token and the RBAC just installed.
-async fn start_operator(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> Result<Operator> {
-    let dir = plane.dir().join("operator");
-    let options = Options { dir: dir.clone(), ..Options::default() };
-    let operator = Operator::start(plane, options).await?;
+async fn start_operator(
+    screen: &Screen,
+    shell: &Shell<'_>,
+    cluster: &Cluster,
+    args: Vec<String>,
+    why: &str,
+) -> Result<Operator> {
+    let dir = cluster.dir().join("operator");
+    let operator = Operator::start(cluster, Options { dir: dir.clone(), args, ..Options::default() }).await?;
     let took = operator.ready().await?;
     let kubeconfig = shell::shown(&dir.join("operator.kubeconfig"));
     let whoami = format!("kubectl --kubeconfig {kubeconfig} auth whoami -o jsonpath='{{.status.userInfo.username}}'");
     let name = shell.run(&whoami).await?;
     let wanted = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
     ensure!(name == wanted, "the operator is {name}");
-    screen.check(&format!(
-        "no kubelet runs here: the operator is a process with its own account's token, ready after {}",
-        seconds(took)
-    ));
+    screen.check(&format!("{why}, ready after {}", seconds(took)));
     Ok(operator)
 }
 

@@ -5,8 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tokenward_e2e::control_plane::binaries::Binaries;
-use tokenward_e2e::{ControlPlane, workspace_dir};
+use tokenward_e2e::{Cluster, workspace_dir};
 use tokio::process::Command;
 
 /// Lines of a command's output that are shown.
@@ -14,7 +13,7 @@ const LINES: usize = 12;
 /// How every token starts; none may reach the screen.
 const TOKEN: &str = "eyJ";
 
-/// `sh` with the control plane's kubectl, in the root of the repository.
+/// `sh` with kubectl and the cluster's kubeconfig, in the root of the repository.
 pub struct Shell<'a> {
     screen: &'a Screen,
     path: OsString,
@@ -23,14 +22,14 @@ pub struct Shell<'a> {
 }
 
 impl<'a> Shell<'a> {
-    /// A shell of the administrator of this control plane.
-    pub fn new(screen: &'a Screen, plane: &ControlPlane) -> Result<Self> {
-        let kubectl = Binaries::find()?.path("kubectl")?.to_owned();
-        let folder = kubectl.parent().context("kubectl lies in no folder")?.to_owned();
+    /// A shell of the administrator of this cluster.
+    pub fn new(screen: &'a Screen, cluster: &Cluster) -> Result<Self> {
+        // kubectl is typed without its folder, which is none when the `PATH` has it.
+        let folder = cluster.kubectl_path().parent().filter(|folder| folder.is_absolute());
         let others = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&others)))?;
-        let cache = plane.dir().join("kubectl-cache");
-        Ok(Self { screen, path, kubeconfig: plane.kubeconfig(), cache })
+        let path = std::env::join_paths(folder.map(Path::to_owned).into_iter().chain(std::env::split_paths(&others)))?;
+        let cache = cluster.dir().join("kubectl-cache");
+        Ok(Self { screen, path, kubeconfig: cluster.kubeconfig(), cache })
     }
 
     /// Shows and runs a command that must succeed; returns what it printed.

@@ -5,10 +5,12 @@ use crate::seconds;
 use crate::shell::{Shell, shown};
 use crate::token::Token;
 use anyhow::{Context, Result, ensure};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use tokenward_e2e::{ControlPlane, eventually, poll::eventually_every};
+use tokenward_e2e::{Cluster, eventually, poll::eventually_every};
 
-const NAMESPACE: &str = "ci";
+/// The namespace of `config/samples`.
+pub const NAMESPACE: &str = "ci";
 const TARGET: &str = "deployers-deployer";
 /// What the account's Role allows.
 const ALLOWED: &str = "/apis/apps/v1/namespaces/ci/deployments";
@@ -46,38 +48,42 @@ const FINDINGS: &str =
     r#"kubectl get btpol hygiene -o jsonpath='{range .status.findings[*]}{.secret}: {.reason}, {.message}{"\n"}{end}'"#;
 
 /// What there is before the story begins.
-pub async fn control_plane(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> Result<()> {
+pub async fn control_plane(screen: &Screen, shell: &Shell<'_>, cluster: &Cluster) -> Result<()> {
     screen.step("A real control plane: etcd, kube-apiserver and kube-controller-manager");
-    screen.command(&format!("export KUBECONFIG={}", shown(&plane.kubeconfig())));
+    screen.command(&format!("export KUBECONFIG={}", shown(&cluster.kubeconfig())));
     shell.run("kubectl version | grep Server").await?;
     Ok(())
 }
 
 /// The manifests, as anybody applies them.
-pub async fn install(screen: &Screen, shell: &Shell<'_>) -> Result<()> {
+pub async fn install(screen: &Screen, shell: &Shell<'_>, overlay: &Path) -> Result<()> {
     screen.step("Install CRD, RBAC and operator");
-    shell.run_shortened("kubectl apply -k config/samples/overlay", 3).await?;
-    shell.run("kubectl wait crd --all --for=condition=Established --timeout=30s").await?;
+    shell.run_shortened(&format!("kubectl apply -k {}", shown(overlay)), 3).await?;
+    shell.run("kubectl wait crd/tokenpolicies.tokenward.dev --for=condition=Established --timeout=30s").await?;
     Ok(())
 }
 
-/// Everything after the operator's start.
-pub async fn tell(screen: &Screen, shell: &Shell<'_>, plane: &ControlPlane) -> Result<()> {
-    let story = Story { screen, shell, plane };
+/// The life of tokens in the namespace of the samples, with an operator that runs.
+pub async fn tell(screen: &Screen, shell: &Shell<'_>, cluster: &Cluster) -> Result<()> {
+    let story = Story { screen, shell, cluster };
     story.policy().await?;
     let first = story.use_it().await?;
     let second = story.rotate(&first).await?;
     story.revoke(&first, &second).await?;
     let third = story.account_again().await?;
     story.revoke_all(&third).await?;
-    story.events(&first).await?;
-    story.bootstrap_tokens().await
+    story.events(&first).await
+}
+
+/// Bootstrap tokens, which belong to the whole cluster.
+pub async fn bootstrap_tokens(screen: &Screen, shell: &Shell<'_>, cluster: &Cluster) -> Result<()> {
+    Story { screen, shell, cluster }.bootstrap_tokens().await
 }
 
 struct Story<'a> {
     screen: &'a Screen,
     shell: &'a Shell<'a>,
-    plane: &'a ControlPlane,
+    cluster: &'a Cluster,
 }
 
 impl Story<'_> {
@@ -191,7 +197,7 @@ impl Story<'_> {
         self.shell.run(EXPIRED).await?;
         self.shell.run("kubectl wait secret/bootstrap-token-old111 -n kube-system --for=delete --timeout=30s").await?;
         let told = async || {
-            let events = self.plane.kubectl_ok(["get", "events", "-n", "kube-system"]).await?;
+            let events = self.cluster.kubectl_ok(["get", "events", "-n", "kube-system"]).await?;
             ensure!(events.contains("bootstrap-token-old111"), "no event yet");
             Ok(())
         };
@@ -209,7 +215,7 @@ impl Story<'_> {
     }
 
     async fn token(&self) -> Result<Token> {
-        Token::read(self.plane, NAMESPACE, TARGET).await
+        Token::read(self.cluster, NAMESPACE, TARGET).await
     }
 
     /// Gives kubectl the token in the Secret, as a user of this name.

@@ -8,7 +8,7 @@ use kube::api::Api;
 use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use std::collections::BTreeMap;
-use tokenward_e2e::{ControlPlane, kubeconfig};
+use tokenward_e2e::{Cluster, kubeconfig};
 
 /// A published token: what may be shown of it, and a client that uses it.
 pub struct Token {
@@ -22,13 +22,13 @@ pub struct Token {
 
 impl Token {
     /// Reads the token in a target now.
-    pub async fn read(plane: &ControlPlane, namespace: &str, target: &str) -> Result<Self> {
-        let secrets: Api<Secret> = Api::namespaced(plane.client().await?, namespace);
+    pub async fn read(cluster: &Cluster, namespace: &str, target: &str) -> Result<Self> {
+        let secrets: Api<Secret> = Api::namespaced(cluster.client().await?, namespace);
         let secret = secrets.get(target).await?;
         let annotations = secret.metadata.annotations.unwrap_or_default();
         let data = secret.data.unwrap_or_default();
         let token = String::from_utf8(data.get("token").context("the Secret has no key token")?.0.clone())?;
-        let config = Kubeconfig::from_yaml(&kubeconfig::with_token(&plane.url(), plane.ca_pem(), &token))?;
+        let config = Kubeconfig::from_yaml(&kubeconfig::with_token(&cluster.url(), cluster.ca_pem(), &token))?;
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
         let noted = |key: &str| note(&annotations, key);
         Ok(Self {

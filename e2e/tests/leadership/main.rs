@@ -1,6 +1,8 @@
 //! Of two operators with `--leader-elect` one acts, whatever becomes of it, of its calls and of the lease.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod rollout;
 
 use anyhow::{Context, Result, ensure};
 use common::metrics::Scrape;
@@ -246,8 +248,12 @@ async fn who_is_asked_to_end_finishes_its_work_and_then_hands_over() -> Result<(
     let held = scene.proxy.add(Rule::before(Call::is_mint, Act::Hold).nth(1));
     scene.rotate("p", "1").await?;
     held.reached_times(1, SOON).await?;
+    let noticed = async || {
+        ensure!(pair.a().log()?.contains("stopping: what is under way"), "it has not noticed yet");
+        Ok(())
+    };
     let release = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        eventually(SOON, "it is asked to end", noticed).await?;
         held.release();
         anyhow::Ok(())
     };
@@ -263,7 +269,7 @@ async fn who_is_asked_to_end_finishes_its_work_and_then_hands_over() -> Result<(
     assert_eq!(scene.target(TARGET).await?.version(), published.version());
     assert_eq!(scene.mints_of("deployer"), 2);
     let last = pair.writes(0)?.into_iter().rfind(|write| write.resource != "events").context("no write")?;
-    assert_eq!((last.resource.as_str(), last.verb.as_str()), ("leases", "update"), "the lease goes last");
+    assert_eq!((last.resource.as_str(), last.verb.as_str()), ("leases", "patch"), "the lease goes last");
     assert_eq!(pair.turns()?, ["a", "b"]);
     pair.stood_by()
 }
@@ -303,7 +309,7 @@ async fn a_leader_that_cannot_renew_ends_while_its_other_calls_work() -> Result<
     let pair = Pair::start("blocked").await?;
     let scene = &pair.scene;
     let first = scene.deployer(json!({})).await?;
-    let renews = |call: &Call| call.method == "PUT" && call.path.contains("/leases/") && call.says("\"a_");
+    let renews = |call: &Call| call.is("PATCH", "/leases/") && call.says("\"a_");
     let _blocked = scene.proxy.add(Rule::before(renews, Act::Hold));
     let second = pair.rotated("1").await?;
     pair.a_lost("was not renewed for 10 s").await?;
@@ -334,7 +340,7 @@ async fn a_lease_that_somebody_deletes_is_back_with_its_holder() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_lease_is_not_believed_what_it_says_about_time() -> Result<()> {
+async fn a_lease_is_not_believed_what_it_says_about_time_be_it_past_or_future() -> Result<()> {
     let pair = Pair::start("absurd").await?;
     let scene = &pair.scene;
     scene.deployer(json!({})).await?;
@@ -358,6 +364,61 @@ async fn a_lease_is_not_believed_what_it_says_about_time() -> Result<()> {
     assert_eq!(taken.lease_duration_seconds, Some(15));
     assert_eq!(pair.turns()?, ["a", "b"]);
     pair.stood_by()
+}
+
+/// Waits until the leader has renewed the lease twice more.
+async fn renewed(lease: &Api<Lease>) -> Result<Lease> {
+    let mut seen = Vec::new();
+    let check = async || {
+        let now = lease.get("tokenward").await?;
+        let time = now.spec.as_ref().and_then(|spec| spec.renew_time.clone());
+        if !seen.contains(&time) {
+            seen.push(time);
+        }
+        ensure!(seen.len() > 2, "it was renewed {} times", seen.len() - 1);
+        Ok(now)
+    };
+    eventually(SOON, "the lease is renewed", check).await
+}
+
+#[tokio::test]
+async fn what_others_put_on_the_lease_stays_when_it_is_renewed_and_handed_over() -> Result<()> {
+    let pair = Pair::start("labelled").await?;
+    let marks = json!({"labels": {"team": "platform"}, "annotations": {"example.com/note": "kept"}});
+    let patch = Patch::Merge(json!({"metadata": marks}));
+    pair.lease().patch("tokenward", &PatchParams::default(), &patch).await?;
+    let kept = |lease: &Lease| {
+        let metadata = json!({"labels": lease.metadata.labels, "annotations": lease.metadata.annotations});
+        ensure!(metadata == marks, "{metadata}");
+        Ok(())
+    };
+    kept(&renewed(&pair.lease()).await?)?;
+    pair.a().terminate().await?;
+    pair.leads("b").await?;
+    kept(&renewed(&pair.lease()).await?)
+}
+
+#[tokio::test]
+async fn who_starts_right_after_the_lease_was_deleted_waits_for_its_holder() -> Result<()> {
+    let pair = Pair::start("fresh").await?;
+    let scene = &pair.scene;
+    scene.deployer(json!({})).await?;
+    // The holder cannot make it anew, and may act for up to 10 s.
+    let renews = |call: &Call| call.path.contains("/leases") && call.method != "GET" && call.says("\"a_");
+    let blocked = scene.proxy.add(Rule::before(renews, Act::Hold));
+    blocked.reached().await?;
+    pair.lease().delete("tokenward", &DeleteParams::default()).await?;
+    pair.b.restart()?;
+    pair.b.ready().await?;
+    pair.rotated("1").await?;
+    pair.a_lost("was not renewed for 10 s").await?;
+    pair.rotated("2").await?;
+    pair.leads("b").await?;
+    assert_eq!(pair.turns()?, ["a", "b"]);
+    let writes = pair.writes(1)?;
+    let first = writes.first().context("it never led")?;
+    ensure!((first.resource.as_str(), first.code) == ("leases", 201), "its first write: {first:?}");
+    Ok(())
 }
 
 #[tokio::test]

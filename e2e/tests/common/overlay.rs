@@ -1,0 +1,36 @@
+//! What is in `config/`, as kustomize renders it.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tokenward_e2e::control_plane::binaries::Binaries;
+use tokenward_e2e::write_overlay;
+
+/// An overlay of `config/install` with this component, as the component's comment says.
+pub fn with_component(folder: PathBuf, component: &str) -> Result<PathBuf> {
+    write_overlay(folder, &format!("resources: [CONFIG/install]\ncomponents: [CONFIG/components/{component}]\n"))
+}
+
+/// The manifests of an overlay.
+pub fn render(folder: &Path) -> Result<Vec<Value>> {
+    let output = Command::new(Binaries::find()?.path("kubectl")?).arg("kustomize").arg(folder).output()?;
+    ensure!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.split("\n---\n").map(serde_saphyr::from_str).collect::<Result<_, _>>()?)
+}
+
+/// The pod template of the Deployment among these manifests.
+pub fn pod_template(manifests: &[Value]) -> Result<&Value> {
+    let found = manifests.iter().find(|manifest| manifest["kind"] == "Deployment");
+    Ok(&found.context("no Deployment")?["spec"]["template"])
+}
+
+/// The arguments that the Deployment among these manifests gives to `tokenward run`.
+pub fn arguments(manifests: &[Value]) -> Result<Vec<String>> {
+    let containers = &pod_template(manifests)?["spec"]["containers"];
+    let args: Vec<String> = serde_json::from_value(containers[0]["args"].clone())?;
+    let (command, args) = args.split_first().context("no arguments")?;
+    ensure!(command == "run", "{command}");
+    Ok(args.to_vec())
+}

@@ -1,0 +1,103 @@
+//! An installation on a control plane of its own, with operators as its Deployment starts them.
+
+use crate::common::Scene;
+use crate::common::overlay::{arguments, render};
+use crate::granted::{Right, granted};
+use crate::used::equal;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::Path;
+use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, garbage_collector_knows};
+use tokenward_e2e::{AuditEvent, Component, ControlPlane, Operator, Options, Profile, Proxy, target_dir};
+
+/// A shape under test.
+pub struct Shape {
+    pub plane: &'static ControlPlane,
+    pub manifests: Vec<Value>,
+    /// One in each namespace; the operator of the first leads.
+    pub scenes: Vec<Scene>,
+}
+
+impl Shape {
+    /// Installs an overlay for these namespaces, and starts a replica in each, and one more.
+    pub async fn start(name: &str, overlay: &Path, namespaces: &[&str]) -> Result<Self> {
+        let shape = Self::install(name, overlay, namespaces).await?;
+        for scene in &shape.scenes {
+            scene.operator.ready().await?;
+        }
+        Ok(shape)
+    }
+
+    /// As [`Shape::start`], without waiting for the operators.
+    pub async fn install(name: &str, overlay: &Path, namespaces: &[&str]) -> Result<Self> {
+        let dir = target_dir().join("e2e").join(format!("rights-{name}"));
+        // Scenes want one that lives as long as the test binary; `stop` ends its processes.
+        let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start(Profile::default(), dir).await?));
+        for namespace in namespaces {
+            plane.create_namespace(namespace).await?;
+        }
+        apply_overlay(plane, "config/crd").await?;
+        plane.kubectl_ok(["apply", "--server-side", "-k", &overlay.to_string_lossy()]).await?;
+        plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
+        // The garbage collector looks for new kinds every 30 s, and when it starts.
+        plane.stop_component(Component::ControllerManager).await?;
+        plane.start_component(Component::ControllerManager).await?;
+        garbage_collector_knows(plane, "tokenward.dev/v1alpha1", "TokenPolicy").await?;
+        let manifests = render(overlay)?;
+        let mut scenes = Vec::new();
+        for namespace in namespaces {
+            let proxy = Proxy::start(plane)?;
+            let operator = replica(plane, &manifests, &proxy, namespace).await?;
+            scenes.push(Scene::around(plane, namespace, proxy, operator).await?);
+        }
+        Ok(Self { plane, manifests, scenes })
+    }
+
+    /// One more replica, which talks through the first proxy.
+    pub async fn another(&self, name: &str) -> Result<Operator> {
+        replica(self.plane, &self.manifests, &self.scenes[0].proxy, name).await
+    }
+
+    /// What the overlay grants to the operator.
+    pub fn granted(&self) -> Result<BTreeSet<Right>> {
+        granted(&self.manifests, NAMESPACE, ACCOUNT)
+    }
+
+    /// All that the operator has asked so far.
+    pub fn calls(&self) -> Result<Vec<AuditEvent>> {
+        let user = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+        let mut events = self.plane.audit()?;
+        events.retain(|event| event.user == user);
+        ensure!(!events.is_empty(), "{user} has asked for nothing");
+        Ok(events)
+    }
+
+    /// That rights granted and used are equal, and no others than these were refused.
+    pub async fn verdict(self, refused: &[&str]) -> Result<()> {
+        equal(&self.granted()?, &self.calls()?, refused)?;
+        self.stop().await
+    }
+
+    /// Ends the operators and the control plane.
+    pub async fn stop(self) -> Result<()> {
+        drop(self.scenes);
+        for component in [Component::ControllerManager, Component::ApiServer, Component::Etcd] {
+            self.plane.stop_component(component).await.with_context(|| format!("{component:?}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// An operator as the Deployment among these manifests starts it.
+async fn replica(plane: &ControlPlane, manifests: &[Value], proxy: &Proxy, name: &str) -> Result<Operator> {
+    let options = Options {
+        name: name.to_owned(),
+        dir: plane.dir().join("operators"),
+        via: Some(proxy),
+        args: arguments(manifests)?,
+        env: vec![("HOSTNAME".to_owned(), name.to_owned())],
+        ..Options::default()
+    };
+    Operator::start(plane, options).await
+}

@@ -1,0 +1,91 @@
+//! Which ways to the API server are safe for tokens.
+
+use std::net::IpAddr;
+
+use http::Uri;
+
+/// Why no token may travel on this connection, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsafe {
+    /// Whoever is on the way reads along.
+    #[error(
+        "it is no https URL, so whoever is on the way could read tokens: write an https URL as `server` of the kubeconfig's \
+         cluster; plain http is accepted on loopback only, as for kubectl proxy"
+    )]
+    Plain,
+    /// Whoever is on the way can be the API server.
+    #[error(
+        "`insecure-skip-tls-verify` is set, so whoever is on the way could be the API server: remove it from the \
+         kubeconfig's cluster, and give the cluster's CA in `certificate-authority-data`"
+    )]
+    Unverified,
+    /// All tokens would pass through somebody else's hands, and nobody has decided that they may.
+    #[error(
+        "`proxy-url` is set, and Tokenward speaks to the API server itself: remove it from the kubeconfig's cluster, and let \
+         `server` be a URL that is reached without a proxy"
+    )]
+    Proxied,
+}
+
+/// Checks a connection to this server.
+///
+/// # Errors
+/// When it is not safe.
+pub fn check(server: &Uri, skips_verification: bool, has_proxy: bool) -> Result<(), Unsafe> {
+    if server.scheme_str() != Some("https") && !(server.scheme_str() == Some("http") && is_loopback(server)) {
+        return Err(Unsafe::Plain);
+    }
+    if skips_verification {
+        return Err(Unsafe::Unverified);
+    }
+    if has_proxy { Err(Unsafe::Proxied) } else { Ok(()) }
+}
+
+/// `localhost`, or an address of 127.0.0.0/8 or `::1`.
+fn is_loopback(server: &Uri) -> bool {
+    let host = server.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(server: &str) -> Result<(), Unsafe> {
+        check(&server.parse().unwrap(), false, false)
+    }
+
+    #[test]
+    fn https_is_safe_and_so_is_plain_http_on_loopback() {
+        let loopback = ["http://127.0.0.1:8001", "http://127.8.8.8", "http://[::1]:8001", "http://LOCALHOST:8001"];
+        for server in ["https://api.example.com:6443", "https://10.0.0.1"].iter().chain(&loopback) {
+            assert_eq!(checked(server), Ok(()), "{server}");
+        }
+    }
+
+    #[test]
+    fn plain_http_elsewhere_and_what_is_no_url_is_not() {
+        let disguised =
+            ["http://localhost.example.com", "http://127.0.0.1.example.com", "http://localhost@example.com"];
+        let elsewhere = ["http://api.example.com", "http://10.0.0.1:8080", "http://[fe80::1]", "http://0.0.0.0"];
+        for server in elsewhere.iter().chain(&disguised).chain(&["ws://127.0.0.1", "127.0.0.1:8001", "/path"]) {
+            assert_eq!(checked(server), Err(Unsafe::Plain), "{server}");
+        }
+    }
+
+    #[test]
+    fn neither_skipped_verification_nor_a_proxy_is_safe() {
+        let server = "https://127.0.0.1:6443".parse().unwrap();
+        assert_eq!(check(&server, true, false), Err(Unsafe::Unverified));
+        assert_eq!(check(&server, false, true), Err(Unsafe::Proxied));
+    }
+
+    #[test]
+    fn each_refusal_names_the_setting() {
+        let settings = [Unsafe::Plain, Unsafe::Unverified, Unsafe::Proxied].map(|refusal| refusal.to_string());
+        for (refusal, setting) in settings.iter().zip(["`server`", "`insecure-skip-tls-verify`", "`proxy-url`"]) {
+            assert!(refusal.contains(setting), "{refusal}");
+        }
+    }
+}

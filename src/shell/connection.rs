@@ -1,0 +1,42 @@
+//! The way to the API server: as the kubeconfig or the pod says, if tokens are safe on it.
+
+use kube::{
+    Config,
+    config::{InferConfigError, Kubeconfig},
+};
+use tracing::warn;
+
+use crate::core::connection::{Unsafe, check};
+
+/// There is no way to the API server, or none that is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// There is no usable client configuration.
+    #[error("no way to the API server: {0}; set KUBECONFIG, or run in a pod with a ServiceAccount")]
+    None(#[from] InferConfigError),
+    /// Tokens would not be safe on the way.
+    #[error("the way to the API server {0} is not safe: {1}")]
+    Unsafe(http::Uri, Unsafe),
+}
+
+/// The client configuration of KUBECONFIG, else that of the pod.
+///
+/// # Errors
+/// When there is none, or tokens would not be safe.
+pub async fn infer() -> Result<Config, ConnectionError> {
+    let mut config = Config::infer().await?;
+    if config.proxy_url.is_some() && !kubeconfig_names(config.proxy_url.as_ref()) {
+        warn!("HTTPS_PROXY is ignored: Tokenward speaks to the API server itself");
+        config.proxy_url = None;
+    }
+    let checked = check(&config.cluster_url, config.accept_invalid_certs, config.proxy_url.is_some());
+    checked.map_err(|refusal| ConnectionError::Unsafe(config.cluster_url.clone(), refusal))?;
+    Ok(config)
+}
+
+/// Whether the kubeconfig names this proxy. kube takes the one of the environment where it names none.
+fn kubeconfig_names(proxy: Option<&http::Uri>) -> bool {
+    let clusters = Kubeconfig::read().map(|kubeconfig| kubeconfig.clusters).unwrap_or_default();
+    let proxies = clusters.into_iter().filter_map(|named| named.cluster?.proxy_url);
+    proxies.filter_map(|url| url.parse().ok()).any(|url: http::Uri| Some(&url) == proxy)
+}
