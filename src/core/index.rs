@@ -84,7 +84,8 @@ struct Grant {
     since: Time,
     /// Names of anchors that we are deleting.
     retiring: Vec<Box<str>>,
-    busy: bool,
+    /// What was known when the calls under way began.
+    busy: Option<Box<Known>>,
 }
 
 /// Everything known.
@@ -113,6 +114,15 @@ pub struct Index {
     unhealthy: BTreeMap<(Scope, &'static str), Failure>,
     /// Scopes of which a watch was refused, once at least.
     refused: BTreeSet<Scope>,
+}
+
+/// The newest resourceVersion of each table: an answer may come later than news of what has happened since.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    policies: u64,
+    accounts: u64,
+    targets: u64,
+    anchors: u64,
 }
 
 #[derive(Debug)]
@@ -161,6 +171,21 @@ impl Index {
         &self.site
     }
 
+    fn known(&self) -> Known {
+        Known {
+            policies: self.policies.newest(),
+            accounts: self.accounts.newest(),
+            targets: self.targets.newest(),
+            anchors: self.anchors.newest(),
+        }
+    }
+
+    /// What was known when the calls began of which an answer has come.
+    fn known_before(&self, key: &GrantKey) -> Known {
+        let busy = self.grants.get(key).and_then(|grant| grant.busy.as_deref());
+        busy.copied().unwrap_or_else(|| self.known())
+    }
+
     fn scope(&self, namespace: &Arc<str>) -> Scope {
         self.scopes.iter().find(|scope| scope.as_ref() == Some(namespace)).cloned().flatten()
     }
@@ -185,7 +210,7 @@ impl Index {
             told: None,
             since: now,
             retiring: Vec::new(),
-            busy: false,
+            busy: None,
         })
     }
 

@@ -709,6 +709,25 @@ fn a_conflict_is_read_again_and_published_with_the_same_token() {
 }
 
 #[test]
+fn a_policy_that_comes_back_while_we_look_for_it_is_served() {
+    let mut world = World::new(1, &[]);
+    world.run(15);
+    let (now, gone, back) = (world.now, world.next(), world.next());
+    let index = &mut world.processes[0].index;
+    index.apply(&None, Change::Policy(Event::Deleted(key("p"), gone)), now);
+    let job = index.take(1, now).unwrap();
+    assert!(matches!(job.decision.act, Act::Look(Look::Policy)));
+    let policy = PolicyState::read(world.policy.clone(), &site());
+    index.apply(&None, Change::Policy(Event::Applied(key("p"), back, policy)), now);
+    // The API server answered before.
+    let answer = vec![Outcome::Looked(Look::Policy, Found::Absent)];
+    assert!(index.finish(&job.grant, answer, now).is_none());
+    world.run(15);
+    world.assert_settled();
+    assert_eq!(world.mints, 1);
+}
+
+#[test]
 fn reasons_of_refusals_are_shared_only_when_the_namespace_is_the_cause() {
     assert!(Reason::QuotaExceeded.shared() && !Reason::AdmissionDenied.shared() && !Reason::TargetNotOwned.shared());
 }

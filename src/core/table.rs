@@ -59,6 +59,7 @@ pub struct Table<V> {
     /// Ordered, so that the rows of one namespace lie together.
     rows: BTreeMap<Key, Row<V>>,
     lists: HashMap<Scope, List>,
+    newest: u64,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +70,7 @@ struct List {
 
 impl<V> Default for Table<V> {
     fn default() -> Self {
-        Self { rows: BTreeMap::new(), lists: HashMap::new() }
+        Self { rows: BTreeMap::new(), lists: HashMap::new(), newest: 0 }
     }
 }
 
@@ -78,6 +79,12 @@ impl<V> Table<V> {
     #[must_use]
     pub fn listed(&self, scope: &Scope) -> bool {
         self.lists.get(scope).is_some_and(|list| list.complete)
+    }
+
+    /// The newest resourceVersion that it knows of.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.newest
     }
 
     /// The row of this key.
@@ -117,8 +124,8 @@ impl<V> Table<V> {
         self.newer(scope, key, version, value)
     }
 
-    /// Our own call said that there is no such object.
-    pub fn answer_absent(&mut self, key: Key) -> Vec<(Key, Option<V>)> {
+    /// There is no such object, whatever its version was.
+    pub fn remove(&mut self, key: Key) -> Vec<(Key, Option<V>)> {
         self.rows.remove(&key).map(|row| (key, Some(row.value))).into_iter().collect()
     }
 
@@ -148,13 +155,16 @@ impl<V> Table<V> {
     }
 
     fn put(&mut self, key: Key, row: Row<V>) -> Vec<(Key, Option<V>)> {
+        self.newest = self.newest.max(row.version);
         let before = self.rows.insert(key.clone(), row).map(|row| row.value);
         vec![(key, before)]
     }
 
-    fn deleted(&mut self, key: Key, version: u64) -> Vec<(Key, Option<V>)> {
+    /// There was no such object at this resourceVersion. What has come since stays.
+    pub fn deleted(&mut self, key: Key, version: u64) -> Vec<(Key, Option<V>)> {
+        self.newest = self.newest.max(version);
         match self.rows.get(&key) {
-            Some(row) if row.version <= version => self.answer_absent(key),
+            Some(row) if row.version <= version => self.remove(key),
             _ => Vec::new(),
         }
     }
@@ -165,7 +175,10 @@ impl<V> Table<V> {
         let number = list.number;
         let covers = |key: &Key| scope.as_ref().is_none_or(|namespace| *namespace == key.namespace);
         let gone = self.rows.extract_if(.., |key, row| covers(key) && row.list != number);
-        gone.map(|(key, row)| (key, Some(row.value))).collect()
+        let gone = gone.map(|(key, row)| (key, Some(row.value))).collect();
+        // After a restore versions begin anew from an earlier one.
+        self.newest = self.rows.values().map(|row| row.version).max().unwrap_or(0);
+        gone
     }
 
     fn number(&self, scope: &Scope) -> u32 {

@@ -378,7 +378,7 @@ impl Index {
     /// What was deleted is gone, unless another of that name has come since.
     fn gone(&mut self, key: &Key, token: &Token) {
         if self.tokens.get(key).is_some_and(|known| known.uid == token.uid) {
-            self.tokens.answer_absent(key.clone());
+            self.tokens.remove(key.clone());
         }
     }
 

@@ -53,6 +53,10 @@ impl Index {
     pub(super) fn policies_changed(&mut self, changed: Vec<(Key, Option<PolicyState>)>, now: Time) {
         for (key, before) in changed {
             self.scheduled(&key, before.as_ref(), now);
+            let uid = self.policies.get(&key).map(PolicyState::uid);
+            if before.is_some_and(|before| uid != Some(before.uid())) {
+                self.statuses.forget(&key);
+            }
             let accounts = self.accounts.in_namespace(&key.namespace).map(|(account, _)| account.name.clone());
             let mut accounts: BTreeSet<Arc<str>> = accounts.collect();
             accounts.extend(self.policy(&key).into_iter().flat_map(|policy| named(policy)));
@@ -205,7 +209,7 @@ impl Index {
         };
         grant.memory.proof.unselected &= !selected;
         grant.memory.proof.policy_absent &= !known;
-        let empty = grant.targets.is_empty() && grant.anchors.is_empty() && !grant.busy;
+        let empty = grant.targets.is_empty() && grant.anchors.is_empty() && grant.busy.is_none();
         let before = std::mem::replace(&mut grant.wanted, wanted.clone());
         if before != wanted {
             grant.memory.proof.target_absent = false;

@@ -82,11 +82,13 @@ impl Index {
     /// Takes the outcomes of a job in, and returns what the same grant has to do next, if anything.
     pub fn finish(&mut self, key: &GrantKey, outcomes: Vec<Outcome>, now: Time) -> Option<Job> {
         if let Some(grant) = self.grants.get_mut(key) {
-            grant.busy = false;
             grant.retiring.clear();
         }
         for outcome in outcomes {
             self.outcome(key, outcome, now);
+        }
+        if let Some(grant) = self.grants.get_mut(key) {
+            grant.busy = None;
         }
         self.queue.remove(key);
         let next = self.decide(key, now);
@@ -141,9 +143,8 @@ impl Index {
         match (look, found) {
             (Look::Target(name), Found::Secret(meta)) => self.target_found(key, name.into(), &meta, now),
             (Look::Target(name), _) => {
-                self.target_absent(key, name.into(), now);
-                let proof = self.seen(key, now);
-                proof.target_absent = true;
+                let absent = self.target_absent(key, name.into(), now);
+                self.seen(key, now).target_absent = absent;
             }
             (Look::Anchor(_), Found::Secret(meta)) => self.anchor_found(key, &meta, now),
             (Look::Anchor(name), _) => {
@@ -161,7 +162,7 @@ impl Index {
             Found::Policy(version, policy) => {
                 self.policies.answer(&self.scope(&key.namespace), place.clone(), version, policy)
             }
-            _ => self.policies.answer_absent(place.clone()),
+            _ => self.policies.deleted(place.clone(), self.known_before(key).policies),
         };
         self.policies_changed(changed, now);
         let absent = self.policies.get(&place).is_none();
@@ -177,7 +178,7 @@ impl Index {
             Found::Account(version, account) => {
                 self.accounts.answer(&self.scope(&key.namespace), place, version, account)
             }
-            _ => self.accounts.answer_absent(place),
+            _ => self.accounts.deleted(place, self.known_before(key).accounts),
         };
         self.accounts_changed(changed, now);
         let unselected = !self.selects(key);
@@ -214,9 +215,12 @@ impl Index {
         self.targets_changed(changed, now);
     }
 
-    fn target_absent(&mut self, key: &GrantKey, name: Arc<str>, now: Time) {
-        let changed = self.targets.answer_absent(Key { namespace: key.namespace.clone(), name });
+    /// Whether there is still none: another may have come since.
+    fn target_absent(&mut self, key: &GrantKey, name: Arc<str>, now: Time) -> bool {
+        let place = Key { namespace: key.namespace.clone(), name };
+        let changed = self.targets.deleted(place.clone(), self.known_before(key).targets);
         self.targets_changed(changed, now);
+        self.targets.get(&place).is_none()
     }
 
     fn anchor_found(&mut self, key: &GrantKey, meta: &ObjectMeta, now: Time) {
@@ -229,9 +233,12 @@ impl Index {
     }
 
     fn anchor_absent(&mut self, key: &GrantKey, name: &Arc<str>, now: Time) {
-        let changed = self.anchors.answer_absent(Key { namespace: key.namespace.clone(), name: name.clone() });
+        let place = Key { namespace: key.namespace.clone(), name: name.clone() };
+        let changed = self.anchors.deleted(place.clone(), self.known_before(key).anchors);
         self.anchors_changed(changed, now);
-        self.grant(key, now).anchors.retain(|(known, _)| known != name);
+        if self.anchors.get(&place).is_none() {
+            self.grant(key, now).anchors.retain(|(known, _)| known != name);
+        }
     }
 
     fn anchor_created(&mut self, key: &GrantKey, meta: &ObjectMeta, now: Time) {

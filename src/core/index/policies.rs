@@ -43,6 +43,13 @@ impl StatusQueue {
         self.due.entry(key).or_insert(earliest);
     }
 
+    /// The policy is gone; another of its name has a status of its own.
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.written.remove(key);
+        self.failures.remove(key);
+        self.told.remove(key);
+    }
+
     pub(super) fn next_wake(&self) -> Option<Time> {
         let first = self.due.values().min()?;
         Some(self.next.map_or(*first, |next| next.max(*first)))
@@ -82,9 +89,6 @@ impl Index {
     pub fn take_status(&mut self, now: Time) -> Option<StatusWrite> {
         while let Some(key) = self.statuses.pop(now) {
             let Some(state) = self.policies.get(&key) else {
-                self.statuses.written.remove(&key);
-                self.statuses.failures.remove(&key);
-                self.statuses.told.remove(&key);
                 continue;
             };
             let uid = state.uid().into();

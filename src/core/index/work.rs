@@ -22,7 +22,7 @@ impl Index {
         let deadline = self.deadline(key);
         match self.grants.get(key) {
             // A busy grant is decided again when its job ends.
-            Some(grant) if !grant.busy => self.queue.ready(key, deadline),
+            Some(grant) if grant.busy.is_none() => self.queue.ready(key, deadline),
             _ => {}
         }
     }
@@ -61,6 +61,7 @@ impl Index {
         let mut decision = plan::decide(now, &self.facts(key)?);
         decision.retire.retain(|retirement| !self.is_claimed(key, retirement));
         self.stand(key, &decision, now);
+        let known = self.known();
         let grant = self.grants.get_mut(key)?;
         if decision.drop_attempt {
             grant.memory.attempt = None;
@@ -78,7 +79,7 @@ impl Index {
             }
             _ => {
                 grant.retiring = decision.retire.iter().map(|retirement| retirement.secret.clone()).collect();
-                grant.busy = true;
+                grant.busy = Some(Box::new(known));
                 Some(Job { grant: key.clone(), decision })
             }
         }
