@@ -5,13 +5,16 @@ E2E = -p tokenward-e2e
 TEST_THREADS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint demo cluster bench crds FORCE
+.PHONY: help build test lint demo cluster bench crds sbom deny reproducible FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
+# Panics name source files: the same names wherever the binary is built.
+REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo --remap-path-prefix=$(CURDIR)=/tokenward
+
 build: ## Build the operator's release binary
-	$(CARGO) build --release --locked
+	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) build --release --locked
 
 test: lint build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
@@ -28,6 +31,23 @@ cluster: ## Run a control plane in the foreground until Ctrl-C (CLUSTER_DIR, def
 
 bench: build ## Measure the operator against a bare loop of the same calls
 	$(CARGO) run --release --locked $(E2E) --bin bench
+
+sbom: ## Write the bill of materials (CycloneDX) of the release binary: target/tokenward.cdx.json
+	@mkdir -p target
+	$(CARGO) run --locked -q $(E2E) --bin sbom > target/tokenward.cdx.json
+
+deny: ## Check the dependencies' licences, origins and versions (needs cargo-deny)
+	$(CARGO) deny --locked check bans licenses sources
+
+reproducible: ## Build the last commit's binary in two folders, and compare
+	rm -rf target/reproducible
+	for folder in one another/two; do \
+	  mkdir -p target/reproducible/$$folder && git archive HEAD | tar -x -C target/reproducible/$$folder && \
+	  CARGO_TARGET_DIR=$(CURDIR)/target/reproducible/$$folder/target $(MAKE) -C target/reproducible/$$folder build || exit 1; \
+	done
+	cd target/reproducible && sha256sum one/target/release/tokenward another/two/target/release/tokenward && \
+	cmp one/target/release/tokenward another/two/target/release/tokenward && \
+	! grep -c "$$HOME" one/target/release/tokenward
 
 crds: crds/tokenpolicies.yaml crds/bootstrap/bootstraptokenpolicies.yaml ## Generate crds/ from the code
 

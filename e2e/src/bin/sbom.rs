@@ -1,4 +1,4 @@
-//! Prints a CycloneDX software bill of materials of the operator: every crate that goes into its build, as Cargo resolves
+//! Prints a `CycloneDX` software bill of materials of the operator: every crate that goes into its build, as Cargo resolves
 //! it for that one package. (`cargo metadata`, which most tools read, also tells what only the tests need.)
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +19,8 @@ fn main() -> Result<()> {
 fn tree() -> Result<String> {
     let asked = ["tree", "--locked", "--package=tokenward", "--edges=normal,build", "--no-dedupe", "--prefix=depth"];
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let told = Command::new(cargo).args(asked).args(["--format", "|{p}|{l}|{r}"]).current_dir(workspace_dir()).output()?;
+    let told =
+        Command::new(cargo).args(asked).args(["--format", "|{p}|{l}|{r}"]).current_dir(workspace_dir()).output()?;
     ensure!(told.status.success(), "cargo tree: {}", String::from_utf8_lossy(&told.stderr));
     Ok(String::from_utf8(told.stdout)?)
 }
@@ -83,9 +84,7 @@ impl Tree {
 fn bill(tree: &Tree, lock: &Lockfile) -> Result<Value> {
     let others = tree.needs.keys().filter(|package| **package != tree.root);
     let components: Vec<Value> = others.map(|package| library(package, lock)).collect::<Result<_>>()?;
-    let edge = |(package, needs): (&Package, &BTreeSet<Package>)| {
-        json!({"ref": package.purl(), "dependsOn": needs.iter().map(Package::purl).collect::<Vec<_>>()})
-    };
+    let edge = |(package, needs): (&Package, &BTreeSet<Package>)| json!({"ref": package.purl(), "dependsOn": needs.iter().map(Package::purl).collect::<Vec<_>>()});
     let dependencies: Vec<Value> = tree.needs.iter().map(edge).collect();
     Ok(json!({"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1,
         "metadata": {"component": tree.root.component("application")},
@@ -142,7 +141,8 @@ mod tests {
 
     #[test]
     fn reads_depths_as_who_needs_whom() {
-        let text = "0|a v1.0.0 (/x)|Apache-2.0|\n1|b v2.0.0|MIT/Apache-2.0|https://b\n2|c v3.0.0|ISC|\n1|c v3.0.0|ISC|\n";
+        let text =
+            "0|a v1.0.0 (/x)|Apache-2.0|\n1|b v2.0.0|MIT/Apache-2.0|https://b\n2|c v3.0.0|ISC|\n1|c v3.0.0|ISC|\n";
         let tree = Tree::read(text).unwrap();
         let needs = |name: &str| {
             let (_, needs) = tree.needs.iter().find(|(package, _)| package.name == name).unwrap();
