@@ -4,8 +4,10 @@
 pub mod cluster;
 pub mod control_plane;
 mod http;
+pub mod image;
 pub mod kubeconfig;
 pub mod leak;
+pub mod node;
 pub mod operator;
 mod paths;
 mod pki;

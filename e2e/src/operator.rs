@@ -283,10 +283,14 @@ fn is_setting(name: &str) -> bool {
     name.starts_with("KUBE") || name.starts_with("TOKENWARD_")
 }
 
-fn program() -> Result<PathBuf> {
+/// The operator's binary: `TOKENWARD_BIN`, else the release build.
+///
+/// # Errors
+/// When it is not there; the message says what to do.
+pub fn program() -> Result<PathBuf> {
     let chosen = std::env::var_os("TOKENWARD_BIN").map(PathBuf::from);
     let path = chosen.unwrap_or_else(|| target_dir().join("release/tokenward"));
-    ensure!(path.is_file(), "{} is missing: run `cargo build --release`, or set TOKENWARD_BIN", path.display());
+    ensure!(path.is_file(), "{} is missing: run `make build`, or set TOKENWARD_BIN", path.display());
     Ok(path)
 }
 

@@ -1,4 +1,4 @@
-//! etcd, kube-apiserver, kube-controller-manager, kubectl and promtool: found in `KUBEBUILDER_ASSETS`, or built once
+//! etcd, Kubernetes' own programs and promtool: found in `KUBEBUILDER_ASSETS`, or built once
 //! with Go.
 
 use crate::process::tail;
@@ -42,6 +42,14 @@ const CONTROL_PLANE: Module = Module {
         Tool::new("kubectl", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES),
     ],
 };
+/// From the same module; only a real node needs them.
+const NODE: Module = Module {
+    folder: "e2e/control-plane",
+    tools: &[
+        Tool::new("kubelet", "k8s.io/kubernetes/cmd/kubelet", KUBERNETES),
+        Tool::new("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", KUBERNETES),
+    ],
+};
 /// Without service discovery, which would bring the clients of all clouds.
 const PROMTOOL: Module = Module {
     folder: "e2e/promtool",
@@ -64,6 +72,14 @@ impl Binaries {
     /// When a program is missing and Go cannot build it; the message says what to do.
     pub fn find() -> Result<Self> {
         Ok(Self(programs(CONTROL_PLANE)?))
+    }
+
+    /// As [`Binaries::find`], for the programs that a node needs besides.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find_node() -> Result<Self> {
+        Ok(Self(programs(NODE)?))
     }
 
     /// The path of a program, by its name.
@@ -275,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_shipped_modules_pin_every_tool() {
-        for module in [CONTROL_PLANE, PROMTOOL] {
+        for module in [CONTROL_PLANE, NODE, PROMTOOL] {
             let place = Place::new(module).unwrap();
             assert!(module.tools.iter().all(|tool| place.stamp(tool).is_ok()), "{}", module.folder);
         }

@@ -6,6 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::path::Path;
 
+/// The address of the Service `kubernetes`: the first of `--service-cluster-ip-range`.
+const SERVICE: &str = "10.96.0.1";
+/// The name of the only node.
+pub const NODE: &str = "node";
+
 const MARK: &str = ".tokenward-control-plane";
 
 /// Makes `dir` an empty folder of ours for as long as the answer lives; what another control plane left there goes.
@@ -30,11 +35,12 @@ pub(super) struct Clients {
     pub(super) ca_pem: String,
     pub(super) admin: Identity,
     pub(super) controller_manager: Identity,
+    pub(super) kubelet: Identity,
 }
 
 pub(super) fn write(dir: &Path) -> Result<Clients> {
     let authority = Authority::new("tokenward-e2e")?;
-    let serving = authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc"])?;
+    let serving = authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc", SERVICE])?;
     write_key(dir, "sa")?;
     let ca_pem = authority.pem();
     for (name, text) in [
@@ -47,7 +53,8 @@ pub(super) fn write(dir: &Path) -> Result<Clients> {
     }
     let admin = authority.client("tokenward-e2e-admin", "system:masters")?;
     let controller_manager = authority.client("system:kube-controller-manager", "system:masters")?;
-    Ok(Clients { ca_pem, admin, controller_manager })
+    let kubelet = authority.client(&format!("system:node:{NODE}"), "system:nodes")?;
+    Ok(Clients { ca_pem, admin, controller_manager, kubelet })
 }
 
 /// Writes a fresh key for `ServiceAccount` tokens: `<name>.key` and `<name>.pub`.

@@ -9,6 +9,7 @@ use crate::{Cluster, eventually, kubeconfig, ports, target_dir};
 use anyhow::{Context, Result, bail, ensure};
 use audit::AuditEvent;
 use binaries::Binaries;
+pub use files::NODE;
 use hyper::http::Request;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
@@ -46,6 +47,8 @@ pub struct Profile {
     pub apiserver: Vec<String>,
     /// For kube-controller-manager, for example `--controllers=token-cleaner-controller`.
     pub controller_manager: Vec<String>,
+    /// The port of the API server; a free one if not given.
+    pub port: Option<u16>,
     /// For etcd, for example `--quota-backend-bytes=33554432`.
     pub etcd: Vec<String>,
 }
@@ -160,7 +163,7 @@ impl ControlPlane {
     async fn try_start(profile: &Profile, dir: &Path, binaries: &Binaries) -> Result<Self> {
         let claim = files::claim(dir)?;
         let clients = files::write(dir)?;
-        let api_port = ports::free()?;
+        let api_port = profile.port.map_or_else(ports::free, Ok)?;
         let plane = Self {
             cluster: Cluster {
                 dir: dir.to_owned(),
@@ -178,6 +181,7 @@ impl ControlPlane {
         };
         plane.write_kubeconfig("kubeconfig", &clients.admin)?;
         plane.write_kubeconfig("controller-manager.kubeconfig", &clients.controller_manager)?;
+        plane.write_kubeconfig("kubelet.kubeconfig", &clients.kubelet)?;
         for component in Component::ALL {
             plane.start_component(component).await?;
         }
