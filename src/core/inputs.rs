@@ -28,7 +28,7 @@ pub fn token(spec: &TokenPolicySpec) -> Box<str> {
 #[must_use]
 pub fn layout(spec: &TokenPolicySpec, site: &Site) -> Box<str> {
     let mut inputs = vec![
-        format!("server={}", site.server),
+        format!("server={}", spec.secret.format.server().unwrap_or(&site.server)),
         format!("ca={:016x}", stable_hash([String::from_utf8_lossy(&site.ca).as_ref()])),
     ];
     inputs.extend(spec.secret.labels.iter().map(|(key, value)| format!("label={key}={value}")));

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::crd::{
     duration::Duration,
+    format::FormatType,
     token_policy::{AccountCounts, Binding, Failure as FailureStatus, TokenPolicyStatus},
 };
 
@@ -192,7 +193,7 @@ fn conditions(policy: &Policy, rows: &[Row], granted: Option<TimeDelta>, context
         unsatisfiable(policy, rows),
         unsupported(policy, rows),
         signers_rotating(rows, context.key_in_use),
-        context.site.internal.then(|| internal_server(context.site)),
+        internal_server(policy, context.site),
         (context.skew.abs() > MAX_SKEW).then(|| skewed(context.skew)),
     ];
     std::iter::once(ready).chain(optional.into_iter().flatten()).collect()
@@ -273,12 +274,15 @@ fn signers_rotating(rows: &[Row], key_in_use: Option<&str>) -> Option<Draft> {
     (old > 0).then(|| Draft::new("SigningKeysRotating", true, "OtherSigner", &message))
 }
 
-fn internal_server(site: &Site) -> Draft {
+fn internal_server(policy: &Policy, site: &Site) -> Option<Draft> {
     let message = format!(
-        "Secrets carry the server {}, which only works inside the cluster; start the operator with --cluster-server",
+        "Secrets carry the server {}, which only works inside the cluster; start the operator with --cluster-server, or set server in spec.secret.format",
         site.server
     );
-    Draft::new("InternalServer", true, "ClusterInternalAddress", &message)
+    let format = &policy.spec.secret.format;
+    // Registries are told no server.
+    let applies = site.internal && format.server().is_none() && format.kind != FormatType::DockerConfigJson;
+    applies.then(|| Draft::new("InternalServer", true, "ClusterInternalAddress", &message))
 }
 
 fn skewed(skew: TimeDelta) -> Draft {
@@ -302,6 +306,19 @@ mod tests {
 
     fn site(internal: bool) -> Site {
         Site { server: "https://api".into(), ca: Vec::new(), internal }
+    }
+
+    #[test]
+    fn an_internal_server_is_told_where_the_secret_carries_it() {
+        let told = |format: serde_json::Value| {
+            let spec = json!({"serviceAccounts": {"selector": {}}, "secret": {"format": format}});
+            let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": spec});
+            let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &site(true));
+            internal_server(state.readable().unwrap(), &site(true)).is_some()
+        };
+        assert!(told(json!({})) && told(json!({"type": "Kubeconfig"})));
+        assert!(!told(json!({"type": "Kubeconfig", "kubeconfig": {"server": "https://api"}})));
+        assert!(!told(json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": ["r"]}})));
     }
 
     fn status(spec: &serde_json::Value, rows: Vec<Row>, before: &TokenPolicyStatus, now: i64) -> TokenPolicyStatus {

@@ -34,6 +34,22 @@ pub struct Format {
     pub docker_config_json: Option<DockerConfigJson>,
 }
 
+impl Format {
+    /// The URL of the API server that the policy chose for its consumer, if it did.
+    #[must_use]
+    pub fn server(&self) -> Option<&str> {
+        let kubeconfig = self.kubeconfig.as_ref().and_then(|options| options.server.as_deref());
+        let argo_cd = self.argo_cd_cluster.as_ref().and_then(|options| options.server.as_deref());
+        let istio = self.istio_remote_secret.as_ref().and_then(|options| options.server.as_deref());
+        kubeconfig.or(argo_cd).or(istio)
+    }
+}
+
+/// A URL that hides nothing: no user, query or fragment, and no character that a log or a shell could stumble over.
+const SERVER: &str = r"self.matches('^https://([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?(/[-._~A-Za-z0-9/]*)?$')";
+const SERVER_MESSAGE: &str =
+    "server must be the https URL of the API server as the consumer reaches it, like https://api.example.com:6443";
+
 /// The shapes there are.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
@@ -58,6 +74,12 @@ pub struct Kubeconfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
+    /// URL of the API server as the consumer reaches it; by default what the operator knows. Its certificate must be
+    /// of the cluster's CA. The administrator's limit servers must name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new(SERVER).message(SERVER_MESSAGE))]
+    pub server: Option<String>,
     /// Key of the Secret that holds the kubeconfig; by default config. Flux reads value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
@@ -72,6 +94,12 @@ pub struct ArgoCdCluster {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub cluster_name: Option<String>,
+    /// URL of the API server as Argo CD reaches it; by default what the operator knows. Its certificate must be of the
+    /// cluster's CA. The administrator's limit servers must name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new(SERVER).message(SERVER_MESSAGE))]
+    pub server: Option<String>,
     /// Namespaces that Argo CD manages there; by default all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -93,6 +121,12 @@ pub struct IstioRemoteSecret {
     /// Name that Istio knows the cluster by; also the key of the Secret.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
     pub cluster_name: String,
+    /// URL of the API server as istiod reaches it; by default what the operator knows. Its certificate must be of the
+    /// cluster's CA. The administrator's limit servers must name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = Rule::new(SERVER).message(SERVER_MESSAGE))]
+    pub server: Option<String>,
 }
 
 /// Who reads the token as a password.

@@ -72,6 +72,9 @@ fn good_policies_pass() {
         json!({"rotation": {"overlap": "0s"}}),
         json!({"secret": {"labels": {"example.com/team": "a"}, "annotations": {"note": "x"}}}),
         format(&json!({"type": "Kubeconfig", "kubeconfig": {"clusterName": "prod", "key": "value"}})),
+        format(&json!({"type": "Kubeconfig", "kubeconfig": {"server": "https://api.example.com:6443"}})),
+        format(&json!({"type": "Kubeconfig", "kubeconfig": {"server": "https://[fd00::1]:6443/k8s/clusters/c-1"}})),
+        format(&json!({"type": "ArgoCDCluster", "argoCDCluster": {"server": "https://10.0.0.1"}})),
         format(&json!({"type": "ArgoCDCluster"})),
         format(&json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a"], "project": "p"}})),
         format(&json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": "west"}})),
@@ -93,6 +96,21 @@ fn bad_policies_are_refused_with_what_to_do() {
     let expression = |operator: &str, values: Value| json!({"serviceAccounts": {"selector": {"matchExpressions": [{"key": "a", "operator": operator, "values": values}]}}});
     let kubeconfig = json!({"type": "Kubeconfig"});
     let window = |duration: &str| json!({"rotation": {"windows": [{"schedule": "@daily", "duration": duration}]}});
+    let server = |url: &str| format(&json!({"type": "Kubeconfig", "kubeconfig": {"server": url}}));
+    for url in [
+        "",
+        "http://api",
+        "https://",
+        "https://a@b",
+        "https://a?b",
+        "https://a#b",
+        "https://a\nb",
+        "https://a b",
+        "HTTPS://a",
+    ] {
+        let errors = validate(&server(url)).expect_err(url);
+        assert!(errors.contains("must be the https URL of the API server"), "{url}: {errors}");
+    }
     for (spec, message) in [
         (window("59s"), "open for at least 1m"),
         (json!({"token": {"binding": "Target"}, "rotation": {"overlap": "1m"}}), "token.binding Anchor"),
@@ -183,5 +201,5 @@ fn bootstrap_policies_good_and_bad() {
 #[test]
 fn every_rule_has_an_example_above() {
     let rules = super::yaml(None).unwrap().matches("rule:").count();
-    assert_eq!(rules, 29, "a new CEL rule needs examples in this file");
+    assert_eq!(rules, 32, "a new CEL rule needs examples in this file");
 }

@@ -4,8 +4,8 @@ mod cgroups;
 pub mod isolation;
 mod packages;
 
-use crate::control_plane::binaries::Binaries;
 use crate::control_plane::NODE;
+use crate::control_plane::binaries::Binaries;
 use crate::image::{File, Image};
 use crate::process::Process;
 use crate::{ControlPlane, Profile, eventually, target_dir};

@@ -187,6 +187,15 @@ fn limited() -> Vec<Limited<'static>> {
     let token = |token: Value| json!({"token": token});
     let lasts = |duration: &str| token(json!({ "duration": duration }));
     let none = || token(json!({"binding": "None"}));
+    let sends = |member: &str, server: &str| {
+        let kind = [member[..1].to_uppercase(), member[1..].to_owned()].concat();
+        let options = if member == "istioRemoteSecret" {
+            json!({"server": server, "clusterName": "c"})
+        } else {
+            json!({ "server": server })
+        };
+        json!({"secret": {"format": {"type": kind, (member): options}}})
+    };
     let speaks = |audiences: &[&str]| token(json!({ "audiences": audiences }));
     vec![
         (&[], json!({}), Accepted),
@@ -231,6 +240,20 @@ fn limited() -> Vec<Limited<'static>> {
         ),
         (&[("binding-none", "true")], none(), Accepted),
         (&[("binding-none", "yes")], none(), Refused("(Namespace limited, annotation tokenward.dev/binding-none)")),
+        (
+            &[],
+            sends("kubeconfig", "https://a"),
+            Refused(
+                "server https://a is not among those allowed, because the token is sent there (ConfigMap \
+                 tokenward-system/tokenward-limits, key servers); an administrator may change it there",
+            ),
+        ),
+        (&[("servers", "https://b https://a")], sends("kubeconfig", "https://a"), Accepted),
+        (&[("servers", "https://a")], sends("kubeconfig", "https://a.evil"), Refused("(Namespace limited, annotation")),
+        (&[("servers", "https://*")], sends("argoCDCluster", "https://a"), Refused("server https://a is not among")),
+        (&[("servers", "https://a")], sends("argoCDCluster", "https://a"), Accepted),
+        (&[("servers", "https://a")], sends("istioRemoteSecret", "https://a/"), Refused("server https://a/ is not")),
+        (&[("servers", "https://a")], sends("istioRemoteSecret", "https://a"), Accepted),
         (&[("reserved", "true")], json!({}), Refused("namespace limited is reserved (Namespace limited, annotation")),
         (&[("reserved", "false")], json!({}), Accepted),
     ]
@@ -243,7 +266,7 @@ async fn limits_are_defaults_that_an_annotation_of_the_namespace_widens_or_narro
     let path = format!("{}?dryRun=All", policy_path("limited", ""));
     let admin = Caller::admin(plane).await?;
     for (annotations, more, wanted) in limited() {
-        for name in ["max-duration", "audiences", "binding-none", "reserved"] {
+        for name in ["max-duration", "audiences", "servers", "binding-none", "reserved"] {
             let value = annotations.iter().find(|(key, _)| *key == name);
             limit(&client, "limited", name, value.map(|(_, value)| *value)).await?;
         }

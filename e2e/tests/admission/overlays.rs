@@ -5,12 +5,12 @@ use crate::common::caller::{Caller, administrator, in_force, policy, policy_path
 use crate::common::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, request};
 use crate::common::limits::limit;
 use crate::common::spec;
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, token};
-use tokenward_e2e::{ControlPlane, Profile, target_dir, write_overlay};
+use tokenward_e2e::{ControlPlane, Operator, Options, Profile, target_dir, write_overlay};
 
 /// A control plane with `config/install` seen through an overlay with this text.
 async fn own_plane(name: &str, overlay: &str) -> Result<ControlPlane> {
@@ -43,11 +43,35 @@ async fn belts_are_on(plane: &ControlPlane, namespace: &str, account: &str) -> R
     all_refused(&thief, &calls).await
 }
 
+/// The operator, installed in this namespace, leads, publishes a token, and cleans bootstrap tokens.
+async fn works_in(plane: &ControlPlane, home: &str) -> Result<()> {
+    let secret = json!({"metadata": {"name": "bootstrap-token-expire"}, "type": "bootstrap.kubernetes.io/token",
+        "stringData": {"token-id": "expire", "token-secret": "0123456789abcdef", "expiration": "2020-01-01T00:00:00Z"}});
+    let info = json!({"metadata": {"name": "cluster-info"}, "data": {"kubeconfig": "{}"}});
+    let admin = Caller::admin(plane).await?;
+    Accepted.check(&admin.send("POST", &secret_path("kube-system", ""), &secret).await?)?;
+    Accepted.check(&admin.send("POST", "/api/v1/namespaces/kube-public/configmaps", &info).await?)?;
+    Accepted.check(&admin.send("POST", &policy_path("ci", ""), &policy("p", &spec(&["default"], json!({})))).await?)?;
+    let token = token(plane, home, ACCOUNT, Duration::from_hours(1)).await?;
+    let args = vec!["--leader-elect".to_owned()];
+    let (dir, home) = (plane.dir().join("operator"), home.to_owned());
+    let operator =
+        Operator::start(plane, Options { dir, home, args, token: Some(token), ..Options::default() }).await?;
+    let ready = ["-n", "ci", "wait", "tp/p", "--for=condition=Ready", "--timeout=60s"];
+    plane.kubectl_ok(ready).await.with_context(|| operator.log().unwrap_or_default())?;
+    let gone = ["-n", "kube-system", "wait", "secret/bootstrap-token-expire", "--for=delete", "--timeout=30s"];
+    plane.kubectl_ok(gone).await.with_context(|| operator.log().unwrap_or_default())?;
+    let log = operator.log()?;
+    ensure!(!log.contains("forbidden"), "{log}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn belts_and_limits_follow_the_operator_into_another_namespace_and_name() -> Result<()> {
-    let overlay = "namespace: acme\nresources: [CONFIG/install]\n";
+    let overlay = "namespace: acme\nresources: [CONFIG/install]\ntransformers: [CONFIG/other-namespace]\n";
     let plane = own_plane("acme", overlay).await?;
     belts_are_on(&plane, "acme", ACCOUNT).await?;
+    works_in(&plane, "acme").await?;
     let admin = Caller::admin(&plane).await?;
     let long = policy("p", &spec(&["default"], json!({"token": {"duration": "169h"}})));
     let path = format!("{}?dryRun=All", policy_path("ci", ""));

@@ -141,6 +141,19 @@ async fn options_come_with_their_own_type() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_server_is_an_https_url_that_hides_nothing() -> Result<()> {
+    let advice = "server must be the https URL of the API server";
+    let urls =
+        ["http://api.example.com", "https://user@api.example.com", "https://api.example.com#x", "https://a\nb", "api"];
+    let mut cases: Vec<(Value, &str)> =
+        urls.iter().map(|url| (plus(1, "kubeconfig", json!({ "server": url })), advice)).collect();
+    cases.push((plus(2, "argoCDCluster", json!({"server": "https://a?b"})), advice));
+    cases.push((plus(3, "istioRemoteSecret", json!({"clusterName": "c", "server": "https://"})), advice));
+    cases.push((plus(1, "kubeconfig", json!({"server": format!("https://{}", "a".repeat(250))})), "Too long"));
+    refused("servers", &cases).await
+}
+
+#[tokio::test]
 async fn what_needs_anchors_comes_with_anchors() -> Result<()> {
     let with = |binding: &str, rotation: Value| one(json!({"token": {"binding": binding}, "rotation": rotation}));
     let mut cases = Vec::new();

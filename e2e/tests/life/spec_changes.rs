@@ -1,6 +1,7 @@
 //! Every field of a policy, changed: which of them need a new token, which only write the Secret again, and which
 //! touch nothing.
 
+use crate::common::limits::OTHER_SERVER;
 use crate::common::{SOON, Scene, Target, is_current};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -56,6 +57,7 @@ fn newer_rows() -> Vec<Row> {
     let key = json!({"type": "Kubeconfig", "kubeconfig": {"key": "kubeconfig"}});
     let argo = json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a"]}});
     let project = json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a"], "project": "b"}});
+    let server = json!({"type": "Kubeconfig", "kubeconfig": {"server": OTHER_SERVER}});
     let remote = |name: &str| json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": name}});
     let registry = |name: &str| json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": [name]}});
     vec![
@@ -63,6 +65,7 @@ fn newer_rows() -> Vec<Row> {
         ("key", secret(json!({"format": {"type": "Kubeconfig"}})), secret(json!({"format": key})), Rewritten),
         ("argo", json!({}), secret(json!({"format": argo})), Rewritten),
         ("argo-project", secret(json!({"format": argo})), secret(json!({"format": project})), Rewritten),
+        ("server", secret(json!({"format": {"type": "Kubeconfig"}})), secret(json!({"format": server})), Rewritten),
         ("istio", json!({}), secret(json!({"format": remote("east")})), Rewritten),
         ("istio-name", secret(json!({"format": remote("east")})), secret(json!({"format": remote("west")})), Rewritten),
         ("docker", secret(json!({"format": registry("a.io")})), secret(json!({"format": registry("b.io")})), Rewritten),

@@ -120,6 +120,9 @@ fn data(draft: &Draft<'_>, site: &Site) -> Data {
     // Options that the type needs are demanded by the CRD; without them there would be nothing to write.
     let Format { kind, kubeconfig, argo_cd_cluster, istio_remote_secret, docker_config_json } =
         draft.policy.spec.secret.format.clone();
+    let own = draft.policy.spec.secret.format.server();
+    let own = own.map(|server| Site { server: server.to_owned(), ..site.clone() });
+    let site = own.as_ref().unwrap_or(site);
     match kind {
         FormatType::Token => token::data(draft, site),
         FormatType::Kubeconfig => kubeconfig::data(draft, site, &kubeconfig.unwrap_or_default()),
@@ -422,6 +425,24 @@ mod tests {
             json!({"cluster": "a: {b}\n", "user": "deployer", "namespace": "other"})
         );
         assert_eq!(config["users"][0]["user"].as_object().unwrap().keys().collect::<Vec<_>>(), ["token"]);
+    }
+
+    #[test]
+    fn a_server_of_the_policys_own_is_in_every_format_that_carries_one() {
+        let own = "https://api.example.com";
+        for (kind, member, more) in [
+            ("Kubeconfig", "kubeconfig", json!({"server": own})),
+            ("ArgoCDCluster", "argoCDCluster", json!({"server": own})),
+            ("IstioRemoteSecret", "istioRemoteSecret", json!({"server": own, "clusterName": "west"})),
+        ] {
+            let body = rendered(
+                &policy(&json!({"secret": {"format": {"type": kind, (member): more}}})),
+                &Precondition::Absent,
+            );
+            let keys = body["data"].as_object().unwrap().keys();
+            let values: String = keys.map(|key| text(&body, key)).collect();
+            assert!(values.contains(own) && !values.contains("https://api:6443"), "{values}");
+        }
     }
 
     fn formats() -> [Value; 5] {
