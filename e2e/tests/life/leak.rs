@@ -89,8 +89,9 @@ fn malformed(token: &str) -> Vec<Rule> {
         status(json!({"token": format!("{token}.{token}")})),
         format!("<html>{token}"),
     ];
-    let rules = (1..).zip(bodies).map(|(n, body)| Rule::after(Call::is_mint, Act::Replace(body)).nth(n));
-    rules.collect()
+    let echo = format!("TokenRequest is invalid: {token}, asked with authorization: Bearer {token}");
+    let acts = bodies.into_iter().map(Act::Replace).chain([Act::fail(422, "Invalid", &echo), Act::Truncate]);
+    (1..).zip(acts).map(|(n, act)| Rule::after(Call::is_mint, act).nth(n)).collect()
 }
 
 /// An answer to the second look at the target, which is the one that reads it whole.

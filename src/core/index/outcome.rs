@@ -145,7 +145,9 @@ impl Index {
                 let proof = self.seen(key, now);
                 proof.target_absent = true;
             }
-            (Look::Anchor(_), Found::Secret(meta)) => self.anchor_found(key, &meta, now),
+            (Look::Anchor(_), Found::Secret(meta)) if Anchor::read(&meta).is_some() => {
+                self.anchor_found(key, &meta, now)
+            }
             (Look::Anchor(name), _) => {
                 self.anchor_absent(key, &name.as_str().into(), now);
                 self.grant(key, now).memory.proof.anchor_absent = Some(name.into());
