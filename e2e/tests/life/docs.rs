@@ -104,10 +104,9 @@ fn rows(page: &str, is_row: impl Fn(&str) -> bool) -> Vec<(&str, &str)> {
 
 /// The tests that a text names, as `file.rs::function` in backquotes.
 fn named_tests(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split('`')
-        .skip(1)
-        .step_by(2)
-        .filter_map(|word| word.split_once("::").filter(|(file, _)| file.ends_with(".rs")))
+    text.split('`').skip(1).step_by(2).filter_map(|word| {
+        word.split_once("::").filter(|(file, _)| Path::new(file).extension().is_some_and(|end| end == "rs"))
+    })
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl Index {
                 proof.target_absent = true;
             }
             (Look::Anchor(_), Found::Secret(meta)) if Anchor::read(&meta).is_some() => {
-                self.anchor_found(key, &meta, now)
+                self.anchor_found(key, &meta, now);
             }
             (Look::Anchor(name), _) => {
                 self.anchor_absent(key, &name.as_str().into(), now);
