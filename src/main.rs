@@ -8,9 +8,15 @@ use std::{
 use clap::{Parser as _, error::ErrorKind};
 use tokenward::{
     cli::{Cli, Command, LogFormat, Settings},
+    core::redact,
     crd, shell,
 };
 use tracing_subscriber::EnvFilter;
+use zeroizing_alloc::ZeroAlloc;
+
+/// What is freed is wiped: HTTP, TLS and JSON put copies of tokens into buffers that are not ours to wipe.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 
 /// kube's watchers log every failed try; ours is logged when it changes.
 const DEFAULT_FILTER: &str = "info,kube_client=error,kube_runtime=error";
@@ -51,7 +57,11 @@ fn print_crds(plural: Option<&str>) -> ExitCode {
 }
 
 fn run(settings: &Settings) -> ExitCode {
+    if let Err(error) = hide_memory() {
+        return fail(&error);
+    }
     log_to_stderr(settings.log_format);
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", redact::panic(panic))));
     // The provider can be installed once, and here nobody has done so before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // The loop and its calls wait more than they compute: two threads serve any number of grants.
@@ -61,6 +71,18 @@ fn run(settings: &Settings) -> ExitCode {
         Ok(Err(error)) => fail(&error),
         Err(error) => fail(&error),
     }
+}
+
+/// No core file, no `ptrace` and no `/proc/PID/mem` for anybody but root: memory holds tokens.
+#[cfg(target_os = "linux")]
+fn hide_memory() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hide_memory() -> std::io::Result<()> {
+    Ok(())
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

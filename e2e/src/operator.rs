@@ -1,8 +1,11 @@
 //! The operator under test: a process with its own `ServiceAccount`'s token.
 
 use crate::cluster::printed;
+use crate::control_plane::ISSUER;
+use crate::leak::{Finding, Scanner};
 use crate::poll::eventually_every;
 use crate::process::Process;
+use crate::proxy::Told;
 use crate::{Cluster, Component, ControlPlane, Proxy, eventually, http, kubeconfig, ports, target_dir, workspace_dir};
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -12,6 +15,8 @@ use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,10 +50,11 @@ pub struct Options<'a> {
     pub token: Option<SecretString>,
 }
 
-/// An operator's process; dropping it kills it.
+/// An operator's process; dropping it kills it, and panics when it has ever told a token.
 pub struct Operator {
     command: Recipe,
     running: Mutex<Running>,
+    told: Option<Told>,
 }
 
 /// What every start has in common.
@@ -93,7 +99,34 @@ impl Operator {
         let program = options.program.map_or_else(program, Ok)?;
         let command = Recipe { program, name, dir, args, env: options.env };
         let running = Mutex::new(command.spawn()?);
-        Ok(Self { command, running })
+        Ok(Self { command, running, told: options.via.map(Proxy::told) })
+    }
+
+    /// Tokens in its log, in its metrics, or in what it told the API server through a proxy, other than as data of a Secret.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn leaks(&self) -> Result<Vec<Finding>> {
+        let mut texts = vec![(self.log_path().display().to_string(), fs::read(self.log_path())?)];
+        // Who has ended, sleeps or never began has no metrics to show.
+        texts.extend(self.last_metrics().ok().map(|text| ("/metrics".to_owned(), text)));
+        if let Some(told) = &self.told {
+            return told.leaks(&texts);
+        }
+        let scanner = Scanner::new([], ISSUER)?;
+        Ok(texts.iter().flat_map(|(name, text)| scanner.scan(name, text)).collect())
+    }
+
+    /// As [`Operator::metrics`], where nothing can be awaited.
+    fn last_metrics(&self) -> Result<Vec<u8>> {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.running().metrics));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        // It answers within 1 s also when it is busy.
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text)?;
+        Ok(text)
     }
 
     /// Waits until `/readyz` answers 200, and returns how long that took from the start of the process.
@@ -164,12 +197,20 @@ impl Operator {
         Ok((status, start.elapsed()))
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running().process.signal(signal)
+    }
+
     /// Stops it as if its machine slept.
     ///
     /// # Errors
     /// When it has ended.
     pub fn sigstop(&self) -> Result<()> {
-        self.running().process.signal(Signal::STOP)
+        self.signal(Signal::STOP)
     }
 
     /// Lets it go on.
@@ -177,7 +218,7 @@ impl Operator {
     /// # Errors
     /// When it has ended.
     pub fn sigcont(&self) -> Result<()> {
-        self.running().process.signal(Signal::CONT)
+        self.signal(Signal::CONT)
     }
 
     /// Starts it again with the same kubeconfig, killing it first if it still runs.
@@ -214,6 +255,13 @@ impl Operator {
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.running().process.id()
+    }
+
+    /// Where it serves metrics and health.
+    #[must_use]
+    pub fn ports(&self) -> (u16, u16) {
+        let running = self.running();
+        (running.metrics, running.health)
     }
 
     /// The file with its output, of all starts.
@@ -255,6 +303,15 @@ impl Operator {
 
     fn running(&self) -> Running {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let leaks = self.leaks();
+        let none = matches!(&leaks, Ok(found) if found.is_empty());
+        // A scenario that leaks must fail, and here no error can be returned.
+        assert!(none || std::thread::panicking(), "token text was told: {leaks:#?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod rules;
 mod server;
+mod told;
 
 use crate::ControlPlane;
 use crate::pki::Authority;
@@ -14,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+pub use told::Told;
 
 /// One request, as a rule sees it.
 #[derive(Clone, Debug)]
@@ -110,6 +112,7 @@ pub struct Proxy {
 struct Shared {
     seen: Mutex<Vec<Seen>>,
     minted: Mutex<Vec<Minted>>,
+    told: Mutex<Vec<u8>>,
     rules: Mutex<Vec<Arc<Active>>>,
     // Each change ends the connections made before it.
     cuts: watch::Sender<u64>,
@@ -164,6 +167,12 @@ impl Proxy {
         locked(&self.shared.minted).clone()
     }
 
+    /// What clients have told the API server so far, also when this proxy is gone.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        Told::new(self.shared.clone())
+    }
+
     /// Every call so far.
     #[must_use]
     pub fn requests(&self) -> Vec<Seen> {
@@ -195,6 +204,7 @@ impl Drop for Proxy {
 
 impl Shared {
     fn record(&self, call: &Call) -> usize {
+        told::append(&mut locked(&self.told), call);
         let mut seen = locked(&self.seen);
         let sequence = seen.len();
         let (method, path, query) = (call.method.clone(), call.path.clone(), call.query.clone());

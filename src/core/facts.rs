@@ -383,16 +383,22 @@ pub struct Anchor {
     pub dies_at_latest: Option<Time>,
     /// Has the label that people list anchors by.
     pub marked: bool,
+    /// Somebody gave it a finalizer.
+    pub finalizers: bool,
     /// The owners.
     pub owners: Owners,
 }
 
 impl Anchor {
     /// Reads an anchor from the metadata of a Secret whose type is known to be the anchors'. `None` for a
-    /// name that is not ours.
+    /// name that is not ours, and for an anchor that only a finalizer still holds: the API server takes no token that is
+    /// bound to it from 60 s after its deletion on.
     #[must_use]
     pub fn read(meta: &ObjectMeta) -> Option<Self> {
         meta.name.as_deref().filter(|name| name.starts_with(keys::ANCHOR_PREFIX))?;
+        if meta.deletion_timestamp.is_some() {
+            return None;
+        }
         Some(Self {
             uid: meta.uid.as_deref()?.into(),
             resource_version: meta.resource_version.as_deref()?.into(),
@@ -402,6 +408,7 @@ impl Anchor {
             target: object(meta, keys::TARGET).into(),
             dies_at_latest: annotation(meta, keys::DIES_AT_LATEST).and_then(time),
             marked: label(meta, keys::ROLE) == Some(keys::ANCHOR_ROLE),
+            finalizers: meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty()),
             owners: Owners::read(meta),
         })
     }

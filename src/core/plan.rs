@@ -388,7 +388,7 @@ fn accountless(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     match facts.account {
         None => {
             let verdict = Verdict::failing(Reason::AccountNotFound, &format!("ServiceAccount {name} does not exist"));
-            Some(Verdict { act: keep_owners(now, facts, None), ..verdict })
+            Some(Verdict { act: keep_bonds(now, facts, None), ..verdict })
         }
         Some(account) if account.terminating => {
             Some(Verdict::failing(Reason::AccountTerminating, &format!("ServiceAccount {name} is being deleted")))
@@ -401,11 +401,11 @@ fn accountless(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     }
 }
 
-/// Where nothing is issued the owners are still kept as the policy wants them, under the budget of all repairs.
-fn keep_owners(now: Time, facts: &Facts<'_>, until: Option<Time>) -> Act {
+/// Where nothing is issued, owners and finalizers are still kept as the policy wants them, under the budget of all repairs.
+fn keep_bonds(now: Time, facts: &Facts<'_>, until: Option<Time>) -> Act {
     let ready_at = facts.memory.budget.ready_at(now);
-    match facts.readable().and_then(|policy| repair::owners(facts, policy)) {
-        Some(act) if ready_at <= now => throttled(now, facts, act),
+    match facts.readable().and_then(|policy| repair::bonds(facts, policy)) {
+        Some((_, act)) if ready_at <= now => throttled(now, facts, act),
         Some(_) => Act::Idle(Some(ready_at)),
         None => Act::Idle(until),
     }
@@ -418,7 +418,7 @@ fn suspended(now: Time, facts: &Facts<'_>) -> Option<Verdict> {
     // The end of the token is the next thing to tell.
     let end = valid.and_then(|target| target.token.as_ref()).map(|token| token.expires_at);
     let standing = if valid.is_some() { Standing::Ready } else { Standing::Working };
-    policy.spec.suspend.then(|| Verdict { act: keep_owners(now, facts, end), ..Verdict::stop(standing) })
+    policy.spec.suspend.then(|| Verdict { act: keep_bonds(now, facts, end), ..Verdict::stop(standing) })
 }
 
 /// Rows 5 to 11: the grant is alive.

@@ -1,5 +1,7 @@
 //! Texts that others wrote, made safe to show: no tokens, no control characters, no more than fits.
 
+use std::panic::PanicHookInfo;
+
 /// Longest message that is shown in a condition or event, in characters.
 pub const MAX_MESSAGE: usize = 256;
 
@@ -18,6 +20,14 @@ pub fn message(text: &str) -> String {
         }
     }
     out.chars().take(MAX_MESSAGE).collect()
+}
+
+/// What is told of a panic: its text may quote what was worked on, which may be a token.
+#[must_use]
+pub fn panic(panic: &PanicHookInfo<'_>) -> String {
+    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let text = panic.payload_as_str().unwrap_or("no text");
+    format!("panic at {place}: {}; please report this bug", message(text))
 }
 
 /// Letters of base64 (plain and URL-safe) and the dots between the parts of a token.
@@ -42,6 +52,19 @@ mod tests {
         assert_eq!(message(&format!("denied: \"{token}\" is bad")), "denied: \"[removed]\" is bad");
         assert_eq!(message("exceeded quota: secrets=1"), "exceeded quota: secrets=1");
         assert_eq!(message("two\nlines\u{1b}[31m"), "two lines [31m");
+    }
+
+    #[test]
+    fn a_panic_quotes_no_token() {
+        let (told, hear) = std::sync::mpsc::channel();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| told.send(panic(info)).unwrap()));
+        let token = format!("eyJhbGciOiJFUzI1NiJ9.{}.sig", "A".repeat(80));
+        // The library itself quotes a text that is cut at a wrong place.
+        let cut = std::thread::spawn(move || format!("é{token}")[1..].len()).join();
+        std::panic::set_hook(before);
+        let text: String = hear.iter().find(|text: &String| text.contains("redact.rs")).unwrap();
+        assert!(cut.is_err() && text.contains("[removed]") && !text.contains("AAAA"), "{text}");
     }
 
     proptest! {

@@ -1,12 +1,18 @@
 //! The two small HTTP servers: health for the kubelet, metrics for Prometheus.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    task::AbortHandle,
+    time::{sleep, timeout},
 };
 
 use super::metrics::Metrics;
@@ -57,6 +63,40 @@ async fn scrape(
 
 async fn serve(address: SocketAddr, routes: Router) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    tokio::spawn(async move { axum::serve(listener, routes).await });
+    tokio::spawn(accept(listener, routes));
     Ok(())
+}
+
+/// Connections that a listener keeps; kubelet and Prometheus need one each.
+const CONNECTIONS: usize = 64;
+/// A request's head comes at once or not at all.
+const HEAD: Duration = Duration::from_secs(10);
+/// Longest head of a request.
+const MAX_HEAD: usize = 16 << 10;
+/// What keeps a connection from being accepted, too many open files above all, passes.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Serves every new connection at once; of too many the oldest makes room, so those that only wait keep nobody out.
+async fn accept(listener: TcpListener, routes: Router) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(tokio::spawn(connection(stream, routes.clone())).abort_handle());
+    }
+}
+
+/// An error ends the connection, and whoever made it knows.
+async fn connection(stream: TcpStream, routes: Router) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
+    let _ = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await;
 }

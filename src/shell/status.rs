@@ -1,13 +1,12 @@
 //! Writes the status of a policy.
 
 use http::Method;
-use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::json;
 use tracing::warn;
 
 use super::api::{APPLY, Api, Call, METADATA};
-use crate::core::{keys, table::Key};
+use crate::core::{keys, render, table::Key};
 
 /// The object whose status is written.
 #[derive(Clone, Copy)]
@@ -36,11 +35,9 @@ pub async fn apply(api: &Api, object: Object<'_>, status: &impl Serialize) -> bo
     if !namespace.is_empty() {
         metadata["namespace"] = (&**namespace).into();
     }
-    let body: SecretString = json!({
+    let body = render::apply_body(&json!({
         "apiVersion": "tokenward.dev/v1alpha1", "kind": object.kind, "metadata": metadata, "status": status,
-    })
-    .to_string()
-    .into();
+    }));
     let call = Call { what: &what, method: &Method::PATCH, path: &path, accept: METADATA, content: APPLY, body: &body };
     match api.call(call).await {
         Ok(_) => true,

@@ -24,6 +24,8 @@ pub enum Act {
         /// Headers of the answer, for example `Retry-After`.
         headers: Vec<(String, String)>,
     },
+    /// The API server's answer breaks off in its middle (after).
+    Truncate,
     /// The request's body (before) or the answer's body (after) becomes this one.
     Replace(String),
 }

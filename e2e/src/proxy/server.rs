@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use chrono::Utc;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
@@ -24,7 +24,8 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-type Body = BoxBody<Bytes, hyper::Error>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Body = BoxBody<Bytes, BoxError>;
 type Answer = Response<Body>;
 
 /// The API server, seen from the proxy.
@@ -104,6 +105,7 @@ struct Proxied {
 /// How a rule leaves the body that is passing: an answer of its own ends the call.
 enum Verdict {
     Pass(Option<Bytes>),
+    Truncate,
     Answer(Answer),
 }
 
@@ -117,6 +119,7 @@ impl Proxied {
         let replaced = match judge(&rules, When::Before).await? {
             Verdict::Answer(answer) => return Ok(self.deliver(sequence, answer, false)),
             Verdict::Pass(replaced) => replaced,
+            Verdict::Truncate => bail!("there is no answer yet that could break off"),
         };
         // A task of its own: what has been sent is answered and recorded even when the client goes away.
         let answer = tokio::spawn(self.clone().forward(parts, call, replaced, sequence)).await??;
@@ -124,6 +127,7 @@ impl Proxied {
             Verdict::Answer(failure) => Ok(self.deliver(sequence, failure, false)),
             Verdict::Pass(Some(body)) => Ok(self.deliver(sequence, answer.map(|_| full(body)), false)),
             Verdict::Pass(None) => Ok(self.deliver(sequence, answer, true)),
+            Verdict::Truncate => Ok(self.deliver(sequence, truncated(answer).await?, false)),
         }
     }
 
@@ -137,7 +141,7 @@ impl Proxied {
         let (mut head, body) = self.upstream.send(parts, sent).await?.into_parts();
         head.headers = end_to_end(head.headers);
         if call.is_watch() && head.status.is_success() {
-            return Ok(Response::from_parts(head, body.boxed()));
+            return Ok(Response::from_parts(head, body.map_err(BoxError::from).boxed()));
         }
         let body = body.collect().await?.to_bytes();
         if call.is_mint() && head.status.is_success() {
@@ -155,10 +159,21 @@ async fn judge(rules: &[Arc<Active>], when: When) -> Result<Verdict> {
             Act::Hold if active.passes().await => {}
             Act::Hold | Act::Drop => bail!("closed by a rule"),
             Act::Fail { status, body, headers } => return Ok(Verdict::Answer(failure(*status, body, headers)?)),
+            Act::Truncate => return Ok(Verdict::Truncate),
             Act::Replace(body) => replaced = Some(Bytes::from(body.clone())),
         }
     }
     Ok(Verdict::Pass(replaced))
+}
+
+/// Announces the whole answer, sends the half that ends in the middle of what a token takes most of, and breaks off.
+async fn truncated(answer: Answer) -> Result<Answer> {
+    let (mut head, body) = answer.into_parts();
+    let body = body.collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
+    head.headers.insert(CONTENT_LENGTH, body.len().into());
+    let half = Frame::data(body.slice(..body.len() / 2));
+    let frames = futures::stream::iter([Ok(half), Err(BoxError::from("broken off by a rule"))]);
+    Ok(Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames))))
 }
 
 fn failure(status: u16, body: &str, headers: &[(String, String)]) -> Result<Answer> {

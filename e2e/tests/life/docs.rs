@@ -31,10 +31,10 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The README and all documents below `docs/`.
+/// README, SECURITY and all documents below `docs/`.
 fn pages() -> Result<Vec<PathBuf>> {
     let mut pages = files(&workspace_dir().join("docs"), "md")?;
-    pages.push(workspace_dir().join("README.md"));
+    pages.extend(["README.md", "SECURITY.md"].map(|page| workspace_dir().join(page)));
     Ok(pages)
 }
 
@@ -94,6 +94,40 @@ fn each_cause_is_explained() -> Result<()> {
         "the causes are not where they were: {causes:?}"
     );
     assert_explained(REFERENCE, &causes)
+}
+
+/// The rows of the tables of a page whose first cell is such.
+fn rows(page: &str, is_row: impl Fn(&str) -> bool) -> Vec<(&str, &str)> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+    rows.filter(|(first, _)| is_row(first)).collect()
+}
+
+/// The tests that a text names, as `file.rs::function` in backquotes.
+fn named_tests(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split('`').skip(1).step_by(2).filter_map(|word| {
+        word.split_once("::").filter(|(file, _)| Path::new(file).extension().is_some_and(|end| end == "rs"))
+    })
+}
+
+#[test]
+fn each_attack_and_each_question_is_answered_by_tests_that_exist() -> Result<()> {
+    let (threats, security) = (read("docs/threat-model.md")?, read("SECURITY.md")?);
+    let attacks = rows(&threats, |first| first.starts_with('T'));
+    let ids: Vec<String> = attacks.iter().map(|(id, _)| (*id).to_owned()).collect();
+    assert_eq!(ids, (1..=42).map(|n| format!("T{n}")).collect::<Vec<_>>());
+    let questions = rows(&security, |first| first.parse::<u32>().is_ok());
+    assert!(questions.len() >= 20, "{} questions", questions.len());
+    for (id, answer) in attacks.iter().chain(&questions) {
+        ensure!(named_tests(answer).next().is_some(), "no test answers {id}");
+        for (file, name) in named_tests(answer) {
+            let source = read(file)?;
+            let (before, _) =
+                source.split_once(&format!("fn {name}(")).with_context(|| format!("{id}: no {file}::{name}"))?;
+            let attribute = before.trim_end().trim_end_matches("async").trim_end();
+            ensure!(attribute.ends_with("test]"), "{id}: {file}::{name} is no test");
+        }
+    }
+    Ok(())
 }
 
 /// What a link to a heading calls it.

@@ -8,6 +8,7 @@ use futures::future::try_join_all;
 use kube::api::{Patch, PatchParams};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use std::fs;
 use std::time::Duration;
 use tokenward_e2e::control_plane::ISSUER;
 use tokenward_e2e::leak::Scanner;
@@ -89,8 +90,9 @@ fn malformed(token: &str) -> Vec<Rule> {
         status(json!({"token": format!("{token}.{token}")})),
         format!("<html>{token}"),
     ];
-    let rules = (1..).zip(bodies).map(|(n, body)| Rule::after(Call::is_mint, Act::Replace(body)).nth(n));
-    rules.collect()
+    let echo = format!("TokenRequest is invalid: {token}, asked with authorization: Bearer {token}");
+    let acts = bodies.into_iter().map(Act::Replace).chain([Act::fail(422, "Invalid", &echo), Act::Truncate]);
+    (1..).zip(acts).map(|(n, act)| Rule::after(Call::is_mint, act).nth(n)).collect()
 }
 
 /// An answer to the second look at the target, which is the one that reads it whole.
@@ -113,6 +115,17 @@ fn echoing(token: &str) -> Vec<Rule> {
     (1..).zip(acts).map(|(n, act)| Rule::before(writes_target, act).nth(n)).collect()
 }
 
+/// What every scenario ends with finds what is planted.
+fn its_end_would_tell(scene: &Scene, token: &str) -> Result<()> {
+    ensure!(scene.operator.leaks()?.is_empty(), "it told a token");
+    let (path, log) = (scene.operator.log_path(), scene.operator.log()?);
+    fs::write(&path, format!("{log}{token}"))?;
+    let found = scene.operator.leaks()?;
+    fs::write(&path, &log)?;
+    ensure!(found.iter().any(|finding| finding.offset == log.len()), "the scanner is blind: {found:?}");
+    Ok(())
+}
+
 async fn goes_through_everything(format: &str) -> Result<()> {
     let scene = traced(&format!("leaks-{format}"), format).await?;
     lives(&scene).await?;
@@ -133,7 +146,7 @@ async fn goes_through_everything(format: &str) -> Result<()> {
     let log = scene.operator.log()?;
     scene.told("p", "AdmissionDenied", "[removed]").await?;
     ensure!(log.contains("TRACE") && log.contains("denied the request"), "the log does not tell what happened");
-    Ok(())
+    its_end_would_tell(&scene, target.token())
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! is waiting, so they run side by side.
 
 mod argocd;
+mod attacks;
 mod bad_input;
 mod clamp;
 mod clients;
@@ -11,11 +12,13 @@ mod connection;
 mod crash;
 mod docs;
 mod fence;
+mod floods;
 mod format_rules;
 mod formats;
 mod gitops;
 mod keys;
 mod leak;
+mod memory;
 mod metrics;
 mod recovery;
 mod restored;

@@ -146,7 +146,9 @@ impl Index {
                 let absent = self.target_absent(key, name.into(), now);
                 self.seen(key, now).target_absent = absent;
             }
-            (Look::Anchor(_), Found::Secret(meta)) => self.anchor_found(key, &meta, now),
+            (Look::Anchor(_), Found::Secret(meta)) if Anchor::read(&meta).is_some() => {
+                self.anchor_found(key, &meta, now);
+            }
             (Look::Anchor(name), _) => {
                 self.anchor_absent(key, &name.as_str().into(), now);
                 self.grant(key, now).memory.proof.anchor_absent = Some(name.into());

@@ -51,6 +51,8 @@ pub enum Why {
     MetadataChanged,
     /// Owner references were changed.
     OwnersChanged,
+    /// An anchor got a finalizer.
+    FinalizersChanged,
     /// The spec asks for another layout.
     LayoutChanged,
 }
@@ -76,6 +78,7 @@ impl Why {
             Self::Due => "Due",
             Self::MetadataChanged => "MetadataChanged",
             Self::OwnersChanged => "OwnersChanged",
+            Self::FinalizersChanged => "FinalizersChanged",
             Self::LayoutChanged => "LayoutChanged",
         }
     }
@@ -92,7 +95,8 @@ impl Why {
             | Self::DataChanged
             | Self::NotYetValid
             | Self::MetadataChanged
-            | Self::OwnersChanged => Some(self.as_str()),
+            | Self::OwnersChanged
+            | Self::FinalizersChanged => Some(self.as_str()),
             _ => None,
         }
     }

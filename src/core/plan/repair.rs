@@ -16,8 +16,8 @@ use crate::core::{
 /// The next repair of a target whose token is right, or of an anchor it names.
 pub(super) fn next(case: &Case<'_>) -> Option<(Why, Act)> {
     let target = case.target?;
-    if let Some(act) = owners(case.facts, case.policy) {
-        return Some((Why::OwnersChanged, act));
+    if let Some(repair) = bonds(case.facts, case.policy) {
+        return Some(repair);
     }
     if let Some(why) = rewrite(case, target) {
         return Some((why, written_again(case, target, why)));
@@ -28,17 +28,27 @@ pub(super) fn next(case: &Case<'_>) -> Option<(Why, Act)> {
     anchors.find_map(|(name, anchor)| mended(case, name, anchor))
 }
 
-/// The patch of the first Secret of the grant whose owners are not as the policy wants them. It needs no token and
-/// no account: what the policy's deletion takes with it must be right at any time.
-pub(super) fn owners(facts: &Facts<'_>, policy: &Policy) -> Option<Act> {
+/// The patch of the first Secret of the grant that the policy's deletion would not take with it, or too late. It needs no
+/// token and no account: this must be right at any time.
+pub(super) fn bonds(facts: &Facts<'_>, policy: &Policy) -> Option<(Why, Act)> {
+    owners(facts, policy).or_else(|| finalizers(facts))
+}
+
+fn owners(facts: &Facts<'_>, policy: &Policy) -> Option<(Why, Act)> {
     let targets = facts
         .targets()
         .filter(|(_, target)| target.written)
         .map(|(name, target)| (name, &target.owners, &target.resource_version));
     let anchors = facts.anchors.iter().map(|(name, (anchor, _))| (*name, &anchor.owners, &anchor.resource_version));
     let (name, _, version) = targets.chain(anchors).find(|(_, owners, _)| !owners.fit(policy))?;
-    let body = replace_owners(version, &render::owners(facts.key, policy));
-    Some(Act::Patch { name: name.to_owned(), body, why: Why::OwnersChanged })
+    let body = replace(version, "ownerReferences", &render::owners(facts.key, policy));
+    Some(patch(name, body, Why::OwnersChanged))
+}
+
+/// A finalizer keeps the token of a deleted anchor alive for 60 s more.
+fn finalizers(facts: &Facts<'_>) -> Option<(Why, Act)> {
+    let (name, (anchor, _)) = facts.anchors.iter().find(|(_, (anchor, _))| anchor.finalizers)?;
+    Some(patch(name, replace(&anchor.resource_version, "finalizers", &json!([])), Why::FinalizersChanged))
 }
 
 fn facts_of<'a>(case: &Case<'a>, name: &str) -> Option<(&'a str, &'a Anchor)> {
@@ -77,11 +87,11 @@ fn written_again(case: &Case<'_>, target: &Target, why: Why) -> Act {
 }
 
 /// Apply leaves foreign owner references in place, and a second living owner would keep the Secret alive after
-/// its policy: the list is replaced as a whole, if nobody changed it meanwhile.
-fn replace_owners(resource_version: &str, owners: &Value) -> Value {
+/// its policy; the same goes for finalizers. The list is replaced as a whole, if nobody changed it meanwhile.
+fn replace(resource_version: &str, list: &str, wanted: &Value) -> Value {
     json!([
         {"op": "test", "path": "/metadata/resourceVersion", "value": resource_version},
-        {"op": "add", "path": "/metadata/ownerReferences", "value": owners},
+        {"op": "add", "path": format!("/metadata/{list}"), "value": wanted},
     ])
 }
 

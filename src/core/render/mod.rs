@@ -112,8 +112,21 @@ fn secret(
         FormatType::DockerConfigJson => docker_config::TYPE,
         _ => "Opaque",
     };
-    let body = json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": data});
-    body.to_string().into()
+    apply_body(&json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": data}))
+}
+
+/// The body of a server-side apply. The API server reads it as YAML, which takes some characters only escaped that JSON
+/// takes as they are.
+#[must_use]
+pub fn apply_body(body: &Value) -> SecretString {
+    let json = body.to_string();
+    let refused =
+        |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
+    if !json.contains(refused) {
+        return json.into();
+    }
+    let escaped = |c| if refused(c) { format!("\\u{:04x}", u32::from(c)) } else { String::from(c) };
+    json.chars().map(escaped).collect::<String>().into()
 }
 
 fn data(draft: &Draft<'_>, site: &Site) -> Data {
@@ -278,6 +291,7 @@ pub fn token_request(grant: &GrantKey, policy: &Policy, account_uid: &str, bound
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use proptest::prelude::*;
     use secrecy::ExposeSecret as _;
 
     use super::*;
@@ -321,7 +335,7 @@ mod tests {
         };
         let (one, two) = (target(&draft, &site(), precondition), target(&draft, &site(), precondition));
         assert_eq!(one.expose_secret(), two.expose_secret(), "the same input must give the same bytes");
-        serde_json::from_str(one.expose_secret()).unwrap()
+        read(one.expose_secret())
     }
 
     /// The stored metadata after the API server took such an apply.
@@ -340,6 +354,58 @@ mod tests {
 
     fn text(body: &Value, key: &str) -> String {
         String::from_utf8(STANDARD.decode(body["data"][key].as_str().unwrap()).unwrap()).unwrap()
+    }
+
+    /// Any text that others choose, with what ends a value, a line or a document in some format.
+    fn text_of_others() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            any::<String>(),
+            Just("\"}],\"users\":[{\"user\":{\"exec\":{\"command\":\"sh\"}}}]".to_owned()),
+            Just("\n---\nkind: Secret\nx: &a *a".to_owned()),
+            Just("{{ .Release }} $(id) ${HOME} {policy} ../..".to_owned()),
+            Just("\u{0}\u{7f}\u{85}\u{9b}\u{feff}\u{ffff}\u{2028}".to_owned()),
+        ];
+        proptest::collection::vec(piece, 0..3).prop_map(|pieces| pieces.concat())
+    }
+
+    /// What a consumer or the API server reads: JSON by JSON's rules, and the same by YAML's.
+    fn read(body: &str) -> Value {
+        let json: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Value>(body).unwrap(), json);
+        json
+    }
+
+    proptest! {
+        #[test]
+        fn a_kubeconfig_is_the_intended_one_whatever_its_names(cluster in text_of_others(), namespace in text_of_others()) {
+            let names = json!({"clusterName": cluster, "namespace": namespace});
+            let format = json!({"type": "Kubeconfig", "kubeconfig": names});
+            let body = rendered(&policy(&json!({"secret": {"format": format}})), &Precondition::Absent);
+            let token = claims::tests::token(&claims::tests::payload());
+            let intended = json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": cluster,
+                "clusters": [{"name": cluster, "cluster":
+                    {"server": "https://api:6443", "certificate-authority-data": STANDARD.encode("pem")}}],
+                "users": [{"name": "deployer", "user": {"token": token.expose_secret()}}],
+                "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": "deployer", "namespace": namespace}}],
+            });
+            prop_assert_eq!(serde_json::from_str::<Value>(&text(&body, "config")).unwrap(), intended);
+        }
+
+        #[test]
+        fn texts_of_others_stay_where_they_were_put(value in text_of_others(), user in text_of_others()) {
+            let options = json!({"registries": ["r.example"], "username": user});
+            let secret = json!({"annotations": {"note": value}, "format": {"type": "DockerConfigJson", "dockerConfigJson": options}});
+            let body = rendered(&policy(&json!({"secret": secret})), &Precondition::Absent);
+            prop_assert_eq!(&body["metadata"]["annotations"]["note"], &json!(value));
+            let config: Value = serde_json::from_str(&text(&body, ".dockerconfigjson")).unwrap();
+            prop_assert_eq!(&config["auths"]["r.example"]["username"], &json!(user));
+            prop_assert_eq!(config["auths"]["r.example"].as_object().unwrap().len(), 3);
+            let cluster = json!({"clusterName": value, "project": user});
+            let secret = json!({"format": {"type": "ArgoCDCluster", "argoCDCluster": cluster}});
+            let body = rendered(&policy(&json!({"secret": secret})), &Precondition::Absent);
+            prop_assert_eq!(["name", "project", "server"].map(|key| text(&body, key)), [value, user, "https://api:6443".into()]);
+        }
     }
 
     #[test]
