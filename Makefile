@@ -2,7 +2,7 @@
 CARGO ?= cargo
 E2E = -p tokenward-e2e
 # End-to-end tests mostly wait, so more of them run at once than there are cores.
-TEST_THREADS ?= 5
+TEST_THREADS ?= 8
 
 .DEFAULT_GOAL := help
 .PHONY: help build test lint demo cluster bench crds image node-test sbom deny reproducible FORCE
@@ -10,8 +10,8 @@ TEST_THREADS ?= 5
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
-# Panics name source files: the same names wherever the binary is built.
-REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo --remap-path-prefix=$(CURDIR)=/tokenward
+# Panics name source files, ours by their path in this folder: the same names wherever the binary is built.
+REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo
 
 # Static linking is decided with the last crate: the binary needs no library, and so no base image.
 build: ## Build the operator's release binary

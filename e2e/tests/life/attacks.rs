@@ -94,7 +94,7 @@ async fn owned_by(scene: &Scene, secret: &str, owner: &Value) -> Result<()> {
 async fn an_owner_that_the_garbage_collector_does_not_find_costs_no_more_than_a_repair() -> Result<()> {
     let plane = plane().await?;
     plane.create_namespace("owners-elsewhere").await?;
-    let scene = Scene::start("owners").await?;
+    let scene = Scene::start("owned-from-elsewhere").await?;
     let before = scene.deployer(json!({})).await?;
     let elsewhere: Api<k8s_openapi::api::core::v1::ConfigMap> =
         Api::namespaced(scene.client.clone(), "owners-elsewhere");
