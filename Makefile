@@ -1,11 +1,14 @@
 # `make` alone lists the targets.
 CARGO ?= cargo
 E2E = -p tokenward-e2e
-# End-to-end tests mostly wait, so more of them run at once than there are cores.
-TEST_THREADS ?= 8
+# End-to-end tests mostly wait, so more of them run at once than there are cores: so many programs, with so many threads each.
+TEST_JOBS ?= 3
+TEST_THREADS ?= 6
+# All there are, the longest first.
+TESTS = life $(filter-out life,$(patsubst e2e/tests/%/main.rs,%,$(wildcard e2e/tests/*/main.rs)) $(patsubst e2e/tests/%.rs,%,$(wildcard e2e/tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint demo cluster bench crds image node-test sbom deny reproducible FORCE
+.PHONY: help build test test-units lint demo cluster bench crds image node-test sbom deny reproducible FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -18,7 +21,16 @@ build: ## Build the operator's release binary
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) rustc --release --locked --bin tokenward -- -C target-feature=+crt-static
 
 test: lint build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(CARGO) test --workspace --locked --no-run
+	$(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync test-units $(TESTS:%=test-%)
+
+test-units:
+	$(CARGO) test --workspace --locked --no-fail-fast --lib --bins
+	$(CARGO) test --workspace --locked --doc
+
+# Of the whole workspace, as above: for one package alone its dependencies would be built once more, with other features.
+test-%:
+	$(CARGO) test --workspace --locked --test $* -- --test-threads=$(TEST_THREADS)
 
 lint: ## Check the format and the lints
 	$(CARGO) fmt --all --check

@@ -4,6 +4,7 @@
 mod argocd;
 mod attacks;
 mod bad_input;
+mod changed_keys;
 mod clamp;
 mod clients;
 #[path = "../common/mod.rs"]
@@ -16,7 +17,6 @@ mod floods;
 mod format_rules;
 mod formats;
 mod gitops;
-mod keys;
 mod leak;
 mod memory;
 mod metrics;
