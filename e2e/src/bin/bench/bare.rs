@@ -1,4 +1,6 @@
-//! The bare loop: the calls that the operator makes for a grant, and nothing else.
+//! The bare loop: the calls that the operator makes for a grant, and nothing else. Its Secrets have the annotations that
+//! `config/admission` demands of the operator's account, so both are judged alike, and not the labels and the type by which
+//! the operator finds its own.
 
 use crate::connection::{Call, Connection, JSON, METADATA};
 use anyhow::{Context, Result, ensure};
@@ -101,17 +103,16 @@ impl Bare {
 
     async fn create_anchor(&self, connection: &Connection, grant: &Grant) -> Result<(String, String)> {
         let path = format!("/api/v1/namespaces/{}/secrets?fieldManager={MANAGER}", self.namespace);
-        let target = target_name(grant);
         let name = format!("ba-{}", suffix(grant));
         let body = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "barewards.dev/anchor", "immutable": true,
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": true,
             "metadata": {
                 "name": name, "namespace": self.namespace, "ownerReferences": self.owner,
                 "labels": {"barewards.dev/role": "anchor", "barewards.dev/policy-uid": grant.account_uid,
                     "app.kubernetes.io/managed-by": MANAGER},
-                "annotations": {"barewards.dev/policy": "policy", "barewards.dev/target": target,
-                    "barewards.dev/service-account": grant.account,
-                    "barewards.dev/dies-at-latest": "2026-01-01T00:00:00Z"},
+                "annotations": {"tokenward.dev/policy": "policy", "tokenward.dev/target": name,
+                    "tokenward.dev/service-account": grant.account,
+                    "tokenward.dev/dies-at-latest": "2026-01-01T00:00:00Z"},
             },
         });
         let call = Call { method: Method::POST, path: &path, accept: METADATA, body: Some((JSON, &body)) };
@@ -151,14 +152,14 @@ impl Bare {
             "labels": {"barewards.dev/role": "target", "barewards.dev/policy-uid": uid,
                 "app.kubernetes.io/managed-by": MANAGER},
             "annotations": {
-                "barewards.dev/policy": "policy", "barewards.dev/target": target_name(grant),
-                "barewards.dev/service-account": grant.account, "barewards.dev/service-account-uid": uid,
-                "barewards.dev/token-id": uid, "barewards.dev/key-id": &token[..43],
-                "barewards.dev/issuer": "https://kubernetes.default.svc.cluster.local",
-                "barewards.dev/issued-at": time, "barewards.dev/expires-at": time,
-                "barewards.dev/anchor": anchor, "barewards.dev/anchor-uid": anchor_uid,
-                "barewards.dev/rotate": "", "barewards.dev/previous": previous,
-                "barewards.dev/token-inputs": "v1-0123456789abcdef", "barewards.dev/layout": "v1-0123456789abcdef",
+                "tokenward.dev/policy": "policy", "tokenward.dev/target": target_name(grant),
+                "tokenward.dev/service-account": grant.account, "tokenward.dev/service-account-uid": uid,
+                "tokenward.dev/token-id": uid, "tokenward.dev/key-id": &token[..43],
+                "tokenward.dev/issuer": "https://kubernetes.default.svc.cluster.local",
+                "tokenward.dev/issued-at": time, "tokenward.dev/expires-at": time,
+                "tokenward.dev/anchor": anchor, "tokenward.dev/anchor-uid": anchor_uid,
+                "tokenward.dev/rotate": "", "tokenward.dev/previous": previous,
+                "tokenward.dev/token-inputs": "v1-0123456789abcdef", "tokenward.dev/layout": "v1-0123456789abcdef",
             },
         });
         match &grant.written {

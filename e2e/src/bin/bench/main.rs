@@ -188,7 +188,7 @@ impl Bench<'_> {
     /// The operator rotates them all: from before the annotation to the death of the last old token.
     async fn rotate(&self, namespace: &str, accounts: usize) -> Result<Duration> {
         let published = self.count("tokens_published").await? + accounts;
-        let revoked = self.count("tokens_revoked").await? + accounts;
+        let retired = self.count("tokens_retired").await? + accounts;
         let client = self.plane.client().await?;
         let policy = format!("/apis/tokenward.dev/v1alpha1/namespaces/{namespace}/tokenpolicies/policy");
         let patch = json!({"metadata": {"annotations": {"tokenward.dev/rotate": "bench"}}});
@@ -196,7 +196,7 @@ impl Bench<'_> {
         let request = request.body(serde_json::to_vec(&patch)?)?;
         let start = Instant::now();
         client.request_text(request).await?;
-        try_join!(self.reached("tokens_published", published), self.reached("tokens_revoked", revoked))?;
+        try_join!(self.reached("tokens_published", published), self.reached("tokens_retired", retired))?;
         Ok(start.elapsed())
     }
 
