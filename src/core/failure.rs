@@ -103,7 +103,7 @@ impl Reason {
             Self::TargetConflict => "choose another secret.name in one of the policies",
             Self::TargetNotOwned => "delete that Secret or choose another secret.name",
             Self::TargetImmutable => "delete it or choose another secret.name",
-            Self::TargetNameInvalid => "shorten secret.name, or the name of the policy or account",
+            Self::TargetNameInvalid => "change secret.name, or the name of the policy or account",
             Self::PolicyUnreadable => {
                 "correct that field of the policy; if it is right, install the CRD that fits this release"
             }

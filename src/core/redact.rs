@@ -37,7 +37,14 @@ fn is_token_char(c: char) -> bool {
 
 /// `eyJ` is how every JSON object starts in base64, `ZXlK` how that does in base64 once more.
 fn is_secret(word: &str) -> bool {
-    ["eyJ", "ZXlK"].iter().any(|start| word.find(start).is_some_and(|at| word.len() - at > 40))
+    let starts = ["eyJ", "ZXlK"].iter().any(|start| word.find(start).is_some_and(|at| word.len() - at > 40));
+    starts || word.split('.').any(is_random)
+}
+
+/// A part of a token without its beginning. Names, paths, digests and UIDs have no capitals, kinds no digits.
+fn is_random(part: &str) -> bool {
+    let has = |class: fn(&u8) -> bool| part.as_bytes().iter().any(class);
+    part.len() >= 24 && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_digit)
 }
 
 #[cfg(test)]

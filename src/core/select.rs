@@ -7,6 +7,9 @@ use super::facts::{Policy, Target};
 /// Longest name of a Secret: it is a DNS subdomain (RFC 1123).
 const MAX_NAME: usize = 253;
 
+/// Join tokens, and releases of Helm. The schema refuses them as well, where no placeholder hides them.
+const BELONG_TO_OTHERS: [&str; 2] = ["bootstrap-token-", "sh.helm.release."];
+
 /// The name that `policy` wants for the target of `account`.
 ///
 /// # Errors
@@ -18,6 +21,9 @@ pub fn target_name(template: &str, policy: &str, account: &str) -> Result<String
             "the Secret's name {name:.40}… would have {} characters, more than {MAX_NAME}",
             name.len()
         ));
+    }
+    if BELONG_TO_OTHERS.iter().any(|start| name.starts_with(start)) {
+        return Err(format!("Secrets named like {name:.40} belong to others"));
     }
     if is_object_name(&name) { Ok(name) } else { Err(format!("{name:?} is not a legal name of a Secret")) }
 }
@@ -72,6 +78,9 @@ mod tests {
     fn refuses_what_no_secret_can_be_called() {
         for template in ["", "x&y=", "a/b", "a b", "-x", "x-", "a..b", ".a", "A", "{policy}."] {
             assert!(target_name(template, "p", "a").is_err(), "{template}");
+        }
+        for policy in ["bootstrap-token-abcdef", "sh.helm.release.v1.x.v1"] {
+            assert!(target_name("{policy}", policy, "a").is_err(), "{policy}");
         }
         let long = target_name("{policy}-{serviceAccount}", &"p".repeat(200), &"a".repeat(60)).unwrap_err();
         assert!(long.contains("261 characters"), "{long}");

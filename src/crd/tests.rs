@@ -90,12 +90,7 @@ fn good_policies_pass() {
 }
 
 #[test]
-fn bad_policies_are_refused_with_what_to_do() {
-    let label = |key: &str| json!({"secret": {"labels": {key: "x"}}});
-    let annotation = |key: &str| json!({"secret": {"annotations": {key: "x"}}});
-    let expression = |operator: &str, values: Value| json!({"serviceAccounts": {"selector": {"matchExpressions": [{"key": "a", "operator": operator, "values": values}]}}});
-    let kubeconfig = json!({"type": "Kubeconfig"});
-    let window = |duration: &str| json!({"rotation": {"windows": [{"schedule": "@daily", "duration": duration}]}});
+fn bad_servers_are_refused() {
     let server = |url: &str| format(&json!({"type": "Kubeconfig", "kubeconfig": {"server": url}}));
     for url in [
         "",
@@ -111,6 +106,15 @@ fn bad_policies_are_refused_with_what_to_do() {
         let errors = validate(&server(url)).expect_err(url);
         assert!(errors.contains("must be the https URL of the API server"), "{url}: {errors}");
     }
+}
+
+#[test]
+fn bad_policies_are_refused_with_what_to_do() {
+    let label = |key: &str| json!({"secret": {"labels": {key: "x"}}});
+    let annotation = |key: &str| json!({"secret": {"annotations": {key: "x"}}});
+    let expression = |operator: &str, values: Value| json!({"serviceAccounts": {"selector": {"matchExpressions": [{"key": "a", "operator": operator, "values": values}]}}});
+    let kubeconfig = json!({"type": "Kubeconfig"});
+    let window = |duration: &str| json!({"rotation": {"windows": [{"schedule": "@daily", "duration": duration}]}});
     for (spec, message) in [
         (window("59s"), "open for at least 1m"),
         (json!({"token": {"binding": "Target"}, "rotation": {"overlap": "1m"}}), "token.binding Anchor"),

@@ -187,15 +187,6 @@ fn limited() -> Vec<Limited<'static>> {
     let token = |token: Value| json!({"token": token});
     let lasts = |duration: &str| token(json!({ "duration": duration }));
     let none = || token(json!({"binding": "None"}));
-    let sends = |member: &str, server: &str| {
-        let kind = [member[..1].to_uppercase(), member[1..].to_owned()].concat();
-        let options = if member == "istioRemoteSecret" {
-            json!({"server": server, "clusterName": "c"})
-        } else {
-            json!({ "server": server })
-        };
-        json!({"secret": {"format": {"type": kind, (member): options}}})
-    };
     let speaks = |audiences: &[&str]| token(json!({ "audiences": audiences }));
     vec![
         (&[], json!({}), Accepted),
@@ -240,6 +231,26 @@ fn limited() -> Vec<Limited<'static>> {
         ),
         (&[("binding-none", "true")], none(), Accepted),
         (&[("binding-none", "yes")], none(), Refused("(Namespace limited, annotation tokenward.dev/binding-none)")),
+        (&[("reserved", "true")], json!({}), Refused("namespace limited is reserved (Namespace limited, annotation")),
+        (&[("reserved", "false")], json!({}), Accepted),
+    ]
+}
+
+/// The same for servers.
+fn limited_servers() -> Vec<Limited<'static>> {
+    let sends = |member: &str, server: &str| {
+        let kind = [member[..1].to_uppercase(), member[1..].to_owned()].concat();
+        let options = if member == "istioRemoteSecret" {
+            json!({"server": server, "clusterName": "c"})
+        } else {
+            json!({ "server": server })
+        };
+        json!({"secret": {"format": {"type": kind, (member): options}}})
+    };
+    let unsaid = json!({"secret": {"format": {"type": "Kubeconfig", "kubeconfig": {"server": null}}}});
+    vec![
+        // What some clients write for what is not there.
+        (&[], unsaid, Accepted),
         (
             &[],
             sends("kubeconfig", "https://a"),
@@ -254,8 +265,6 @@ fn limited() -> Vec<Limited<'static>> {
         (&[("servers", "https://a")], sends("argoCDCluster", "https://a"), Accepted),
         (&[("servers", "https://a")], sends("istioRemoteSecret", "https://a/"), Refused("server https://a/ is not")),
         (&[("servers", "https://a")], sends("istioRemoteSecret", "https://a"), Accepted),
-        (&[("reserved", "true")], json!({}), Refused("namespace limited is reserved (Namespace limited, annotation")),
-        (&[("reserved", "false")], json!({}), Accepted),
     ]
 }
 
@@ -265,14 +274,15 @@ async fn limits_are_defaults_that_an_annotation_of_the_namespace_widens_or_narro
     let client = plane.client().await?;
     let path = format!("{}?dryRun=All", policy_path("limited", ""));
     let admin = Caller::admin(plane).await?;
-    for (annotations, more, wanted) in limited() {
+    for (annotations, more, wanted) in limited().into_iter().chain(limited_servers()) {
         for name in ["max-duration", "audiences", "servers", "binding-none", "reserved"] {
             let value = annotations.iter().find(|(key, _)| *key == name);
             limit(&client, "limited", name, value.map(|(_, value)| *value)).await?;
         }
         admin.gets("POST", &path, &policy("p", &spec(&["default"], more)), wanted).await?;
     }
-    Ok(())
+    let unsaid = json!({"serviceAccounts": {"names": null, "selector": {}}});
+    admin.gets("POST", &path, &policy("p", &unsaid), Accepted).await
 }
 
 #[tokio::test]
@@ -344,12 +354,15 @@ async fn a_namespace_with_policies_goes() -> Result<()> {
     eventually(SOON, "the namespace goes", gone).await
 }
 
+/// Lists and patches every kind and no more, as Kubernetes' own storage version migrator does.
+const MIGRATOR: &str = "system:serviceaccount:others:migrator";
 /// Accounts that look like the operator in one way or another.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "system:serviceaccount:kube-system:generic-garbage-collector",
     "system:serviceaccount:kube-system:namespace-controller",
     "system:serviceaccount:others:tokenward",
     "system:serviceaccount:others:gitops",
+    MIGRATOR,
     "someone",
 ];
 
@@ -370,6 +383,12 @@ async fn let_others_work(plane: &ControlPlane) -> Result<()> {
         "metadata": {"name": "others", "namespace": "others"},
         "roleRef": {"apiGroup": group, "kind": "Role", "name": "others"},
     });
+    plane.apply(&format!("{role}\n---\n{binding}")).await?;
+    let every = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["list", "create", "patch"]}]);
+    let (mut role, mut binding) = (role, binding);
+    (role["rules"], role["metadata"]["name"]) = (every, "migrator".into());
+    (binding["roleRef"]["name"], binding["metadata"]["name"]) = ("migrator".into(), "migrator".into());
+    binding["subjects"] = json!([{"apiGroup": group, "kind": "User", "name": MIGRATOR}]);
     plane.apply(&format!("{role}\n---\n{binding}")).await?;
     plane.apply(&crate::common::caller::administrator("system:serviceaccount:others:gitops").to_string()).await?;
     Ok(())

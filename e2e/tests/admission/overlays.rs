@@ -196,6 +196,7 @@ fn beyond_a_cap() -> Vec<Forged> {
         merge("its secret as well", json!({"data": {"expiration": later, "token-secret": "eA=="}})),
         merge("its groups", json!({"data": {"auth-extra-groups": "eA=="}})),
         merge("an end of its use", json!({"data": {"token-id": null}})),
+        merge("its mutability", json!({"immutable": true})),
         merge("its labels", json!({"metadata": {"labels": {"a": "b"}}})),
         merge("its annotations", json!({"metadata": {"annotations": {"a": "b"}}})),
         merge("its finalizers", json!({"metadata": {"finalizers": ["a.b/c"]}})),

@@ -295,7 +295,7 @@ async fn a_name_longer_than_253_characters_is_told_and_the_others_go_on() -> Res
     scene.policy("p", &spec(&["short", &long], json!({}))).await?;
     let message = scene.not_ready("p", "TargetNameInvalid").await?;
     assert!(message.contains("254 characters, more than 253"), "{message}");
-    assert!(message.contains("shorten secret.name"), "{message}");
+    assert!(message.contains("change secret.name"), "{message}");
     eventually(SOON, "the other's target", async || scene.target("p-short").await).await?;
     assert_eq!((scene.mints_of(&long), scene.anchors().await?.len()), (0, 1));
     scene.policy("p", &spec(&["short", &long], json!({"secret": {"name": "{serviceAccount}"}}))).await?;

@@ -1,10 +1,9 @@
 //! Token text is in the Secret's data and in the TLS stream, and nowhere else, whatever happens and at any log level.
 
 use crate::common::{SOON, Scene, Target, spec};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use futures::future::try_join_all;
 use kube::api::{Patch, PatchParams};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -109,6 +108,7 @@ fn echoing(token: &str) -> Vec<Rule> {
     let acts = [
         Act::fail(403, "Forbidden", &message),
         Act::fail(422, "Invalid", &format!("data.token: Invalid value: \"{twice}\"")),
+        Act::fail(403, "Forbidden", &format!("near {} and {}", &twice[twice.len() - 60..], &token[token.len() - 40..])),
         Act::fail(500, "InternalError", &format!("{token}: {token}")),
         Act::Fail { status: 500, body: format!("cannot store {token}"), headers: vec![] },
     ];
@@ -149,9 +149,13 @@ async fn goes_through_everything(format: &str) -> Result<()> {
     its_end_would_tell(&scene, target.token())
 }
 
+// On a thread for each: whoever searches a long log keeps the other from answering within the operator's 10 s for a request.
 #[tokio::test]
 async fn no_token_text_is_told() -> Result<()> {
-    let run = async |format| goes_through_everything(format).await.context(format);
-    try_join_all(["json", "text"].map(run)).await?;
-    Ok(())
+    goes_through_everything("json").await
+}
+
+#[tokio::test]
+async fn no_token_text_is_told_as_text() -> Result<()> {
+    goes_through_everything("text").await
 }
