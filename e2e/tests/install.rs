@@ -158,6 +158,52 @@ async fn default_installs_all_but_the_crds_and_its_removal_revokes_nothing() -> 
     own.stop().await
 }
 
+/// The CRD as it was before formats had the option `server`.
+fn older_crd() -> Result<Value> {
+    let mut crd =
+        manifests("config/crd")?.into_iter().find(|crd| crd["metadata"]["name"] == "tokenpolicies.tokenward.dev");
+    let crd = crd.as_mut().context("no CRD")?;
+    let formats =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/secret/properties/format/properties";
+    let formats = crd.pointer_mut(formats).and_then(Value::as_object_mut).context("no formats")?;
+    let older = |format: &mut Value| format["properties"].as_object_mut().and_then(|options| options.remove("server"));
+    assert_eq!(formats.values_mut().filter_map(older).count(), 3, "{formats:?}");
+    Ok(crd.take())
+}
+
+#[tokio::test]
+async fn an_upgrade_by_applying_again_costs_no_token_and_no_status() -> Result<()> {
+    let own = own_plane("upgrade").await?;
+    let plane = &own;
+    plane.apply(&older_crd()?.to_string()).await?;
+    apply_overlay(plane, "config/default").await?;
+    let proxy = Proxy::start(plane)?;
+    let operator = operator(plane, "default", &proxy, Options::default()).await?;
+    let policies = policies(&plane.client().await?, "default");
+    let format = json!({"type": "Kubeconfig", "kubeconfig": {"key": "value"}});
+    let spec = json!({"serviceAccounts": {"names": ["default"]}, "secret": {"format": format}});
+    common::apply_policy(&policies, "p", &spec).await?;
+    ready(plane, "default", "p").await?;
+    let secrets: Api<Secret> = Api::namespaced(plane.client().await?, "default");
+    let before = secrets.get("p-default").await?;
+
+    apply_overlay(plane, "config/install").await?;
+    operator.restart()?;
+    operator.ready().await?;
+    // Under the policies of the new release the stored object is edited, and its status written.
+    for (suspend, generation) in [("true", 2), ("false", 3)] {
+        let patch = format!("{{\"spec\":{{\"suspend\":{suspend}}}}}");
+        plane.kubectl_ok(["-n", "default", "patch", "tp", "p", "--type=merge", "-p", &patch]).await?;
+        let written = format!("--for=jsonpath={{.status.observedGeneration}}={generation}");
+        plane.kubectl_ok(["-n", "default", "wait", "tp/p", &written, "--timeout=30s"]).await?;
+    }
+    let after = secrets.get("p-default").await?;
+    assert_eq!((after.data, after.metadata.resource_version), (before.data, before.metadata.resource_version));
+    assert_eq!(proxy.minted().len(), 1);
+    drop(operator);
+    own.stop().await
+}
+
 #[tokio::test]
 async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     let own = own_plane("namespaced").await?;

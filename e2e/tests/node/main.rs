@@ -6,7 +6,7 @@ mod pods;
 
 use anyhow::{Context, Result, ensure};
 use consumer::Consumer;
-use pods::{confined, kill, leader, led_by_another};
+use pods::{confined, dies, leader, led_by_another};
 use std::io::{Write as _, stderr};
 use std::path::Path;
 use std::process::Command;
@@ -52,8 +52,7 @@ async fn story(node: &Node) -> Result<()> {
     apply(node, "samples").await?;
     let consumer = Consumer::start(node).await?;
     consumer.rotates("1").await?;
-    kill(&first)?;
-    let second = led_by_another(node, &first).await?;
+    let second = dies(node, &first).await?;
     consumer.rotates("2").await?;
     node.kubectl_ok(["-n", NAMESPACE, "delete", "pod", second.pod()]).await?;
     led_by_another(node, &second).await?;

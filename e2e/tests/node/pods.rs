@@ -9,7 +9,7 @@ use tokenward_e2e::eventually;
 use tokenward_e2e::node::Node;
 use tokenward_e2e::operator::NAMESPACE;
 
-/// A new leader is there 17 s after the death of the old one.
+/// A new leader is there 19 s after the death of the old one.
 const SOON: Duration = Duration::from_mins(1);
 
 /// Who holds the lease: the pod's name, and something that each of its processes draws.
@@ -34,14 +34,27 @@ pub async fn leader(node: &Node) -> Result<Leader> {
     eventually(SOON, "one of two replicas leads", check).await
 }
 
-/// Waits for another leader.
+async fn led_now_by_another(node: &Node, before: &Leader) -> Result<Leader> {
+    let now = leader(node).await?;
+    ensure!(now.pod() != before.pod(), "{} leads", now.0);
+    Ok(now)
+}
+
+/// Waits until another pod leads.
 pub async fn led_by_another(node: &Node, before: &Leader) -> Result<Leader> {
+    eventually(SOON, "another pod leads", async || led_now_by_another(node, before).await).await
+}
+
+/// Kills the leader's process, which has no time to say goodbye, until another pod leads: the kubelet starts it again, and it
+/// could be the first to see the lease expire.
+pub async fn dies(node: &Node, leader: &Leader) -> Result<Leader> {
+    kill(leader)?;
     let check = async || {
-        let now = leader(node).await?;
-        ensure!(now != *before, "{} still leads", before.0);
-        Ok(now)
+        // It is not always there.
+        let _ = kill(leader);
+        led_now_by_another(node, leader).await
     };
-    eventually(SOON, "another leads", check).await
+    eventually(SOON, "another pod leads", check).await
 }
 
 /// The folders in /proc of the operator's processes: those of the Deployment's two pods.
@@ -67,8 +80,7 @@ fn process(pod: &str) -> Result<PathBuf> {
     bail!("no process of pod {pod}")
 }
 
-/// Kills the leader's process, which has no time to say goodbye.
-pub fn kill(leader: &Leader) -> Result<()> {
+fn kill(leader: &Leader) -> Result<()> {
     let folder = process(leader.pod())?;
     let pid = folder.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(Pid::from_raw);
     Ok(kill_process(pid.context("no process id")?, Signal::KILL)?)
