@@ -49,7 +49,7 @@ image: build ## Build the operator's image without a container engine: target/im
 	$(CARGO) run --locked -q $(E2E) --bin image
 
 node-test: build ## Run the image on a real kubelet and containerd (needs root); `make test` does it as well
-	$(CARGO) test --locked $(E2E) --test node
+	$(MAKE) --no-print-directory test-node
 
 sbom: ## Write the bill of materials (CycloneDX) of the release binary: target/tokenward.cdx.json
 	@mkdir -p target

@@ -17,7 +17,7 @@ use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -377,14 +377,14 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
     garbage_collector_knows(plane, "tokenward.dev/v1alpha1", "TokenPolicy").await
 }
 
-/// `kubectl apply --server-side -k` of a folder of the repository.
+/// `kubectl apply --server-side -k` of a folder, of the repository where the path is relative.
 ///
 /// # Errors
 /// When kubectl fails, with what it said.
-pub async fn apply_overlay(plane: &ControlPlane, folder: &str) -> Result<()> {
+pub async fn apply_overlay(plane: &ControlPlane, folder: impl AsRef<Path>) -> Result<()> {
     let path = workspace_dir().join(folder);
     let output = plane.kubectl(["apply", "--server-side", "-k", &path.to_string_lossy()]).await?;
-    printed(&output).with_context(|| format!("applying {folder}"))?;
+    printed(&output).with_context(|| format!("applying {}", path.display()))?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use tokenward_e2e::operator::apply_overlay;
 use tokenward_e2e::proxy::{Act, Call, Rule};
 use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually};
 use tokio::sync::{Mutex, MutexGuard};
@@ -164,7 +165,7 @@ fn policy(name: &str, spec: &Value) -> Value {
 /// Applies a component of `config/` the way its comment says: from an overlay that names it.
 async fn component(plane: &ControlPlane, name: &str) -> Result<()> {
     let overlay = with_component(plane.dir().join(format!("overlay-{name}")), name)?;
-    plane.kubectl_ok(["apply", "--server-side", "-k", &overlay.to_string_lossy()]).await?;
+    apply_overlay(plane, overlay).await?;
     plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     Ok(())
 }

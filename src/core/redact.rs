@@ -41,7 +41,8 @@ fn is_secret(word: &str) -> bool {
     starts || word.split('.').any(is_random)
 }
 
-/// A part of a token without its beginning. Names, paths, digests and UIDs have no capitals, kinds no digits.
+/// A part of a token without its beginning. Names, paths, digests and UIDs have no capitals, kinds no digits; and less than 24
+/// characters are no help in guessing the 86 of a signature.
 fn is_random(part: &str) -> bool {
     let has = |class: fn(&u8) -> bool| part.as_bytes().iter().any(class);
     part.len() >= 24 && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_digit)
@@ -59,6 +60,15 @@ mod tests {
         assert_eq!(message(&format!("denied: \"{token}\" is bad")), "denied: \"[removed]\" is bad");
         assert_eq!(message("exceeded quota: secrets=1"), "exceeded quota: secrets=1");
         assert_eq!(message("two\nlines\u{1b}[31m"), "two lines [31m");
+    }
+
+    #[test]
+    fn removes_parts_of_tokens_and_keeps_names_digests_and_kinds() {
+        let tail = "-PVVMjMlsOg1V7a340LZWe3XfRdMSm";
+        assert_eq!(message(&format!("near {tail} and x.{tail}")), "near [removed] and [removed]");
+        let kept = "ValidatingAdmissionPolicyBinding registry.example/a@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b \
+            5d2b8f3e-1c0a-4d7e-9b1f-0123456789ab /api/v1/namespaces/team-1/secrets/deployers-1";
+        assert_eq!(message(kept), kept);
     }
 
     #[test]

@@ -16,8 +16,7 @@ use tokenward_e2e::{ControlPlane, Operator, Options, Profile, target_dir, write_
 async fn own_plane(name: &str, overlay: &str) -> Result<ControlPlane> {
     let plane =
         ControlPlane::start(Profile::default(), target_dir().join("e2e").join(format!("admission-{name}"))).await?;
-    let folder = write_overlay(plane.dir().join("overlay"), overlay)?;
-    plane.kubectl_ok(["apply", "--server-side", "-k", &folder.to_string_lossy()]).await?;
+    apply_overlay(&plane, write_overlay(plane.dir().join("overlay"), overlay)?).await?;
     plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     plane.create_namespace("ci").await?;
     Ok(plane)

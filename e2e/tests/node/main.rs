@@ -12,8 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use tokenward_e2e::image::Image;
 use tokenward_e2e::node::{self, Node, POD_IMAGE, isolation};
-use tokenward_e2e::operator::{NAMESPACE, program};
-use tokenward_e2e::workspace_dir;
+use tokenward_e2e::operator::{NAMESPACE, apply_overlay, program};
 
 const TEST: &str = "a_real_node_runs_what_the_readme_installs";
 
@@ -41,7 +40,7 @@ fn the_binary_needs_no_library() -> Result<()> {
 
 async fn story(node: &Node) -> Result<()> {
     node.load(&Image::operator(&program()?)?)?;
-    apply(node, "install").await?;
+    apply_overlay(node, "config/install").await?;
     let rolled_out = ["-n", NAMESPACE, "rollout", "status", "deployment/tokenward", "--timeout=90s"];
     node.kubectl_ok(rolled_out).await.context("two replicas are ready through their probes")?;
     is_guarded(node).await?;
@@ -49,7 +48,7 @@ async fn story(node: &Node) -> Result<()> {
     for pod in pods::operators(node).await? {
         confined(&pod)?;
     }
-    apply(node, "samples").await?;
+    apply_overlay(node, "config/samples").await?;
     let consumer = Consumer::start(node).await?;
     consumer.rotates("1").await?;
     let second = dies(node, &first).await?;
@@ -58,12 +57,6 @@ async fn story(node: &Node) -> Result<()> {
     led_by_another(node, &second).await?;
     consumer.rotates("3").await?;
     node.kubectl_ok(rolled_out).await.context("two replicas are ready again")?;
-    Ok(())
-}
-
-async fn apply(node: &Node, overlay: &str) -> Result<()> {
-    let folder = workspace_dir().join("config").join(overlay);
-    node.kubectl_ok(["apply", "--server-side", "-k", &folder.to_string_lossy()]).await?;
     Ok(())
 }
 

@@ -23,26 +23,27 @@ impl Leader {
     }
 }
 
-/// Waits for a leader.
-pub async fn leader(node: &Node) -> Result<Leader> {
+async fn leads_now(node: &Node) -> Result<Leader> {
     let lease = ["-n", NAMESPACE, "get", "lease", "tokenward", "-o", "jsonpath={.spec.holderIdentity}"];
-    let check = async || {
-        let holder = node.kubectl_ok(lease).await?;
-        ensure!(!holder.is_empty(), "nobody holds the lease");
-        Ok(Leader(holder))
-    };
-    eventually(SOON, "one of two replicas leads", check).await
+    let holder = node.kubectl_ok(lease).await?;
+    ensure!(!holder.is_empty(), "nobody holds the lease");
+    Ok(Leader(holder))
 }
 
-async fn led_now_by_another(node: &Node, before: &Leader) -> Result<Leader> {
-    let now = leader(node).await?;
+/// Waits for a leader.
+pub async fn leader(node: &Node) -> Result<Leader> {
+    eventually(SOON, "one of two replicas leads", async || leads_now(node).await).await
+}
+
+async fn another_leads_now(node: &Node, before: &Leader) -> Result<Leader> {
+    let now = leads_now(node).await?;
     ensure!(now.pod() != before.pod(), "{} leads", now.0);
     Ok(now)
 }
 
 /// Waits until another pod leads.
 pub async fn led_by_another(node: &Node, before: &Leader) -> Result<Leader> {
-    eventually(SOON, "another pod leads", async || led_now_by_another(node, before).await).await
+    eventually(SOON, "another pod leads", async || another_leads_now(node, before).await).await
 }
 
 /// Kills the leader's process, which has no time to say goodbye, until another pod leads: the kubelet starts it again, and it
@@ -52,7 +53,7 @@ pub async fn dies(node: &Node, leader: &Leader) -> Result<Leader> {
     let check = async || {
         // It is not always there.
         let _ = kill(leader);
-        led_now_by_another(node, leader).await
+        another_leads_now(node, leader).await
     };
     eventually(SOON, "another pod leads", check).await
 }

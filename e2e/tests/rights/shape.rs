@@ -38,7 +38,7 @@ impl Shape {
             plane.create_namespace(namespace).await?;
         }
         apply_overlay(plane, "config/crd").await?;
-        plane.kubectl_ok(["apply", "--server-side", "-k", &overlay.to_string_lossy()]).await?;
+        apply_overlay(plane, overlay).await?;
         plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
         // The garbage collector looks for new kinds every 30 s, and when it starts.
         plane.stop_component(Component::ControllerManager).await?;

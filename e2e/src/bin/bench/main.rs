@@ -17,10 +17,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::{Api, PostParams};
 use secrecy::SecretString;
 use serde_json::json;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, install, token};
+use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, install, program, token};
 use tokenward_e2e::{ControlPlane, Operator, Options, Profile, poll::eventually_every, target_dir};
 
 /// Grants at a time: the operator's default, and the bare loop's connections.
@@ -93,9 +92,8 @@ async fn start(plane: &ControlPlane, token: &SecretString) -> Result<Operator> {
 
 /// How big the program is, on disk and with nothing to do.
 fn size(operator: &Operator) -> Result<()> {
-    let chosen = std::env::var_os("TOKENWARD_BIN").map(PathBuf::from);
-    let program = chosen.unwrap_or_else(|| target_dir().join("release/tokenward"));
-    println!("\nrelease binary                    {:>10}   goal: at most 12 MB", megabytes(program.metadata()?.len()));
+    let bytes = program()?.metadata()?.len();
+    println!("\nrelease binary                    {:>10}   goal: at most 12 MB", megabytes(bytes));
     let resident = megabytes(operator.rss_kib()? * 1024);
     println!("resident, empty, after /readyz    {resident:>10}   goal: at most 15 MB");
     Ok(())
