@@ -242,7 +242,7 @@ impl Default for Rotation {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[x_kube(
     validation = Rule::new(schema::ARGO_CD_KEYS)
-        .message("keys under argoproj.io make Argo CD act; choose other keys, or format type ArgoCDCluster"),
+        .message("keys under argoproj.io make Argo CD act; choose other keys, or with format type ArgoCDCluster secret-type, auto-label-cluster-info, skip-reconcile or refresh of argocd.argoproj.io"),
     validation = Rule::new(schema::ISTIO_KEYS)
         .message("keys under istio and istio.io make Istio act; choose other keys, or format type IstioRemoteSecret")
 )]

@@ -4,6 +4,7 @@ use kube::{
     Config,
     config::{InferConfigError, Kubeconfig},
 };
+use secrecy::{ExposeSecret as _, SecretString};
 use tracing::warn;
 
 use crate::core::connection::{Unsafe, check};
@@ -17,12 +18,18 @@ pub enum ConnectionError {
     /// Tokens would not be safe on the way.
     #[error("the way to the API server {0} is not safe: {1}")]
     Unsafe(http::Uri, Unsafe),
+    /// kube sends the file as it is, and what ends in a newline is no header.
+    #[error(
+        "the token file {0} of the kubeconfig has white space around the token, and is sent as it is: write it without a \
+         newline at its end, as with `printf %s`"
+    )]
+    TokenFile(String),
 }
 
 /// The client configuration of KUBECONFIG, else that of the pod.
 ///
 /// # Errors
-/// When there is none, or tokens would not be safe.
+/// When there is none, or tokens would not be safe, or the operator's own token cannot be sent.
 pub async fn infer() -> Result<Config, ConnectionError> {
     let mut config = Config::infer().await?;
     if config.proxy_url.is_some() && !kubeconfig_names(config.proxy_url.as_ref()) {
@@ -31,7 +38,16 @@ pub async fn infer() -> Result<Config, ConnectionError> {
     }
     let checked = check(&config.cluster_url, config.accept_invalid_certs, config.proxy_url.is_some());
     checked.map_err(|refusal| ConnectionError::Unsafe(config.cluster_url.clone(), refusal))?;
-    Ok(config)
+    match config.auth_info.token_file.take_if(|file| has_white_space(file)) {
+        Some(file) => Err(ConnectionError::TokenFile(file)),
+        None => Ok(config),
+    }
+}
+
+/// Whether there is any around the token. That a file cannot be read is told when the client is made.
+fn has_white_space(token_file: &str) -> bool {
+    let text = std::fs::read_to_string(token_file).map(SecretString::from);
+    text.is_ok_and(|text| text.expose_secret().trim() != text.expose_secret())
 }
 
 /// Whether the kubeconfig names this proxy. kube takes the one of the environment where it names none.

@@ -213,7 +213,7 @@ fn limited() -> Vec<Limited<'static>> {
             lasts("1h"),
             Refused("the limit 3d is no duration like 24h or 1h30m (Namespace limited"),
         ),
-        (&[], speaks(&["https://kubernetes.default.svc.cluster.local"]), Accepted),
+        (&[], speaks(&["k3s"]), Refused("annotation tokenward.dev/audiences; or name none for the API server")),
         (
             &[],
             speaks(&["vault"]),

@@ -5,30 +5,51 @@ use anyhow::{Context, Result};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use tokenward_e2e::control_plane::binaries::Binaries;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
 use tokenward_e2e::process::Process;
-use tokenward_e2e::{Operator, Options, eventually, kubeconfig};
+use tokenward_e2e::{ControlPlane, Operator, Options, eventually, kubeconfig};
 
-/// An operator for the namespace `default` whose kubeconfig's cluster has this as well; `null` takes a field away.
-async fn with(name: &str, cluster: Value, env: &[(&str, &str)]) -> Result<Operator> {
+/// Where this file's operators run.
+async fn folder() -> Result<(&'static ControlPlane, PathBuf)> {
     let plane = plane().await?;
     let dir = plane.dir().join("connections");
     fs::create_dir_all(&dir)?;
+    Ok((plane, dir))
+}
+
+/// An operator for the namespace `default` whose kubeconfig's cluster has this as well; `null` takes a field away.
+async fn with(name: &str, cluster: Value, env: &[(&str, &str)]) -> Result<Operator> {
+    let (plane, _) = folder().await?;
     let own = token(plane, NAMESPACE, ACCOUNT, Duration::from_hours(1)).await?;
     let text = kubeconfig::with_token(&plane.url(), plane.ca_pem(), own.expose_secret());
     let mut config: Value = serde_json::from_str(&text)?;
     for (field, value) in cluster.as_object().into_iter().flatten() {
         config["clusters"][0]["cluster"][field] = value.clone();
     }
+    start(name, &config, env).await
+}
+
+async fn start(name: &str, config: &Value, env: &[(&str, &str)]) -> Result<Operator> {
+    let (plane, dir) = folder().await?;
     let file = dir.join(format!("{name}.given"));
     fs::write(&file, config.to_string())?;
     let given = [("KUBECONFIG", file.to_str().context("a path that is no text")?)];
     let env = given.iter().chain(env).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let namespaces = vec!["default".to_owned()];
     Operator::start(plane, Options { name: name.to_owned(), dir, namespaces, env, ..Options::default() }).await
+}
+
+/// The one line with which it ends.
+async fn last_words(operator: &Operator) -> Result<String> {
+    let ended = async || operator.exited()?.context("it still runs");
+    let status = eventually(SOON, "it ends", ended).await?;
+    let log = operator.log()?;
+    assert_eq!((status.code(), log.lines().count()), (Some(1), 1), "{log}");
+    Ok(log)
 }
 
 #[tokio::test]
@@ -48,13 +69,28 @@ async fn an_unsafe_connection_ends_the_start_with_the_setting_and_the_cure() -> 
     ];
     for (name, cluster, words) in cases {
         let operator = with(name, cluster, &[]).await?;
-        let ended = async || operator.exited()?.context("it still runs");
-        let status = eventually(SOON, &format!("{name} is refused"), ended).await?;
-        let log = operator.log()?;
-        assert_eq!((status.code(), log.lines().count()), (Some(1), 1), "{name}: {log}");
+        let log = last_words(&operator).await.context(name)?;
         assert!(log.starts_with("error: the way to the API server http"), "{name}: {log}");
         assert!(words.iter().all(|word| log.contains(word)), "{name}: {log}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_file_that_ends_in_a_newline_ends_the_start_with_its_name() -> Result<()> {
+    let (plane, dir) = folder().await?;
+    let own = token(plane, NAMESPACE, ACCOUNT, Duration::from_hours(1)).await?;
+    let file = dir.join("given.token");
+    fs::write(&file, format!("{}\n", own.expose_secret()))?;
+    let text = kubeconfig::with_token_file(&plane.url(), plane.ca_pem(), &file, "default");
+    let operator = start("with-newline", &serde_json::from_str(&text)?, &[]).await?;
+    let log = last_words(&operator).await?;
+    assert!(
+        log.starts_with(&format!("error: the token file {} of the kubeconfig has white space", file.display())),
+        "{log}"
+    );
+    fs::write(&file, own.expose_secret())?;
+    start("without-newline", &serde_json::from_str(&text)?, &[]).await?.ready().await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const NOT_OURS: &str = "choose other keys";
 
 /// Keys that make some controller act on sight of them.
-const ACT_ON_SIGHT: [&str; 26] = [
+const ACT_ON_SIGHT: [&str; 31] = [
     "reflector.v1.k8s.emberstack.com/reflects",
     "replicator.v1.mittwald.de/replicate-to",
     "kubed.appscode.com/sync",
@@ -25,6 +25,11 @@ const ACT_ON_SIGHT: [&str; 26] = [
     "crossplane.io/external-name",
     "meta.helm.sh/release-name",
     "kustomize.toolkit.fluxcd.io/prune",
+    "reconcile.fluxcd.io/requestedAt",
+    "kapp.k14s.io/app",
+    "secretgen.carvel.dev/image-pull-secret",
+    "sealedsecrets.bitnami.com/managed",
+    "capsule.clastix.io/managed-by",
     "cluster.x-k8s.io/cluster-name",
     "kubernetes.io/x",
     "app.kubernetes.io/managed-by",
@@ -74,6 +79,9 @@ async fn keys_that_controllers_act_on_are_refused() -> Result<()> {
         cases.push(with_key("labels", "istio/multiCluster", other));
         cases.push(with_key("annotations", "networking.istio.io/cluster", other));
     }
+    for tracked in ["instance", "tracking-id", "managed-by", "sync-options", "hook"] {
+        cases.push(with_key("annotations", &format!("argocd.argoproj.io/{tracked}"), &argo_cd));
+    }
     // Nor does any format open what belongs to others still.
     for own in [&argo_cd, &istio] {
         cases.push(with_key("labels", "tokenward.dev/role", own));
@@ -87,7 +95,7 @@ async fn keys_that_controllers_act_on_are_refused() -> Result<()> {
 async fn keys_of_a_consumer_are_accepted_with_its_own_format() -> Result<()> {
     let [token, _, argo_cd, istio, _] = smallest();
     let cases = [
-        with_key("labels", "argocd.argoproj.io/shard", &argo_cd),
+        with_key("labels", "argocd.argoproj.io/auto-label-cluster-info", &argo_cd),
         with_key("annotations", "argocd.argoproj.io/refresh", &argo_cd),
         with_key("labels", "istio/x", &istio),
         with_key("annotations", "networking.istio.io/x", &istio),

@@ -189,11 +189,14 @@ async fn an_argo_cd_cluster_is_what_argo_cd_documents() -> Result<()> {
     // Who may label the Secret cannot make it another kind of Argo CD's Secrets.
     let options = json!({"clusterName": "prod-eu", "namespaces": ["argo-cd", "default"], "project": "web"});
     let mut more = format(&json!({"type": "ArgoCDCluster", "argoCDCluster": options}));
-    more["secret"]["labels"] = json!({(ARGO_CD): "repository", "argocd.argoproj.io/shard": "1"});
+    more["secret"]["labels"] = json!({(ARGO_CD): "repository", "argocd.argoproj.io/skip-reconcile": "1"});
     scene.policy("p", &spec(&["deployer"], more)).await?;
     scene.ready("p").await?;
     let named = scene.target("p-deployer").await?;
-    assert_eq!((label(&named, ARGO_CD), label(&named, "argocd.argoproj.io/shard")), (Some("cluster"), Some("1")));
+    assert_eq!(
+        (label(&named, ARGO_CD), label(&named, "argocd.argoproj.io/skip-reconcile")),
+        (Some("cluster"), Some("1"))
+    );
     let namespaces = Some(vec!["argo-cd".to_owned(), "default".to_owned()]);
     let wanted = Cluster { name: "prod-eu".into(), namespaces, project: Some("web".into()), ..cluster };
     assert_eq!((Cluster::read(&named)?, scene.mints()), (wanted, 1));

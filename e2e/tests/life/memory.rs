@@ -75,6 +75,7 @@ async fn of_a_thousand_tokens_memory_keeps_no_more_than_idle_connections_do() ->
     ensure!(minted.len() >= 4 * ACCOUNTS, "{} tokens", minted.len());
     let Ok(memory) = memory(scene.operator.pid()) else {
         ensure!(!geteuid().is_root(), "root cannot read the memory");
+        println!("not looked at: the memory can be read by root alone");
         return Ok(());
     };
     let own = fs::read_to_string(scene.operator.log_path().with_extension("token"))?;
