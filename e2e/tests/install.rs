@@ -136,7 +136,7 @@ async fn published(plane: &ControlPlane, name: &str) -> Result<Target> {
 }
 
 #[tokio::test]
-async fn default_installs_all_but_the_crds_and_its_removal_revokes_nothing() -> Result<()> {
+async fn the_operators_removal_revokes_nothing_and_leaves_the_checks_for_its_return() -> Result<()> {
     let own = own_plane("default").await?;
     let plane = &own;
     apply_overlay(plane, "config/crd").await?;
@@ -147,15 +147,42 @@ async fn default_installs_all_but_the_crds_and_its_removal_revokes_nothing() -> 
     let policies = policies(&plane.client().await?, "default");
     common::apply_policy(&policies, "p", &json!({"serviceAccounts": {"names": ["default"]}})).await?;
     ready(plane, "default", "p").await?;
-    let path = workspace_dir().join("config/default");
-    // kubectl waits until all of it is gone, the install namespace included.
-    plane.kubectl_ok(["delete", "--timeout=60s", "-k", &path.to_string_lossy()]).await?;
-    assert!(!exists(plane, &["clusterrole", "tokenward"]).await?);
-    assert!(!exists(plane, &["namespace", "tokenward-system"]).await?);
+    let may_write = ["--verb=get,patch", "--resource=tokenpolicies.tokenward.dev"];
+    plane.kubectl_ok(["create", "role", "ann"].into_iter().chain(may_write)).await?;
+    plane.kubectl_ok(["create", "rolebinding", "ann", "--role=ann", "--user=ann"]).await?;
+    let limit = ["patch", "configmap", "tokenward-limits", "-n", "tokenward-system", "--type=merge", "-p"];
+    plane.kubectl_ok(limit.into_iter().chain([r#"{"data": {"maxDuration": "30h"}}"#])).await?;
+    let path = workspace_dir().join("config/install");
+    let path = path.to_string_lossy();
+    let but_the_api = "app.kubernetes.io/component!=api";
+    // kubectl waits until all of it is gone.
+    plane.kubectl_ok(["delete", "--timeout=60s", "-k", &path, "-l", but_the_api]).await?;
+    let left = ["all,clusterroles,clusterrolebindings,priorityclasses,networkpolicies,poddisruptionbudgets", "-A"];
+    assert!(!exists(plane, &[left[0], left[1], "-l", "app.kubernetes.io/name=tokenward"]).await?);
+    the_checks_are_on(plane).await?;
+    apply_overlay(plane, "config/install").await?;
+    the_checks_are_on(plane).await?;
     assert!(policies.get_opt("p").await?.is_some());
     Bearer::new(plane, published(plane, "p-default").await?.token()).await?.lives().await?;
     drop(operator);
     own.stop().await
+}
+
+/// Of the author and of the limit that was set.
+async fn the_checks_are_on(plane: &ControlPlane) -> Result<()> {
+    let limited = async |hours: u32| {
+        let spec = json!({"serviceAccounts": {"names": ["default"]}, "token": {"duration": format!("{hours}h")}});
+        let policies = policies(&plane.client().await?, "default");
+        common::apply_policy(&policies, &format!("h{hours}"), &spec).await
+    };
+    limited(30).await?;
+    let refusal = limited(31).await.err().context("31h is accepted")?;
+    ensure!(format!("{refusal:#}").contains("31h is over the limit 30h"), "{refusal:#}");
+    let patch = r#"{"spec": {"serviceAccounts": {"names": ["boss"]}}}"#;
+    let edit = plane.kubectl(["patch", "tp", "p", "--as=ann", "--type=merge", "-p", patch]).await?;
+    let refusal = String::from_utf8_lossy(&edit.stderr).into_owned();
+    ensure!(refusal.contains("ann lacks the right to create secrets in namespace default"), "{refusal}");
+    Ok(())
 }
 
 /// The CRD as it was before formats had the option `server`.

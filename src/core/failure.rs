@@ -127,6 +127,10 @@ impl Reason {
     }
 }
 
+/// The API server says no more than "Unauthorized".
+const UNAUTHORIZED: &str =
+    "the operator's own token is not accepted: it has expired, is of another cluster, or its ServiceAccount is gone";
+
 /// A reason with the text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -150,6 +154,7 @@ impl Failure {
         // What an admission policy says is worth the room; which policy and binding said so is not.
         let policy = message.split_once("ValidatingAdmissionPolicy");
         let said = policy.and_then(|(_, rest)| rest.split_once(" denied request: ")).map_or(message, |(_, said)| said);
+        let said = if status.code == Some(401) { UNAUTHORIZED } else { said };
         Self::new(classify(status), &format!("{operation}: {said}"))
     }
 

@@ -2,8 +2,9 @@
 
 use std::panic::PanicHookInfo;
 
-/// Longest message that is shown in a condition or event, in characters.
-pub const MAX_MESSAGE: usize = 256;
+/// Longest message that is shown in a condition or event, in characters: a refusal with its limit and who may change it, and
+/// with room left in the 1 kB of an event's note.
+pub const MAX_MESSAGE: usize = 512;
 
 /// Cuts a foreign text to [`MAX_MESSAGE`] characters, replaces anything shaped like a JSON Web Token, and
 /// turns control characters into blanks, so that a message cannot forge log lines.

@@ -133,19 +133,25 @@ impl<C> Watch<C> {
         loop {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
             while let Some(step) = stream.next().await {
+                // Init comes before the API server is asked for a list.
+                let works = !matches!(step, Ok(watcher::Event::Init) | Err(_));
                 let (report, pause) = match step {
                     Ok(step) => {
                         (step_event(step, &read).map(|event| Report::Change(self.scope.clone(), change(event))), None)
                     }
                     Err(error) => (Some(self.failure(&error)), Some(self.pause(&error, errors))),
                 };
-                if errors > 0 && pause.is_none() {
+                if errors > 0 && works {
                     let healthy = Report::Health(self.scope.clone(), self.kind, None);
                     if self.reports.send(healthy).await.is_err() {
                         return;
                     }
                 }
-                errors = if pause.is_some() { errors + 1 } else { 0 };
+                errors = match pause {
+                    Some(_) => errors + 1,
+                    None if works => 0,
+                    None => errors,
+                };
                 if let Some(report) = report
                     && self.reports.send(report).await.is_err()
                 {

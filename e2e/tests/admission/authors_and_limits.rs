@@ -131,6 +131,7 @@ async fn kept(plane: &ControlPlane, namespace: &str, name: &str) -> Result<Calle
 async fn without_the_rights_one_can_still_stop_a_policy_and_not_widen_it() -> Result<()> {
     let plane = namespace("keepers").await?;
     let keeper = kept(plane, "keepers", "p").await?;
+    limit(&plane.client().await?, "keepers", "audiences", Some("*")).await?;
     let path = policy_path("keepers", "p");
     let refused = Refused("keeper lacks the right to create secrets");
     let cases = [
@@ -211,7 +212,7 @@ fn limited() -> Vec<Limited<'static>> {
         (
             &[("max-duration", "3d")],
             lasts("1h"),
-            Refused("the limit 3d is no duration like 24h or 1h30m (Namespace limited"),
+            Refused("the limit 3d is no duration in hours and minutes, like 24h or 1h30m (Namespace limited"),
         ),
         (&[], speaks(&["k3s"]), Refused("annotation tokenward.dev/audiences; or name none for the API server")),
         (

@@ -87,6 +87,9 @@ async fn one_without_rights_holds_up_no_other_and_heals_without_a_restart() -> R
     }
     assert!(c.policies().get("early").await?.data["status"].is_null(), "it wrote where it may not");
 
+    let log = a.operator.log()?;
+    assert!(!log.contains("works again"), "it takes a refused list for one that works: {log}");
+
     let granted = bindings(&shape, client.clone(), 0).get("tokenward").await?;
     let binding = json!({"metadata": {"name": "tokenward"}, "roleRef": granted.role_ref, "subjects": granted.subjects});
     bindings(&shape, client.clone(), 2).create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
