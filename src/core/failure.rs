@@ -265,6 +265,15 @@ mod tests {
     }
 
     #[test]
+    fn unauthorized_is_told_as_what_it_is() {
+        let status = serde_json::from_value(json!({"code": 401, "message": "Unauthorized"})).unwrap();
+        let failure = Failure::refused("get ConfigMap kube-public/cluster-info", &status);
+        let told = "get ConfigMap kube-public/cluster-info: the operator's own token is not accepted: ";
+        assert!(failure.message.starts_with(told), "{}", failure.message);
+        assert_eq!(failure.reason, Reason::Forbidden);
+    }
+
+    #[test]
     fn a_message_names_the_object_and_says_what_to_do() {
         let status = serde_json::from_value(json!({"code": 409, "message": "object was modified"})).unwrap();
         let failure = Failure::refused("apply Secret ci/x", &status);

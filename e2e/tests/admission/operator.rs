@@ -291,6 +291,9 @@ async fn a_lowered_limit_shows_at_the_next_mint_and_costs_no_token_before() -> R
     };
     let message = eventually(crate::common::SOON, "the limit is the reason", told).await?;
     assert!(message.contains("86400s is over the limit 1h (Namespace lowered,"), "{message}");
+    let whole =
+        "or for one namespace by its annotation tokenward.dev/max-duration; change the limit that the message names";
+    assert!(message.contains(whole), "{message}");
     scene.ready("p").await?;
     let kept = scene.target("p-deployer").await?;
     assert_eq!(kept.token_id(), target.token_id());
