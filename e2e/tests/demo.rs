@@ -6,6 +6,7 @@ use std::fs;
 use std::process::{Command, Output};
 use std::time::Duration;
 use tokenward_e2e::control_plane::{binaries::Binaries, shared};
+use tokenward_e2e::operator::apply_overlay;
 use tokenward_e2e::{ControlPlane, eventually};
 
 /// Runs the demo with the administrator's kubeconfig as the current one, and kubectl in the `PATH`.
@@ -84,5 +85,25 @@ async fn on_the_current_cluster_it_leaves_everything_as_it_was() -> Result<()> {
     ensure!(!refused.status.success() && text.contains("has these already") && text.contains("namespace/ci"), "{text}");
     as_before(plane, &before).await?;
     assert_eq!(fs::read(plane.kubeconfig())?, config, "the kubeconfig is as it was");
+    can_be_installed(plane).await
+}
+
+/// The demo leaves the API server able to judge policies by a `ConfigMap`, which it is not after the last of such has gone.
+async fn can_be_installed(plane: &ControlPlane) -> Result<()> {
+    apply_overlay(plane, "config/install").await?;
+    let policy = |duration: &str| {
+        format!(
+            r#"{{"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {{"name": "p", "namespace": "ci"}},
+            "spec": {{"serviceAccounts": {{"names": ["default"]}}, "token": {{"duration": "{duration}"}}}}}}"#
+        )
+    };
+    let limited = async || {
+        let answer = plane.kubectl_with(["apply", "--dry-run=server", "-f", "-"], &policy("169h")).await?;
+        let text = String::from_utf8_lossy(&answer.stderr).into_owned();
+        ensure!(text.contains("169h is over the limit 168h"), "{text}");
+        Ok(())
+    };
+    eventually(Duration::from_mins(1), "the limits count", limited).await?;
+    plane.apply(&policy("168h")).await?;
     Ok(())
 }

@@ -11,11 +11,19 @@ use std::pin::Pin;
 use std::time::Instant;
 use tokenward_e2e::{Cluster, target_dir, write_overlay};
 
-/// The operator for the namespace of the samples alone, without pods: it runs here.
+/// The operator for the namespace of the samples alone, without pods: it runs here. Without the limits as well: when the last
+/// policy that reads a `ConfigMap` goes, a kube-apiserver reads none any more, also none of an installation to come.
 const OVERLAY: &str = "apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [CONFIG/crd, CONFIG/namespaced]
 replicas: [{name: tokenward, count: 0}]
+patches:
+  - target: {kind: 'ValidatingAdmissionPolicy.*', name: 'tokenward-(token-)?limits'}
+    patch: |-
+      $patch: delete
+      apiVersion: any
+      kind: any
+      metadata: {name: any}
 ";
 
 /// Tells the story, and removes all of it, however it ended.
