@@ -3,7 +3,7 @@
 mod common;
 
 use anyhow::{Context, Result, ensure};
-use common::overlay::{arguments, pod_template, render};
+use common::overlay::{arguments, pod_template, render, with_component};
 use common::{Bearer, SOON, Target, operator, plane, policies};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -46,6 +46,18 @@ fn kustomize_builds_every_overlay() -> Result<()> {
     for overlay in overlays {
         let built = manifests(&overlay)?;
         ensure!(built.iter().all(|manifest| manifest["kind"].is_string()), "{overlay}: {built:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn uninstalling_leaves_every_crd_also_that_of_a_component() -> Result<()> {
+    let folder = target_dir().join("e2e/install-overlays/bootstrap-token-policy");
+    let built = render(&with_component(folder, "bootstrap-token-policy")?)?;
+    let crds: Vec<&Value> = built.iter().filter(|manifest| manifest["kind"] == "CustomResourceDefinition").collect();
+    assert_eq!(crds.len(), 2, "{crds:?}");
+    for crd in crds {
+        assert_eq!(crd["metadata"]["labels"]["app.kubernetes.io/component"], "api", "{}", crd["metadata"]["name"]);
     }
     Ok(())
 }
