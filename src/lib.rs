@@ -1,9 +1,12 @@
 //! Tokenward keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
 //!
-//! [`core`] decides and is pure; [`shell`] acts and decides nothing. Data flows one way:
-//! watch → [`core::index`] → [`core::plan`] → [`shell::act`] → outcome → index.
+//! `core` decides and is pure; `shell` acts and decides nothing. Data flows one way: watch or answer → controller →
+//! decision → request → answer.
 
+pub mod api;
 pub mod cli;
-pub mod core;
-pub mod crd;
-pub mod shell;
+mod core;
+mod shell;
+
+pub use core::redact;
+pub use shell::run::run;

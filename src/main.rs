@@ -7,9 +7,9 @@ use std::{
 
 use clap::{Parser as _, error::ErrorKind};
 use tokenward::{
+    api,
     cli::{Cli, Command, LogFormat, Settings},
-    core::redact,
-    crd, shell,
+    redact,
 };
 use tracing_subscriber::EnvFilter;
 use zeroizing_alloc::ZeroAlloc;
@@ -50,7 +50,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn print_crds(plural: Option<&str>) -> ExitCode {
-    match crd::yaml(plural) {
+    match api::yaml(plural) {
         Ok(yaml) => std::io::stdout().write_all(yaml.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Err(error) => fail(&error),
     }
@@ -66,7 +66,7 @@ fn run(settings: &Settings) -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // The loop and its calls wait more than they compute: two threads serve any number of grants.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    match runtime.map(|runtime| runtime.block_on(shell::run::run(settings))) {
+    match runtime.map(|runtime| runtime.block_on(tokenward::run(settings))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&error),
         Err(error) => fail(&error),

@@ -1,21 +1,19 @@
 //! Bootstrap tokens: what happens to one of them. The in-tree `tokencleaner` decides what is deleted, fact by fact;
 //! a [`Cap`] adds an earlier end to tokens that live too long.
 
-pub mod index;
-pub mod notice;
+pub mod cluster_info;
+pub mod controller;
+pub mod event;
 pub mod policy;
 pub mod rfc3339;
-pub mod signer;
 pub mod status;
 pub mod token;
 
-use std::sync::Arc;
-
 use chrono::{SubsecRound as _, TimeDelta};
 
-use super::{Time, facts::text, status::MAX_SKEW};
-use policy::Policy;
-use token::Token;
+use super::{Time, grant::status::MAX_SKEW, id::Name, meta::text};
+use policy::BootstrapPolicy;
+use token::BootstrapToken;
 
 /// The namespace that the API server reads bootstrap tokens from.
 pub const NAMESPACE: &str = "kube-system";
@@ -43,14 +41,14 @@ impl Expiration {
 
 /// Why a token is to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum Expiry {
     /// It ended then.
     Expired(Time),
     /// Its end cannot be read.
     Unparsable,
 }
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for Expiry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Expired(at) => write!(f, "expired at {}", text(*at)),
@@ -68,7 +66,7 @@ pub enum Verdict {
     /// It is to be looked at again then.
     KeepUntil(Time),
     /// It is to be deleted.
-    Delete(Why),
+    Delete(Expiry),
 }
 
 /// The in-tree cleaner's rule (`cluster-bootstrap/util/secrets`): the very instant of expiry counts as expired.
@@ -76,9 +74,9 @@ pub enum Verdict {
 pub fn verdict(now: Time, expiration: Expiration) -> Verdict {
     match expiration {
         Expiration::Never => Verdict::Keep,
-        Expiration::At(at) if at <= now => Verdict::Delete(Why::Expired(at)),
+        Expiration::At(at) if at <= now => Verdict::Delete(Expiry::Expired(at)),
         Expiration::At(at) => Verdict::KeepUntil(at),
-        Expiration::Unparsable => Verdict::Delete(Why::Unparsable),
+        Expiration::Unparsable => Verdict::Delete(Expiry::Unparsable),
     }
 }
 
@@ -95,13 +93,13 @@ pub enum Cleaner {
 
 /// What to do with a token now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum TokenAct {
     /// Nothing.
     Keep,
     /// Tell that it would be deleted.
-    Tell(Why),
+    Tell(Expiry),
     /// Delete it.
-    Delete(Why),
+    Delete(Expiry),
     /// Give it an earlier end.
     Cap(Cap),
 }
@@ -112,7 +110,7 @@ pub struct Cap {
     /// When it shall end, in whole seconds as kubeadm writes it.
     pub until: Time,
     /// Name of the policy whose `maxAge` says so.
-    pub policy: Arc<str>,
+    pub policy: Name,
 }
 
 /// Decides about a token. A terminating one is left alone: only its finalizers hold it, and a second delete would
@@ -120,24 +118,28 @@ pub struct Cap {
 #[must_use]
 pub fn decide<'a>(
     now: Time,
-    token: &Token,
+    token: &BootstrapToken,
     cleaner: Cleaner,
-    policies: impl Iterator<Item = (&'a Arc<str>, &'a Policy)>,
-) -> Act {
+    policies: impl Iterator<Item = (&'a Name, &'a BootstrapPolicy)>,
+) -> TokenAct {
     if token.terminating {
-        return Act::Keep;
+        return TokenAct::Keep;
     }
     match (verdict(now, token.expiration), cleaner) {
-        (Verdict::Delete(why), Cleaner::Enforce) => Act::Delete(why),
-        (Verdict::Delete(why), Cleaner::Report) => Act::Tell(why),
-        (Verdict::Delete(_), Cleaner::Off) => Act::Keep,
-        (Verdict::Keep | Verdict::KeepUntil(_), _) => cap(now, token, policies).map_or(Act::Keep, Act::Cap),
+        (Verdict::Delete(why), Cleaner::Enforce) => TokenAct::Delete(why),
+        (Verdict::Delete(why), Cleaner::Report) => TokenAct::Tell(why),
+        (Verdict::Delete(_), Cleaner::Off) => TokenAct::Keep,
+        (Verdict::Keep | Verdict::KeepUntil(_), _) => cap(now, token, policies).map_or(TokenAct::Keep, TokenAct::Cap),
     }
 }
 
 /// The strictest of the policies that enforce, if the token outlives it. What is immutable can only be deleted, and a
 /// cap never deletes; the status says so.
-fn cap<'a>(now: Time, token: &Token, policies: impl Iterator<Item = (&'a Arc<str>, &'a Policy)>) -> Option<Cap> {
+fn cap<'a>(
+    now: Time,
+    token: &BootstrapToken,
+    policies: impl Iterator<Item = (&'a Name, &'a BootstrapPolicy)>,
+) -> Option<Cap> {
     if token.immutable {
         return None;
     }
@@ -149,7 +151,7 @@ fn cap<'a>(now: Time, token: &Token, policies: impl Iterator<Item = (&'a Arc<str
 /// Whether a token ends later than `age` from now. Clocks that differ by less than [`MAX_SKEW`] are right: whoever
 /// extends a token to exactly the allowed age by such a clock is left alone.
 #[must_use]
-pub fn outlives(now: Time, token: &Token, age: TimeDelta) -> bool {
+pub fn outlives(now: Time, token: &BootstrapToken, age: TimeDelta) -> bool {
     match token.expiration {
         Expiration::Never => true,
         Expiration::At(at) => at > now + age + MAX_SKEW,
@@ -170,10 +172,10 @@ mod tests {
     fn decides_as_the_in_tree_cleaner() {
         for (raw, wanted) in [
             ("", Verdict::Keep),
-            (" ", Verdict::Delete(Why::Unparsable)),
-            ("never", Verdict::Delete(Why::Unparsable)),
-            ("2027-01-15T08:00:00Z", Verdict::Delete(Why::Expired(at(0)))),
-            ("2027-01-15T07:59:59Z", Verdict::Delete(Why::Expired(at(-1)))),
+            (" ", Verdict::Delete(Expiry::Unparsable)),
+            ("never", Verdict::Delete(Expiry::Unparsable)),
+            ("2027-01-15T08:00:00Z", Verdict::Delete(Expiry::Expired(at(0)))),
+            ("2027-01-15T07:59:59Z", Verdict::Delete(Expiry::Expired(at(-1)))),
             ("2027-01-15T08:00:01Z", Verdict::KeepUntil(at(1))),
         ] {
             assert_eq!(verdict(at(0), Expiration::read(raw.as_bytes())), wanted, "{raw:?}");
@@ -185,20 +187,22 @@ mod tests {
     #[test]
     fn the_flag_says_what_happens_to_expired_ones() {
         let expired = token("2027-01-15T07:00:00Z");
-        let why = Why::Expired(at(-3600));
-        for (cleaner, act) in
-            [(Cleaner::Enforce, Act::Delete(why)), (Cleaner::Report, Act::Tell(why)), (Cleaner::Off, Act::Keep)]
-        {
+        let why = Expiry::Expired(at(-3600));
+        for (cleaner, act) in [
+            (Cleaner::Enforce, TokenAct::Delete(why)),
+            (Cleaner::Report, TokenAct::Tell(why)),
+            (Cleaner::Off, TokenAct::Keep),
+        ] {
             assert_eq!(decide(at(0), &expired, cleaner, std::iter::empty()), act);
         }
-        let terminating = Token { terminating: true, ..expired };
-        assert_eq!(decide(at(0), &terminating, Cleaner::Enforce, std::iter::empty()), Act::Keep);
+        let terminating = BootstrapToken { terminating: true, ..expired };
+        assert_eq!(decide(at(0), &terminating, Cleaner::Enforce, std::iter::empty()), TokenAct::Keep);
     }
 
-    fn capped(now: Time, token: &Token, policies: &[(Arc<str>, Policy)]) -> Option<(Time, String)> {
+    fn capped(now: Time, token: &BootstrapToken, policies: &[(Name, BootstrapPolicy)]) -> Option<(Time, String)> {
         let policies = policies.iter().map(|(name, policy)| (name, policy));
         match decide(now, token, Cleaner::Enforce, policies) {
-            Act::Cap(cap) => Some((cap.until, cap.policy.to_string())),
+            TokenAct::Cap(cap) => Some((cap.until, cap.policy.to_string())),
             _ => None,
         }
     }
@@ -212,8 +216,8 @@ mod tests {
         assert_eq!(capped(at(0), &token("2027-01-15T09:00:00Z"), &hour), None);
         assert_eq!(capped(at(0), &token("2027-01-15T08:00:10Z"), &hour), None);
         assert_eq!(capped(at(0), &token("garbage"), &hour), None);
-        assert_eq!(capped(at(0), &Token { immutable: true, ..token("") }, &hour), None);
-        let capped_token = Token { expiration: Expiration::At(at(3600)), ..token("") };
+        assert_eq!(capped(at(0), &BootstrapToken { immutable: true, ..token("") }, &hour), None);
+        let capped_token = BootstrapToken { expiration: Expiration::At(at(3600)), ..token("") };
         assert_eq!(capped(at(-2), &capped_token, &hour), None, "a clock that went back a little is no violation");
     }
 

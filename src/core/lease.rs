@@ -12,7 +12,7 @@ pub const RETRY: Duration = Duration::from_secs(2);
 
 /// The lease as the API server has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct LeaseRecord {
     /// `spec.holderIdentity`.
     pub holder: Option<Box<str>>,
     /// `spec.renewTime`, compared and never read.
@@ -23,7 +23,7 @@ pub struct Record {
     pub version: Box<str>,
 }
 
-impl Record {
+impl LeaseRecord {
     /// Nobody holds it. Who merely removes the name, and not the time with it, has not released it.
     #[must_use]
     pub fn is_released(&self) -> bool {
@@ -38,7 +38,7 @@ impl Record {
 
 /// What to do with the lease now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum LeaseStep {
     /// There is none.
     Create,
     /// Replace it in exactly this version: it is ours, was released, or its holder has not renewed it in time.
@@ -57,7 +57,7 @@ pub enum Step {
 pub struct Election {
     identity: Box<str>,
     /// The lease, if there was one at the last look.
-    record: Option<Record>,
+    record: Option<LeaseRecord>,
     /// When its holder was last seen to renew it, or else when it was first found absent.
     seen: Option<Duration>,
     /// When our last successful write began, while the lease is ours.
@@ -72,7 +72,7 @@ impl Election {
     }
 
     /// Takes in what a read has shown; `None`: there is no lease.
-    pub fn observe(&mut self, record: Option<Record>, now: Duration) {
+    pub fn observe(&mut self, record: Option<LeaseRecord>, now: Duration) {
         let renewed = match (&record, &self.record) {
             (Some(record), Some(known)) => record.is_renewed(known),
             (Some(_), None) => true,
@@ -90,7 +90,7 @@ impl Election {
     }
 
     /// Takes in that our write, begun then, has left the lease so.
-    pub fn wrote(&mut self, record: Record, begun: Duration) {
+    pub fn wrote(&mut self, record: LeaseRecord, begun: Duration) {
         self.record = Some(record);
         self.seen = Some(begun);
         self.renewed = Some(begun);
@@ -98,16 +98,16 @@ impl Election {
 
     /// What to do after a read.
     #[must_use]
-    pub fn step(&self, now: Duration) -> Step {
+    pub fn step(&self, now: Duration) -> LeaseStep {
         let expired = self.seen.is_some_and(|seen| now.saturating_sub(seen) >= LEASE);
         let ours = self.renewed.is_some();
         match &self.record {
-            None if ours || expired => Step::Create,
-            Some(record) if ours || expired || record.is_released() => Step::Replace {
+            None if ours || expired => LeaseStep::Create,
+            Some(record) if ours || expired || record.is_released() => LeaseStep::Replace {
                 version: record.version.clone(),
                 transitions: record.transitions.saturating_add(i32::from(!ours)),
             },
-            _ => Step::Wait,
+            _ => LeaseStep::Wait,
         }
     }
 
@@ -119,7 +119,7 @@ impl Election {
 
     /// What is left to be released: the lease, while it is ours.
     #[must_use]
-    pub fn release(&self) -> Option<&Record> {
+    pub fn release(&self) -> Option<&LeaseRecord> {
         self.record.as_ref().filter(|_| self.renewed.is_some())
     }
 
@@ -145,8 +145,8 @@ mod tests {
     }
 
     /// Held by `holder`, who has renewed it at `renewed`.
-    fn record(holder: &str, renewed: &str) -> Record {
-        Record {
+    fn record(holder: &str, renewed: &str) -> LeaseRecord {
+        LeaseRecord {
             holder: Some(holder.into()),
             renewed: Some(renewed.into()),
             transitions: 3,
@@ -154,8 +154,8 @@ mod tests {
         }
     }
 
-    fn replace(version: &str, transitions: i32) -> Step {
-        Step::Replace { version: version.into(), transitions }
+    fn replace(version: &str, transitions: i32) -> LeaseStep {
+        LeaseStep::Replace { version: version.into(), transitions }
     }
 
     /// Sees the lease of `a` at 100 s.
@@ -177,9 +177,9 @@ mod tests {
         let mut election = Election::new("a");
         for seconds in [3, 5, 17] {
             election.observe(None, at(seconds));
-            assert_eq!((election.step(at(seconds)), election.until()), (Step::Wait, None));
+            assert_eq!((election.step(at(seconds)), election.until()), (LeaseStep::Wait, None));
         }
-        assert_eq!(election.step(at(18)), Step::Create);
+        assert_eq!(election.step(at(18)), LeaseStep::Create);
         election.wrote(record("a", "1"), at(18));
         assert_eq!(election.until(), Some(at(18) + RENEW_DEADLINE), "counted from before the write");
     }
@@ -189,7 +189,7 @@ mod tests {
         let mut election = Election::new("b");
         election.observe(None, at(0));
         election.observe(Some(record("a", "1")), at(2));
-        assert_eq!([election.step(at(16)), election.step(at(17))], [Step::Wait, replace("v1", 4)]);
+        assert_eq!([election.step(at(16)), election.step(at(17))], [LeaseStep::Wait, replace("v1", 4)]);
     }
 
     #[test]
@@ -197,9 +197,9 @@ mod tests {
         for written in ["2026-11-22T09:59:00Z", "2026-11-22T10:01:00Z", "yesterday"] {
             let mut election = Election::new("b");
             election.observe(Some(record("a", written)), at(0));
-            assert_eq!(election.step(at(14)), Step::Wait, "{written}");
+            assert_eq!(election.step(at(14)), LeaseStep::Wait, "{written}");
             election.observe(Some(record("a", "a later one")), at(14));
-            assert_eq!(election.step(at(28)), Step::Wait, "{written}");
+            assert_eq!(election.step(at(28)), LeaseStep::Wait, "{written}");
         }
     }
 
@@ -207,23 +207,23 @@ mod tests {
     fn a_lease_is_taken_15_s_after_the_last_seen_renewal_whatever_it_says() {
         let mut election = standby();
         election.observe(Some(record("a", "1")), at(114));
-        assert_eq!(election.step(at(114)), Step::Wait);
+        assert_eq!(election.step(at(114)), LeaseStep::Wait);
         election.observe(Some(record("a", "2099-01-01T00:00:00Z")), at(115));
-        assert_eq!(election.step(at(129)), Step::Wait, "it was renewed");
+        assert_eq!(election.step(at(129)), LeaseStep::Wait, "it was renewed");
         assert_eq!(election.step(at(130)), replace("v2099-01-01T00:00:00Z", 4));
     }
 
     #[test]
     fn a_change_of_the_metadata_is_no_renewal() {
         let mut election = standby();
-        election.observe(Some(Record { version: "labelled".into(), ..record("a", "1") }), at(114));
+        election.observe(Some(LeaseRecord { version: "labelled".into(), ..record("a", "1") }), at(114));
         assert_eq!(election.step(at(115)), replace("labelled", 4));
     }
 
     #[test]
     fn a_released_lease_is_taken_at_once() {
         let mut election = standby();
-        election.observe(Some(Record { holder: None, renewed: None, ..record("", "2") }), at(101));
+        election.observe(Some(LeaseRecord { holder: None, renewed: None, ..record("", "2") }), at(101));
         assert_eq!(election.step(at(101)), replace("v2", 4));
     }
 
@@ -232,7 +232,7 @@ mod tests {
         for name in ["", "mallory", "b"] {
             let mut election = standby();
             election.observe(Some(record(name, "1")), at(101));
-            assert_eq!(election.step(at(115)), Step::Wait, "the holder may not know yet");
+            assert_eq!(election.step(at(115)), LeaseStep::Wait, "the holder may not know yet");
             assert_eq!(election.until(), None, "a name that we did not write makes nobody a leader");
             assert_eq!(election.step(at(116)), replace("v1", 4));
         }
@@ -253,7 +253,7 @@ mod tests {
         for name in ["b", ""] {
             let mut election = leader();
             election.observe(Some(record(name, "6")), at(6));
-            assert_eq!((election.until(), election.step(at(6))), (None, Step::Wait));
+            assert_eq!((election.until(), election.step(at(6))), (None, LeaseStep::Wait));
         }
     }
 
@@ -269,15 +269,15 @@ mod tests {
     fn a_lease_that_somebody_deletes_is_made_anew_by_its_holder_while_others_wait() {
         let (mut leader, mut standby) = (leader(), standby());
         leader.observe(None, at(7));
-        assert_eq!((leader.step(at(7)), leader.until()), (Step::Create, Some(at(15))));
+        assert_eq!((leader.step(at(7)), leader.until()), (LeaseStep::Create, Some(at(15))));
         standby.observe(None, at(101));
-        assert_eq!([standby.step(at(114)), standby.step(at(115))], [Step::Wait, Step::Create]);
+        assert_eq!([standby.step(at(114)), standby.step(at(115))], [LeaseStep::Wait, LeaseStep::Create]);
     }
 
     #[test]
     fn absurd_transitions_do_not_overflow() {
         let mut election = standby();
-        election.observe(Some(Record { transitions: i32::MAX, ..record("a", "1") }), at(101));
+        election.observe(Some(LeaseRecord { transitions: i32::MAX, ..record("a", "1") }), at(101));
         assert_eq!(election.step(at(116)), replace("v1", i32::MAX));
     }
 }

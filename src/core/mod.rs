@@ -1,30 +1,26 @@
 //! Decisions, without a clock, a client, a runtime or randomness: every function here is a plain function
 //! of its arguments and can be tested as one.
 
+pub mod address;
 pub mod bootstrap;
-pub mod claims;
+pub mod condition;
 pub mod connection;
-pub mod facts;
+pub mod credential;
 pub mod failure;
+pub mod format;
 pub mod grant;
-pub mod index;
-pub mod inputs;
-pub mod keys;
+pub mod id;
+pub mod kernel;
 pub mod lease;
-pub mod managed;
-#[cfg(test)]
-mod model;
-pub mod notice;
-pub mod plan;
-pub mod queue;
+pub mod meta;
+pub mod names;
+pub mod place;
+pub mod policy;
+pub mod reason;
 pub mod redact;
-pub mod render;
+pub mod request;
 pub mod revocation;
 pub mod schedule;
-pub mod select;
-pub mod signers;
-pub mod status;
-pub mod table;
 pub mod windows;
 
 /// An instant by the API server's clock.

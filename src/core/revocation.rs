@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Time, facts, keys, plan::Cause};
+use super::{Time, meta, names, reason::RetireReason};
 
 /// A token that is issued at the very instant may be signed a moment before it: our clock follows the server's to a
 /// second, and a token tells its issue in whole seconds.
@@ -29,10 +29,10 @@ impl Revocation {
     /// Reads the annotations of a policy or target; `None` when nothing is asked for.
     #[must_use]
     pub fn read(meta: &ObjectMeta) -> Option<Result<Self, InvalidInstant>> {
-        let before = facts::annotation(meta, keys::REVOKE_ISSUED_BEFORE).filter(|text| !text.is_empty())?;
-        let reason = facts::annotation(meta, keys::REVOKE_REASON).filter(|reason| is_word(reason));
-        let reason = reason.unwrap_or(Cause::RevokeIssuedBefore.as_str()).into();
-        Some(facts::time(before).map(|before| Self { before, reason }).ok_or_else(|| InvalidInstant(before.into())))
+        let before = meta::annotation(meta, names::REVOKE_ISSUED_BEFORE).filter(|text| !text.is_empty())?;
+        let reason = meta::annotation(meta, names::REVOKE_REASON).filter(|reason| is_word(reason));
+        let reason = reason.unwrap_or(RetireReason::RevokeIssuedBefore.into_str()).into();
+        Some(meta::time(before).map(|before| Self { before, reason }).ok_or_else(|| InvalidInstant(before.into())))
     }
 
     /// The first instant at which a new token cannot seem to be issued before it.
@@ -57,12 +57,12 @@ mod tests {
     use super::*;
 
     fn read(before: &str, reason: &str) -> Option<Result<Revocation, InvalidInstant>> {
-        let annotations = json!({(keys::REVOKE_ISSUED_BEFORE): before, (keys::REVOKE_REASON): reason});
+        let annotations = json!({(names::REVOKE_ISSUED_BEFORE): before, (names::REVOKE_REASON): reason});
         Revocation::read(&serde_json::from_value(json!({"annotations": annotations})).unwrap())
     }
 
     fn at(text: &str) -> Time {
-        facts::time(text).unwrap()
+        meta::time(text).unwrap()
     }
 
     #[test]

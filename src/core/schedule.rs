@@ -2,8 +2,8 @@
 
 use chrono::TimeDelta;
 
-use super::Time;
-use crate::crd::{duration::Duration, token_policy::Rotation};
+use super::{Time, id::Secs, reason::IssueReason};
+use crate::api::{duration::Duration, token_policy::Rotation};
 
 /// A token is replaced at least this long before it expires: two periods of the one minute after which
 /// client-go reads a token file again.
@@ -64,29 +64,40 @@ pub fn retry_at(now: Time, failures: u32, expires: Option<Time>, hash: u64) -> T
     now + (pause - jitter(pause / JITTER_SHARE, hash.rotate_left(failures % 64)))
 }
 
+/// The pause after so many failures in a row of work that is cheap and urgent: from 5 ms, as the in-tree controllers' rate
+/// limiter, to `longest`.
+#[must_use]
+pub fn quick_retry(failures: u32, longest: TimeDelta) -> TimeDelta {
+    let doubled = TimeDelta::milliseconds(5) * 2_i32.saturating_pow(failures.saturating_sub(1).min(16));
+    doubled.min(longest)
+}
+
 /// A stable share of `most`.
-pub(super) fn jitter(most: TimeDelta, hash: u64) -> TimeDelta {
+pub fn jitter(most: TimeDelta, hash: u64) -> TimeDelta {
     let millis = u64::try_from(most.num_milliseconds()).unwrap_or(0);
     let part = (u128::from(hash) * u128::from(millis)) >> 64;
     TimeDelta::milliseconds(i64::try_from(part).unwrap_or(0))
 }
 
 /// How many tokens one grant may still mint, whatever the cause: the end of every hot loop.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    available: u32,
-    refilled: Time,
-    spent: Option<Time>,
-    interval: TimeDelta,
-    last_repair: Option<&'static str>,
+    available: u8,
+    /// The repair that was made last.
+    last_repair: Option<IssueReason>,
+    /// Pace, in seconds.
+    interval: u16,
+    refilled: Secs,
+    /// The last mint; 1970 before the first.
+    spent: Secs,
 }
 
 /// Mints in a row before the pace is limited.
-const BURST: u32 = 3;
-/// Pace after the burst.
-const PACE: TimeDelta = TimeDelta::seconds(10);
-/// Slowest pace, while the same repair repeats: somebody fights us.
-const SLOWEST: TimeDelta = TimeDelta::minutes(10);
+const BURST: u8 = 3;
+/// Pace after the burst, in seconds.
+const PACE: u16 = 10;
+/// Slowest pace, in seconds, while the same repair repeats: somebody fights us.
+const SLOWEST: u16 = 600;
 /// After this long without a mint the budget is full again.
 const FORGIVEN: TimeDelta = TimeDelta::hours(1);
 
@@ -94,18 +105,26 @@ impl Budget {
     /// A full budget.
     #[must_use]
     pub fn new(now: Time) -> Self {
-        Self { available: BURST, refilled: now, spent: None, interval: PACE, last_repair: None }
+        Self {
+            available: BURST,
+            last_repair: None,
+            interval: PACE,
+            refilled: Secs::not_before(now),
+            spent: Secs::default(),
+        }
     }
 
     /// The first instant at which a mint is allowed, `now` or later.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Time {
-        if self.refill(now).available > 0 { now } else { now.max(self.refilled + self.interval) }
+        if self.refill(now).available > 0 { now } else { now.max(self.refilled.time() + self.pace()) }
     }
 
-    /// Takes one mint. `repair` names the cause when something undid our work; a schedule or a hand is none.
-    pub fn spend(&mut self, now: Time, repair: Option<&'static str>) {
+    /// Takes one mint.
+    pub fn spend(&mut self, now: Time, why: Option<IssueReason>) {
         *self = self.refill(now);
+        // A schedule or a hand undoes nothing.
+        let repair = why.filter(|why| why.is_repair());
         let same = repair.is_some() && repair == self.last_repair;
         self.available = self.available.saturating_sub(1);
         self.interval = match (same, self.available) {
@@ -114,23 +133,27 @@ impl Budget {
             (false, _) => PACE,
         };
         self.last_repair = repair;
-        self.spent = Some(now);
+        self.spent = Secs::not_before(now);
         if self.available == 0 {
-            self.refilled = now;
+            self.refilled = Secs::not_before(now);
         }
     }
 
+    fn pace(&self) -> TimeDelta {
+        TimeDelta::seconds(self.interval.into())
+    }
+
     fn refill(&self, now: Time) -> Self {
-        if self.spent.is_some_and(|spent| now - spent >= FORGIVEN) {
+        if now - self.spent.time() >= FORGIVEN {
             return Self::new(now);
         }
-        let mut refilled = self.clone();
-        while refilled.available < BURST && now - refilled.refilled >= refilled.interval {
+        let mut refilled = *self;
+        while refilled.available < BURST && now - refilled.refilled.time() >= refilled.pace() {
             refilled.available += 1;
-            refilled.refilled += refilled.interval;
+            refilled.refilled = Secs::not_before(refilled.refilled.time() + refilled.pace());
         }
         if refilled.available == BURST {
-            refilled.refilled = now;
+            refilled.refilled = Secs::not_before(now);
         }
         refilled
     }
@@ -217,7 +240,7 @@ mod tests {
         let mut now = at(0);
         for _ in 0..12 {
             now = budget.ready_at(now);
-            budget.spend(now, Some("DataChanged"));
+            budget.spend(now, Some(IssueReason::DataChanged));
         }
         assert_eq!(budget.ready_at(now) - now, TimeDelta::minutes(10));
         assert_eq!(budget.ready_at(now + TimeDelta::hours(1)), now + TimeDelta::hours(1));
@@ -249,7 +272,7 @@ mod tests {
             for (wait, repair) in steps {
                 now += wait;
                 if budget.ready_at(at(now)) <= at(now) {
-                    budget.spend(at(now), repair.then_some("DataChanged"));
+                    budget.spend(at(now), repair.then_some(IssueReason::DataChanged));
                     mints += 1;
                 }
             }

@@ -14,17 +14,17 @@ use super::{
     Time,
     schedule::{Renewal, jitter},
 };
-use crate::crd::token_policy;
+use crate::api::token_policy;
 
 /// Where a search proves that a schedule ever happens; the instant itself does not matter.
 const EPOCH: Time = Time::UNIX_EPOCH;
 
 /// The windows of a policy. Without any, a token is renewed just in time.
 #[derive(Clone, Debug, Default)]
-pub struct Windows(Vec<Window>);
+pub struct Windows(Vec<OpenHours>);
 
 #[derive(Clone, Debug)]
-struct Window {
+struct OpenHours {
     opens: Cron,
     zone: TimeZone,
     length: TimeDelta,
@@ -45,7 +45,7 @@ impl Windows {
     /// # Errors
     /// With the field and what is wrong with it: a schedule that is none or never happens, an unknown time zone.
     pub fn read(windows: &[token_policy::Window]) -> Result<Self, String> {
-        let read = |(n, window)| Window::read(window).map_err(|what| format!("spec.rotation.windows[{n}].{what}"));
+        let read = |(n, window)| OpenHours::read(window).map_err(|what| format!("spec.rotation.windows[{n}].{what}"));
         windows.iter().enumerate().map(read).collect::<Result<_, _>>().map(Self)
     }
 
@@ -70,7 +70,7 @@ impl Windows {
     }
 }
 
-impl Window {
+impl OpenHours {
     fn read(window: &token_policy::Window) -> Result<Self, String> {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let opens = parser.parse(&window.schedule).map_err(|error| format!("schedule: {error}"))?;
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn at(text: &str) -> Time {
-        crate::core::facts::time(text).unwrap()
+        crate::core::meta::time(text).unwrap()
     }
 
     fn renewal(issued: &str, due: &str, latest: &str) -> Renewal {
@@ -139,7 +139,7 @@ mod tests {
     /// Where the token falls when it is asked for right after its issue.
     fn placed(windows: &Windows, renewal: &Renewal) -> (String, bool) {
         let due = windows.place(renewal.issued, renewal, 0);
-        (crate::core::facts::text(due.at), due.outside)
+        (crate::core::meta::text(due.at), due.outside)
     }
 
     #[test]

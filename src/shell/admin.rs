@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use futures::future::{OptionFuture, join};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -11,21 +12,29 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
-    task::AbortHandle,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
-use super::metrics::Metrics;
-use crate::core::index::Readiness;
+use super::{metrics::Metrics, tasks::joined, turn::Input};
+use crate::core::{
+    Time,
+    bootstrap::controller::Bootstrap,
+    grant::controller::{Grants, Readiness},
+    kernel::controller::Controller,
+};
 
-/// Serves `/livez` and `/readyz`.
+/// Serves `/livez` and `/readyz`, for ever.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn health(address: SocketAddr, readiness: watch::Receiver<Readiness>) -> std::io::Result<()> {
+pub async fn health(
+    address: SocketAddr,
+    readiness: watch::Receiver<Readiness>,
+) -> std::io::Result<impl Future<Output = ()> + use<>> {
     let routes =
         Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(readiness);
-    serve(address, routes).await
+    Ok(accept(TcpListener::bind(address).await?, routes))
 }
 
 async fn ready(State(readiness): State<watch::Receiver<Readiness>>) -> (StatusCode, String) {
@@ -34,37 +43,53 @@ async fn ready(State(readiness): State<watch::Receiver<Readiness>>) -> (StatusCo
     (status, lacks.iter().fold(first.to_owned(), |lines, line| lines + line + "\n"))
 }
 
-/// Who asks for the gauges to be brought up to date, and is told when they are.
-pub type Scrape = oneshot::Sender<()>;
+/// The counts, and the loops that bring the gauges among them up to date when they are asked for: an idle operator does
+/// nothing.
+#[derive(Clone)]
+pub struct Scrape {
+    /// The counts.
+    pub metrics: Arc<Metrics>,
+    /// The loop of the grants.
+    pub grants: mpsc::Sender<Input<Grants>>,
+    /// The loop of the bootstrap tokens, if it runs.
+    pub bootstrap: Option<mpsc::Sender<Input<Bootstrap>>>,
+}
 
 /// A loop that is this busy is scraped as it was; and before it begins there is nobody to ask.
 const UP_TO_DATE: Duration = Duration::from_secs(1);
 
-/// Serves `/metrics`. Gauges are computed when they are asked for, so that an idle operator does nothing.
+/// Serves `/metrics`, for ever.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn metrics(address: SocketAddr, metrics: Arc<Metrics>, ask: mpsc::Sender<Scrape>) -> std::io::Result<()> {
-    let routes = Router::new().route("/metrics", get(scrape)).with_state((metrics, ask));
-    serve(address, routes).await
+pub async fn metrics(address: SocketAddr, scrape: Scrape) -> std::io::Result<impl Future<Output = ()> + use<>> {
+    let routes = Router::new().route("/metrics", get(scraped)).with_state(scrape);
+    Ok(accept(TcpListener::bind(address).await?, routes))
 }
 
-async fn scrape(
-    State((metrics, ask)): State<(Arc<Metrics>, mpsc::Sender<Scrape>)>,
-) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
-    let (done, told) = oneshot::channel();
-    if ask.try_send(done).is_ok() {
-        // Also without an answer there is something to show.
-        let _ = timeout(UP_TO_DATE, told).await;
-    }
+async fn scraped(State(scrape): State<Scrape>) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
+    let Scrape { metrics, grants, bootstrap } = scrape;
+    let refreshed = metrics.clone();
+    let grants = refresh(&grants, move |grants, _| refreshed.refresh(grants));
+    let refreshed = metrics.clone();
+    let of_bootstrap = move |bootstrap: &Bootstrap, now| refreshed.bootstrap.refresh(bootstrap, now);
+    let bootstrap = OptionFuture::from(bootstrap.as_ref().map(|bootstrap| refresh(bootstrap, of_bootstrap)));
+    // Also without an answer there is something to show.
+    let _ = timeout(UP_TO_DATE, join(grants, bootstrap)).await;
     let text = metrics.encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
-async fn serve(address: SocketAddr, routes: Router) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
-    tokio::spawn(accept(listener, routes));
-    Ok(())
+async fn refresh<C: Controller>(inputs: &mpsc::Sender<Input<C>>, refresh: impl FnOnce(&C, Time) + Send + 'static) {
+    let (done, told) = oneshot::channel();
+    let call = move |controller: &mut C, now: Time| {
+        refresh(controller, now);
+        // The asker may have given up.
+        let _ = done.send(());
+    };
+    if inputs.send(Input::Call(Box::new(call))).await.is_ok() {
+        let _ = told.await;
+    }
 }
 
 /// Connections that a listener keeps; kubelet and Prometheus need one each.
@@ -78,9 +103,16 @@ const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Serves every new connection at once; of too many the oldest makes room, so those that only wait keep nobody out.
 async fn accept(listener: TcpListener, routes: Router) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let (mut connections, mut open) = (JoinSet::new(), VecDeque::<AbortHandle>::new());
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next() => {
+                joined(ended);
+                continue;
+            }
+        };
+        let Ok((stream, _)) = accepted else {
             sleep(ACCEPT_AGAIN).await;
             continue;
         };
@@ -90,7 +122,7 @@ async fn accept(listener: TcpListener, routes: Router) {
         {
             oldest.abort();
         }
-        open.push_back(tokio::spawn(connection(stream, routes.clone())).abort_handle());
+        open.push_back(connections.spawn(connection(stream, routes.clone())));
     }
 }
 

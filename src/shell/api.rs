@@ -2,11 +2,13 @@
 //! cannot parse, and the bodies here hold tokens.
 
 use std::{
+    fmt::Display,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Request, header};
+use chrono::TimeDelta;
+use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::{BodyExt as _, Limited};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::{
@@ -14,28 +16,17 @@ use kube::{
     client::{Body, ClientBuilder},
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::de::DeserializeOwned;
 
-use super::{lease::Leadership, metrics::Calls, time::Clock};
-use crate::core::failure::Failure;
+use super::{leadership::Leadership, metrics::Calls, time::Clock};
+use crate::core::{
+    failure::Failure,
+    request::{Accept, Answer, Refusal, Request, Verb},
+};
 
 /// A call that has no answer by then is given up: a slot must not wait for a silent peer.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Longest answer that is read; a Secret has at most 1 MiB of data.
 const MAX_ANSWER: usize = 4 << 20;
-
-/// Answers with metadata only: token bytes never come back.
-pub const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-/// The same for a list.
-pub const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-/// Plain JSON.
-pub const JSON: &str = "application/json";
-/// Server-side apply.
-pub const APPLY: &str = "application/apply-patch+yaml";
-/// RFC 7396.
-pub const MERGE_PATCH: &str = "application/merge-patch+json";
-/// RFC 6902.
-pub const JSON_PATCH: &str = "application/json-patch+json";
 
 /// The API server, for single calls. Nothing is retried here: a repeated TokenRequest would be a second token.
 #[derive(Clone)]
@@ -44,53 +35,6 @@ pub struct Api {
     clock: Arc<Clock>,
     deadline: Duration,
     leadership: Leadership,
-}
-
-/// One request.
-#[derive(Clone, Copy)]
-pub struct Call<'a> {
-    /// What is being done to which object, for messages: "create Secret ci/x".
-    pub what: &'a str,
-    /// HTTP method.
-    pub method: &'a Method,
-    /// Path and query.
-    pub path: &'a str,
-    /// `Accept`.
-    pub accept: &'static str,
-    /// `Content-Type`.
-    pub content: &'static str,
-    /// The body.
-    pub body: &'a SecretString,
-}
-
-/// Why a call brought nothing.
-#[derive(Debug)]
-pub struct CallError {
-    /// The HTTP status, if the API server itself answered.
-    pub code: Option<u16>,
-    /// What it was about, when the server said so: `details.kind` and `details.name`.
-    pub object: Option<(String, String)>,
-    /// For people.
-    pub failure: Failure,
-}
-
-#[expect(clippy::unnecessary_box_returns, reason = "errors travel boxed")]
-impl CallError {
-    fn unanswered(what: &str, error: &str) -> Box<Self> {
-        Box::new(Self { code: None, object: None, failure: Failure::unanswered(what, error) })
-    }
-
-    fn refused(what: &str, code: u16, body: &str) -> Box<Self> {
-        let Ok(mut status) = serde_json::from_str::<Status>(body) else {
-            return Self::unanswered(what, &format!("answered HTTP {code} without a Kubernetes status"));
-        };
-        status.code = Some(i32::from(code));
-        let object = status
-            .details
-            .as_ref()
-            .map(|details| (details.kind.clone().unwrap_or_default(), details.name.clone().unwrap_or_default()));
-        Box::new(Self { code: Some(code), object, failure: Failure::refused(what, &status) })
-    }
 }
 
 /// A client whose calls are counted.
@@ -108,7 +52,12 @@ impl Api {
     /// When the TLS or authentication settings of the configuration cannot be used.
     pub fn new(mut config: Config, clock: Arc<Clock>, calls: &Calls) -> Result<Self, kube::Error> {
         config.default_retry = false;
-        Ok(Self { client: client(config, calls)?, clock, deadline: DEADLINE, leadership: Leadership::default() })
+        Ok(Self::over(client(config, calls)?, clock))
+    }
+
+    /// Calls over this client.
+    pub(super) fn over(client: Client, clock: Arc<Clock>) -> Self {
+        Self { client, clock, deadline: DEADLINE, leadership: Leadership::default() }
     }
 
     /// Gives calls up after this time.
@@ -131,57 +80,141 @@ impl Api {
 
     /// The clock that follows the answers.
     #[must_use]
-    pub fn clock(&self) -> &Clock {
+    pub fn clock(&self) -> &Arc<Clock> {
         &self.clock
     }
 
-    /// Sends one call and returns the body of a successful answer.
+    /// Sends one call. A write is given up when leadership ends: it must not land while another process leads.
     ///
     /// # Errors
     /// When there is no answer in time, or it is a refusal; and for a write when this process may not act.
-    pub async fn call(&self, call: Call<'_>) -> Result<SecretString, Box<CallError>> {
-        if *call.method != Method::GET && !self.leadership.leads() {
-            return Err(CallError::unanswered(call.what, "not sent, as this process does not lead"));
+    pub async fn send(&self, request: &Request) -> Answer {
+        let mut deadline = self.deadline;
+        if request.verb != Verb::Get {
+            let left = self.leadership.left();
+            let left = left.ok_or_else(|| unanswered(&request.what, "not sent, as this process does not lead"))?;
+            deadline = deadline.min(left);
         }
-        let answer = tokio::time::timeout(self.deadline, self.exchange(call)).await;
-        let late = |_| CallError::unanswered(call.what, &format!("no answer in {} s", self.deadline.as_secs()));
-        let (code, body) = answer.map_err(late)??;
-        if (200..300).contains(&code) {
-            Ok(body)
-        } else {
-            Err(CallError::refused(call.what, code, body.expose_secret()))
-        }
+        let answer = tokio::time::timeout(deadline, self.exchange(request)).await;
+        let late = |_| unanswered(&request.what, &format!("no answer in {:.0} s", deadline.as_secs_f32()));
+        answer.map_err(late)?
     }
 
-    async fn exchange(&self, call: Call<'_>) -> Result<(u16, SecretString), Box<CallError>> {
-        let unanswered = |error: &dyn std::fmt::Display| CallError::unanswered(call.what, &error.to_string());
-        let mut request = Request::builder()
-            .method(call.method)
-            .uri(call.path)
-            .header(header::ACCEPT, call.accept)
-            .body(Body::from(call.body.expose_secret().as_bytes().to_vec()))
-            .map_err(|error| unanswered(&error))?;
-        if !call.body.expose_secret().is_empty() {
-            request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(call.content));
-        }
+    async fn exchange(&self, request: &Request) -> Answer {
+        let failed = |error: &dyn Display| unanswered(&request.what, &error.to_string());
         let sent = Instant::now();
-        let response = self.client.send(request).await.map_err(|error| unanswered(&error))?;
-        let code = response.status().as_u16();
-        if let Some(date) = response.headers().get(header::DATE).and_then(|date| date.to_str().ok()) {
+        let response = self.client.send(http_request(request).map_err(|error| failed(&error))?).await;
+        let (head, body) = response.map_err(|error| failed(&error))?.into_parts();
+        if let Some(date) = text(&head.headers, &header::DATE) {
             self.clock.follow(date, sent);
         }
-        let body =
-            Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| unanswered(&error))?;
-        let text = String::from_utf8(body.to_bytes().into()).map_err(|_| unanswered(&"the answer is not text"))?;
-        Ok((code, text.into()))
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| failed(&error))?;
+        let body = String::from_utf8(body.to_bytes().into()).map_err(|_| failed(&"the answer is not text"))?;
+        let body = SecretString::from(body);
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let seconds = text(&head.headers, &header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
+        let mut refusal = refused(&request.what, head.status.as_u16(), body.expose_secret());
+        refusal.failure.retry_after = seconds.and_then(TimeDelta::try_seconds);
+        Err(refusal)
     }
 }
 
-/// Reads an answer that holds no token.
-///
-/// # Errors
-/// When it is not what was asked for; the answer itself is never quoted.
-pub fn parse<T: DeserializeOwned>(what: &str, body: &SecretString) -> Result<T, Box<CallError>> {
-    serde_json::from_str(body.expose_secret())
-        .map_err(|_| CallError::unanswered(what, "the answer has another form than asked for"))
+fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn http_request(request: &Request) -> Result<http::Request<Body>, http::Error> {
+    let (method, content) = match request.verb {
+        Verb::Get => (Method::GET, "application/json"),
+        Verb::Create => (Method::POST, "application/json"),
+        Verb::Apply => (Method::PATCH, "application/apply-patch+yaml"),
+        Verb::MergePatch => (Method::PATCH, "application/merge-patch+json"),
+        Verb::JsonPatch => (Method::PATCH, "application/json-patch+json"),
+        Verb::Delete => (Method::DELETE, "application/json"),
+    };
+    let accept = match request.accept {
+        Accept::Any => "*/*",
+        Accept::Json => "application/json",
+        Accept::Metadata => "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        Accept::MetadataList => "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+    };
+    let body = request.body.expose_secret();
+    let mut http = http::Request::builder()
+        .method(method)
+        .uri(&request.path)
+        .header(header::ACCEPT, accept)
+        .body(Body::from(body.as_bytes().to_vec()))?;
+    if !body.is_empty() {
+        http.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content));
+    }
+    Ok(http)
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "refusals travel boxed")]
+fn unanswered(what: &str, error: &str) -> Box<Refusal> {
+    Failure::unanswered(what, error).into()
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "refusals travel boxed")]
+fn refused(what: &str, code: u16, body: &str) -> Box<Refusal> {
+    let Ok(mut status) = serde_json::from_str::<Status>(body) else {
+        return unanswered(what, &format!("answered HTTP {code} without a Kubernetes status"));
+    };
+    status.code = Some(i32::from(code));
+    let object = status.details.as_ref().and_then(|details| details.name.clone());
+    Box::new(Refusal { code: Some(code), object, failure: Failure::refused(what, &status) })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::convert::Infallible;
+
+    use http::Response;
+    use tokio::sync::watch;
+
+    use super::*;
+
+    /// An API server that answers with this.
+    pub fn answering<F>(answer: impl Fn(http::Request<Body>) -> F + Send + Sync + Clone + 'static) -> Api
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let service = tower::service_fn(move |request| {
+            let answer = answer(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        Api::over(Client::new(service, "default"), Arc::default())
+    }
+
+    fn delete() -> Request {
+        Request::delete_secret("ci", "x", "uid".into(), None)
+    }
+
+    #[tokio::test]
+    async fn the_pause_that_the_api_server_asks_for_is_read() {
+        let api = answering(|_| async {
+            let body = r#"{"kind":"Status","code":429,"message":"too many requests"}"#;
+            Response::builder()
+                .status(429)
+                .header("retry-after", "7")
+                .body(Body::from(body.as_bytes().to_vec()))
+                .unwrap()
+        });
+        let refusal = api.send(&delete()).await.unwrap_err();
+        assert_eq!((refusal.code, refusal.failure.retry_after), (Some(429), Some(TimeDelta::seconds(7))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_given_up_before_leadership_ends() {
+        let (until, leadership) = watch::channel(Some(tokio::time::Instant::now() + Duration::from_secs(2)));
+        let api = answering(|_| std::future::pending()).led_by(Leadership::until(leadership));
+        let begun = tokio::time::Instant::now();
+        let refusal = api.send(&delete()).await.unwrap_err();
+        assert_eq!((begun.elapsed(), refusal.code), (Duration::from_secs(2), None));
+        let refusal = api.send(&delete()).await.unwrap_err();
+        assert!(refusal.failure.message.contains("does not lead"), "{}", refusal.failure.message);
+        drop(until);
+    }
 }

@@ -1,4 +1,4 @@
-//! Notices, told: an event on the policy, a log line, and a limit so that a storm of them harms nobody.
+//! News for people: an event on the object, a log line, a count, and a limit so that a storm of them harms nobody.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -6,69 +6,75 @@ use std::{
 };
 
 use chrono::SecondsFormat;
-use http::Method;
-use secrecy::SecretString;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{
-    api::{Api, Call, JSON, METADATA},
-    metrics::Metrics,
-};
+use super::{api::Api, metrics::Metrics};
 use crate::core::{
-    bootstrap::notice as bootstrap,
-    facts::text,
-    notice::{Notice, What},
-    table::Key,
+    bootstrap::event::{BootstrapEvent, BootstrapNews},
+    grant::event::{GrantEvent, GrantNews},
+    id::Key,
+    id::Name,
+    meta::text,
+    request::{Accept, Request, Verb},
 };
 
 /// Events in a row before the pace is limited.
 const BURST: f64 = 100.0;
 /// Events a second after that.
 const PER_SECOND: f64 = 10.0;
+/// Events that may wait to be sent: a burst. Further ones are dropped and counted.
+const WAITING: usize = 100;
+/// Events that are sent at once: a slow API server must not be asked by more.
+const SENDERS: usize = 8;
 /// The longest note that events.k8s.io/v1 takes.
 const MAX_NOTE: usize = 1024;
 
 /// Tells people what happened.
 #[derive(Clone)]
 pub struct Reporter {
-    api: Api,
     metrics: Arc<Metrics>,
-    instance: Arc<str>,
     bucket: Arc<Mutex<(f64, Instant)>>,
+    events: mpsc::Sender<Event>,
+}
+
+/// A reporter, and the task that sends its events: it ends when every clone of the reporter is gone and every event is
+/// sent.
+pub fn reporter(api: Api, metrics: Arc<Metrics>) -> (Reporter, impl Future<Output = ()> + Send + 'static) {
+    let (events, mut waiting) = mpsc::channel(WAITING);
+    let instance: Arc<str> = std::env::var("HOSTNAME").unwrap_or_else(|_| "tokenward".into()).into();
+    let reporter = Reporter { metrics: metrics.clone(), bucket: Arc::new(Mutex::new((BURST, Instant::now()))), events };
+    let sending = async move {
+        let waiting = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
+        let sent = waiting.for_each_concurrent(SENDERS, |event| send(&api, &metrics, &instance, event));
+        sent.await;
+    };
+    (reporter, sending)
 }
 
 impl Reporter {
-    /// A reporter with a full bucket.
-    #[must_use]
-    pub fn new(api: Api, metrics: Arc<Metrics>) -> Self {
-        let instance = std::env::var("HOSTNAME").unwrap_or_else(|_| "tokenward".into());
-        Self { api, metrics, instance: instance.into(), bucket: Arc::new(Mutex::new((BURST, Instant::now()))) }
-    }
-
     /// Logs what happened to a grant, counts it, and publishes it as an event if the bucket allows.
-    pub fn report(&self, notice: &Notice) {
-        log(notice);
-        self.metrics.notice(&notice.what);
-        if notice.what.is_news() {
-            self.publish(News::of_grant(notice));
+    pub fn report(&self, event: &GrantEvent) {
+        log(event);
+        self.metrics.news(&event.what);
+        if event.what.is_news() {
+            self.publish(Event::of_grant(event));
         }
     }
 
     /// The same for bootstrap tokens.
-    pub fn report_bootstrap(&self, notice: &bootstrap::Notice) {
-        log_bootstrap(notice);
-        self.metrics.bootstrap.notice(&notice.what);
-        if notice.what.is_news() {
-            self.publish(News::of_bootstrap(notice));
+    pub fn report_bootstrap(&self, event: &BootstrapEvent) {
+        log_bootstrap(event);
+        self.metrics.bootstrap.news(&event.what);
+        if event.what.is_news() {
+            self.publish(Event::of_bootstrap(event));
         }
     }
 
-    fn publish(&self, news: News) {
-        if self.may_publish() {
-            let reporter = self.clone();
-            tokio::spawn(async move { reporter.send(&news).await });
-        } else {
+    fn publish(&self, event: Event) {
+        if !self.may_publish() || self.events.try_send(event).is_err() {
             self.metrics.events_dropped.inc();
         }
     }
@@ -82,43 +88,29 @@ impl Reporter {
         *bucket = (if allowed { level - 1.0 } else { level }, now);
         allowed
     }
+}
 
-    async fn send(&self, news: &News) {
-        let what = format!("create an Event in namespace {}", news.namespace);
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", news.namespace);
-        let body: SecretString = self.event(news).to_string().into();
-        let call =
-            Call { what: &what, method: &Method::POST, path: &path, accept: METADATA, content: JSON, body: &body };
-        if let Err(error) = self.api.call(call).await {
-            self.metrics.events_dropped.inc();
-            warn!(error = error.failure.message, "event lost");
-        }
-    }
-
-    fn event(&self, news: &News) -> Value {
-        let mut event = json!({
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"generateName": "tokenward-", "namespace": &*news.namespace},
-            "eventTime": self.api.clock().now().to_rfc3339_opts(SecondsFormat::Micros, true),
-            "reportingController": "tokenward.dev/tokenward",
-            "reportingInstance": &*self.instance,
-            "action": news.action,
-            "reason": news.reason,
-            "regarding": news.regarding,
-            "note": news.note.chars().take(MAX_NOTE).collect::<String>(),
-            "type": if news.warning { "Warning" } else { "Normal" },
-        });
-        if let Some(related) = &news.related {
-            event["related"] = related.clone();
-        }
-        event
+async fn send(api: &Api, metrics: &Metrics, instance: &str, event: Event) {
+    let namespace = &event.namespace;
+    let request = Request {
+        verb: Verb::Create,
+        path: format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events"),
+        accept: Accept::Metadata,
+        what: format!("create an Event in namespace {namespace}"),
+        body: event
+            .object(&api.clock().now().to_rfc3339_opts(SecondsFormat::Micros, true), instance)
+            .to_string()
+            .into(),
+    };
+    if let Err(refusal) = api.send(&request).await {
+        metrics.events_dropped.inc();
+        warn!(error = refusal.failure.message, "event lost");
     }
 }
 
 /// An event before it has a time and a reporter.
-struct News {
-    namespace: Arc<str>,
+struct Event {
+    namespace: Name,
     regarding: Value,
     related: Option<Value>,
     reason: &'static str,
@@ -127,90 +119,146 @@ struct News {
     warning: bool,
 }
 
-impl News {
+impl Event {
     /// About the policy; the target is related to it.
-    fn of_grant(notice: &Notice) -> Self {
-        let namespace = &*notice.grant.namespace;
+    fn of_grant(event: &GrantEvent) -> Self {
+        let namespace = &*event.grant.namespace;
         let secret = |name| json!({"apiVersion": "v1", "kind": "Secret", "namespace": namespace, "name": name});
         Self {
-            namespace: notice.grant.namespace.clone(),
+            namespace: event.grant.namespace.clone(),
             regarding: json!({
                 "apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy",
-                "namespace": namespace, "name": &*notice.grant.policy, "uid": notice.policy_uid,
+                "namespace": namespace, "name": &*event.grant.policy, "uid": event.policy_uid.to_string(),
             }),
-            related: notice.target.as_ref().map(secret),
-            reason: notice.what.reason(),
-            action: notice.what.action(),
-            note: notice.message(),
-            warning: notice.what.is_warning(),
+            related: event.target.as_ref().map(secret),
+            reason: event.what.reason(),
+            action: event.what.action(),
+            note: event.message(),
+            warning: event.what.is_warning(),
         }
     }
 
     /// About the Secret, or the ConfigMap that is signed.
-    fn of_bootstrap(notice: &bootstrap::Notice) -> Self {
-        let Key { namespace, name } = &notice.object;
+    fn of_bootstrap(event: &BootstrapEvent) -> Self {
+        let Key { namespace, name } = &event.object;
         Self {
             namespace: namespace.clone(),
             regarding: json!({
-                "apiVersion": "v1", "kind": notice.what.kind(),
-                "namespace": &**namespace, "name": &**name, "uid": notice.uid,
+                "apiVersion": "v1", "kind": event.what.kind(),
+                "namespace": &**namespace, "name": &**name, "uid": event.uid,
             }),
             related: None,
-            reason: notice.what.reason(),
-            action: notice.what.action(),
-            note: notice.message(),
-            warning: notice.what.is_warning(),
+            reason: event.what.reason(),
+            action: event.what.action(),
+            note: event.message(),
+            warning: event.what.is_warning(),
         }
+    }
+
+    fn object(&self, now: &str, instance: &str) -> Value {
+        let mut event = json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": "tokenward-", "namespace": &*self.namespace},
+            "eventTime": now,
+            "reportingController": "tokenward.dev/tokenward",
+            "reportingInstance": instance,
+            "action": self.action,
+            "reason": self.reason,
+            "regarding": self.regarding,
+            "note": self.note.chars().take(MAX_NOTE).collect::<String>(),
+            "type": if self.warning { "Warning" } else { "Normal" },
+        });
+        if let Some(related) = &self.related {
+            event["related"] = related.clone();
+        }
+        event
     }
 }
 
 /// One line for every deletion, as for everything else that was changed.
-fn log_bootstrap(notice: &bootstrap::Notice) {
-    let secret = notice.object.to_string();
-    match &notice.what {
-        bootstrap::What::Deleted(why) => info!(secret, reason = %why, "bootstrap token deleted"),
-        bootstrap::What::WouldDelete(why) => info!(secret, reason = %why, "bootstrap token would be deleted"),
-        bootstrap::What::Failing(failure) => warn!(secret, reason = failure.reason.as_str(), "{}", failure.message),
-        bootstrap::What::Contested(_) => warn!("{}", notice.message()),
-        bootstrap::What::Capped(_) | bootstrap::What::Uncontested => info!(secret, "{}", notice.message()),
+fn log_bootstrap(event: &BootstrapEvent) {
+    let secret = event.object.to_string();
+    match &event.what {
+        BootstrapNews::Deleted(why) => info!(secret, reason = %why, "bootstrap token deleted"),
+        BootstrapNews::WouldDelete(why) => info!(secret, reason = %why, "bootstrap token would be deleted"),
+        BootstrapNews::Failing(failure) => warn!(secret, reason = failure.reason.into_str(), "{}", failure.message),
+        BootstrapNews::Contested(_) => warn!("{}", event.message()),
+        BootstrapNews::Capped(_) | BootstrapNews::Uncontested => info!(secret, "{}", event.message()),
     }
 }
 
 /// One line per issue and retirement joins the audit log's credential ids to policies.
-fn log(notice: &Notice) {
-    let policy = notice.grant.policy_key().to_string();
-    let account = &*notice.grant.account;
-    let secret = notice.target.as_deref().unwrap_or_default();
-    match &notice.what {
-        What::Issued { why, claims, .. } => info!(
+fn log(event: &GrantEvent) {
+    let policy = event.grant.policy_key().to_string();
+    let account = &*event.grant.account;
+    let secret = event.target.as_deref().unwrap_or_default();
+    match &event.what {
+        GrantNews::Issued { why, claims, .. } => info!(
             policy,
             account,
             secret,
-            generation = notice.generation,
+            generation = event.generation,
             token_id = claims.token_id,
             anchor = claims.secret.as_ref().map(|bound| bound.name.as_str()).unwrap_or_default(),
             issued = text(claims.issued_at),
             expires = text(claims.expires_at),
-            reason = why.as_str(),
+            reason = why.into_str(),
             "token issued"
         ),
-        What::Retired(retirement) if retirement.is_sweep() => {
-            info!(policy, account, anchor = &*retirement.secret, cause = retirement.cause.as_str(), "anchor swept");
+        GrantNews::Retired(retirement) if retirement.is_sweep() => {
+            info!(policy, account, anchor = &*retirement.secret, cause = retirement.cause.into_str(), "anchor swept");
         }
-        What::Retired(retirement) => info!(
+        GrantNews::Retired(retirement) => info!(
             policy,
             account,
             anchor = &*retirement.secret,
-            token_id = retirement.token_id.as_deref().unwrap_or_default(),
-            cause = retirement.cause.as_str(),
+            token_id = retirement.token_id.map(|id| id.to_string()).unwrap_or_default(),
+            cause = retirement.cause.into_str(),
             reason = retirement.why(),
             "token revoked"
         ),
-        What::Failing(failure) => {
-            warn!(policy, account, secret, reason = failure.reason.as_str(), "{}", failure.message);
+        GrantNews::Failing(failure) | GrantNews::RevocationFailing(failure) => {
+            warn!(policy, account, secret, reason = failure.reason.into_str(), "{}", failure.message);
         }
-        What::Repaired { .. } | What::Removed | What::RevocationScheduled(_) | What::Recovered => {
-            info!(policy, account, secret, "{}", notice.message());
+        GrantNews::Repaired { .. }
+        | GrantNews::Removed
+        | GrantNews::RevocationScheduled(_)
+        | GrantNews::RevocationDone
+        | GrantNews::Recovered => {
+            info!(policy, account, secret, "{}", event.message());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::shell::api::tests::answering;
+
+    #[tokio::test(start_paused = true)]
+    async fn events_reported_while_stopping_are_sent_before_the_task_ends() {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = sent.clone();
+        let api = answering(move |_| {
+            let counter = counter.clone();
+            async move {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                counter.fetch_add(1, Ordering::Relaxed);
+                http::Response::new(kube::client::Body::empty())
+            }
+        });
+        let metrics = Arc::new(Metrics::default());
+        let (reporter, sending) = reporter(api, metrics.clone());
+        let object = Key::new("kube-system", "bootstrap-token-abcdef");
+        for _ in 0..20 {
+            let what = BootstrapNews::Uncontested;
+            reporter.report_bootstrap(&BootstrapEvent { object: object.clone(), uid: "u".into(), what });
+        }
+        drop(reporter);
+        sending.await;
+        assert_eq!((sent.load(Ordering::Relaxed), metrics.events_dropped.get()), (20, 0));
     }
 }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use chrono::SecondsFormat;
 use futures::future::pending;
-use http::Method;
 use kube::Config;
-use secrecy::SecretString;
+use rand::Rng as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -15,11 +14,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{
-    act::random_suffix,
-    api::{Api, Call, CallError, JSON, MERGE_PATCH, parse},
+use super::{api::Api, leadership::Leadership};
+use crate::core::{
+    lease::{Election, LEASE, LeaseRecord, LeaseStep, RENEW_DEADLINE, RETRY},
+    request::{self, Accept, Refusal, Request, Verb},
 };
-use crate::core::lease::{Election, LEASE, RENEW_DEADLINE, RETRY, Record, Step};
 
 /// Name of the Lease.
 const NAME: &str = "tokenward";
@@ -29,28 +28,6 @@ const INSTALL_NAMESPACE: &str = "tokenward-system";
 const POD_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// A call that is not answered by then is given up: a leader has time for a second one before its own is over.
 const CALL: Duration = Duration::from_secs(3);
-
-/// Whether this process may act. Without an election it always may.
-#[derive(Clone, Debug, Default)]
-pub struct Leadership(Option<watch::Receiver<Option<Instant>>>);
-
-impl Leadership {
-    /// Whether it may right now. It is asked again for every write, as a process may sleep without noticing.
-    #[must_use]
-    pub fn leads(&self) -> bool {
-        let lasts =
-            |until: &watch::Receiver<Option<Instant>>| until.borrow().is_some_and(|until| Instant::now() < until);
-        self.0.as_ref().is_none_or(lasts)
-    }
-
-    /// Resolves when that may have changed.
-    pub async fn changed(&mut self) {
-        let Some(until) = &mut self.0 else { return pending().await };
-        if until.changed().await.is_err() {
-            pending::<()>().await;
-        }
-    }
-}
 
 /// This process led and may not any more.
 #[derive(Debug, thiserror::Error)]
@@ -84,14 +61,14 @@ impl Candidate {
             api: api.within(CALL),
             namespace: namespace(config),
             start: Instant::now(),
-            election: Election::new(&format!("{host}_{}", random_suffix())),
+            election: Election::new(&format!("{host}_{:016x}", rand::rng().random::<u64>())),
             stale: true,
             acquired: String::new(),
             until,
             failure: None,
             told: None,
         };
-        (candidate, Leadership(Some(leadership)))
+        (candidate, Leadership::until(leadership))
     }
 
     /// Stands by, leads and goes on leading, and releases the lease when `ended` says that nothing is under way.
@@ -122,16 +99,16 @@ impl Candidate {
     }
 
     /// One look or one renewal. Who holds the lease knows it, and need not look.
-    async fn round(&mut self) -> Result<(), Box<CallError>> {
+    async fn round(&mut self) -> Result<(), Box<Refusal>> {
         if self.stale {
             self.look().await?;
         }
         self.stale = true;
         let begun = self.start.elapsed();
         let written = match self.election.step(begun) {
-            Step::Wait => return Ok(()),
-            Step::Create => self.hold(None, 0).await,
-            Step::Replace { version, transitions } => self.hold(Some(&version), transitions).await,
+            LeaseStep::Wait => return Ok(()),
+            LeaseStep::Create => self.hold(None, 0).await,
+            LeaseStep::Replace { version, transitions } => self.hold(Some(&version), transitions).await,
         };
         match written {
             Ok(record) => {
@@ -145,8 +122,8 @@ impl Candidate {
         }
     }
 
-    async fn look(&mut self) -> Result<(), Box<CallError>> {
-        let record = match self.send(Method::GET, &SecretString::default()).await {
+    async fn look(&mut self) -> Result<(), Box<Refusal>> {
+        let record = match self.send(Verb::Get, "").await {
             Ok(record) => Some(record),
             Err(error) if error.code == Some(404) => None,
             Err(error) => return Err(error),
@@ -155,7 +132,7 @@ impl Candidate {
         Ok(())
     }
 
-    async fn hold(&mut self, version: Option<&str>, transitions: i32) -> Result<Record, Box<CallError>> {
+    async fn hold(&mut self, version: Option<&str>, transitions: i32) -> Result<LeaseRecord, Box<Refusal>> {
         let now = self.api.clock().now().to_rfc3339_opts(SecondsFormat::Micros, true);
         if self.until().is_none() {
             self.acquired.clone_from(&now);
@@ -171,30 +148,31 @@ impl Candidate {
     }
 
     /// Creates the lease, or changes it in exactly this version; what others put on it stays.
-    async fn write(&self, version: Option<&str>, spec: &Value) -> Result<Record, Box<CallError>> {
+    async fn write(&self, version: Option<&str>, spec: &Value) -> Result<LeaseRecord, Box<Refusal>> {
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"name": NAME, "namespace": self.namespace, "resourceVersion": version},
             "spec": spec,
         });
-        let method = if version.is_some() { Method::PATCH } else { Method::POST };
-        self.send(method, &lease.to_string().into()).await
+        let verb = if version.is_some() { Verb::MergePatch } else { Verb::Create };
+        self.send(verb, &lease.to_string()).await
     }
 
-    async fn send(&self, method: Method, body: &SecretString) -> Result<Record, Box<CallError>> {
-        let (verb, name, content) = match method {
-            Method::GET => ("get", format!("/{NAME}"), JSON),
-            Method::POST => ("create", String::new(), JSON),
-            _ => ("patch", format!("/{NAME}"), MERGE_PATCH),
+    async fn send(&self, verb: Verb, body: &str) -> Result<LeaseRecord, Box<Refusal>> {
+        let (word, name) = match verb {
+            Verb::Get => ("get", "/tokenward"),
+            Verb::Create => ("create", ""),
+            _ => ("patch", "/tokenward"),
         };
-        let what = format!("{verb} Lease {}/{NAME}", self.namespace);
+        let what = format!("{word} Lease {}/{NAME}", self.namespace);
         let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases{name}", self.namespace);
-        let call = Call { what: &what, method: &method, path: &path, accept: JSON, content, body };
-        Ok(parse::<Lease>(&what, &self.api.call(call).await?)?.into())
+        let request = Request { verb, path, accept: Accept::Json, body: body.into(), what };
+        let answer = self.api.send(&request).await?;
+        Ok(request::parse::<Lease>(&request.what, &answer)?.into())
     }
 
     /// Logs the first failure of several in a row, and their end.
-    fn tell(&mut self, done: Result<(), Box<CallError>>) {
+    fn tell(&mut self, done: Result<(), Box<Refusal>>) {
         let failure = done.err().map(|error| error.failure.message);
         match (&self.failure, &failure) {
             (None, Some(message)) => warn!("{message}"),
@@ -281,7 +259,7 @@ struct Spec {
     lease_transitions: Option<i32>,
 }
 
-impl From<Lease> for Record {
+impl From<Lease> for LeaseRecord {
     fn from(Lease { metadata, spec }: Lease) -> Self {
         Self {
             holder: spec.holder_identity,

@@ -16,18 +16,21 @@ use prometheus_client::{
 };
 
 use crate::core::{
-    Time,
-    index::{Index, Outcome},
-    notice::{Replaced, What},
-    plan::Retirement,
-    table::Scope,
+    grant::{
+        Retirement,
+        controller::Grants,
+        event::{GrantNews, Replaced},
+    },
+    kernel::{controller::Outcome, store::Scope},
 };
-use bootstrap::Bootstrap;
+use bootstrap::BootstrapMetrics;
 pub use calls::Calls;
 use policies::Policies;
 
 /// Reasons that people give are labels, so there may not be any number of them.
 const MAX_REASONS: usize = 20;
+/// Keys that have signed tokens are labels: a cluster has one or two at a time.
+const MAX_KEYS: usize = 20;
 /// What the further ones are counted as.
 const OTHER: &str = "Other";
 
@@ -88,7 +91,7 @@ pub struct Metrics {
     skew: Seconds,
     policies: Policies,
     /// Everything about bootstrap tokens.
-    pub bootstrap: Bootstrap,
+    pub bootstrap: BootstrapMetrics,
 }
 
 impl Default for Metrics {
@@ -115,7 +118,7 @@ impl Default for Metrics {
             failing_watches: Family::default(),
             skew: Gauge::default(),
             policies: Policies::default(),
-            bootstrap: Bootstrap::new(&mut registry),
+            bootstrap: BootstrapMetrics::new(&mut registry),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
@@ -153,30 +156,27 @@ impl Metrics {
         registry.register_collector(Box::new(self.policies.clone()));
     }
 
-    /// Counts what calls have shown.
-    pub fn outcomes(&self, outcomes: &[Outcome]) {
-        for outcome in outcomes {
-            match outcome {
-                Outcome::Minted(_) => drop(self.minted.inc()),
-                Outcome::Failed(_, failure) | Outcome::Retired(_, Err(failure)) => {
-                    count(&self.failures, failure.reason.as_str());
-                }
-                _ => {}
-            }
+    /// Counts what an answer brought.
+    pub fn answered(&self, outcome: &Outcome) {
+        self.minted.inc_by(outcome.minted.into());
+        if let Some(failure) = outcome.failure.as_ref().filter(|_| !outcome.silent) {
+            count(&self.failures, failure.reason.into_str());
         }
     }
 
     /// Counts what people are told.
-    pub fn notice(&self, what: &What) {
+    pub fn news(&self, what: &GrantNews) {
         match what {
-            What::Issued { why, replaced, .. } => {
-                count(&self.published, why.as_str());
+            GrantNews::Issued { why, replaced, .. } => {
+                count(&self.published, why.into_str());
                 self.replaced(replaced.as_ref());
             }
-            What::Repaired { why } => count(&self.repaired, why.as_str()),
-            What::Retired(retirement) => self.retired(retirement),
-            What::Failing(failure) if failure.reason.is_state() => count(&self.failures, failure.reason.as_str()),
-            What::Removed | What::RevocationScheduled(_) | What::Failing(_) | What::Recovered => {}
+            GrantNews::Repaired { why } => count(&self.repaired, why.into_str()),
+            GrantNews::Retired(retirement) => self.retired(retirement),
+            GrantNews::Failing(failure) if failure.reason.is_state() => {
+                count(&self.failures, failure.reason.into_str());
+            }
+            _ => {}
         }
     }
 
@@ -200,15 +200,15 @@ impl Metrics {
 
     /// The cause, or the reason that somebody gave, while those are few.
     fn label<'a>(&self, retirement: &'a Retirement) -> &'a str {
-        let Some(reason) = &retirement.reason else { return retirement.cause.as_str() };
+        let Some(reason) = &retirement.reason else { return retirement.cause.into_str() };
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let known = reasons.contains(reason) || (reasons.len() < MAX_REASONS && reasons.insert(reason.clone()));
         if known { reason } else { OTHER }
     }
 
-    /// A watch of this kind told of something.
-    pub fn watched(&self, kind: &'static str, now: Time) {
-        self.last_events.get_or_create(&KindLabel { kind }).set(now.timestamp());
+    /// A watch of this kind told of something. Only its age matters, so the local clock is good enough.
+    pub fn watched(&self, kind: &'static str) {
+        self.last_events.get_or_create(&KindLabel { kind }).set(chrono::Utc::now().timestamp());
     }
 
     /// A watch fails, or works again.
@@ -221,17 +221,33 @@ impl Metrics {
         }
     }
 
-    /// Takes over what is a state and not a count. Tokens are those of the leader: a standby has no index to show.
-    pub fn refresh(&self, index: Option<&Index>, skew: chrono::TimeDelta) {
+    /// Whether this process acts, and how far the local clock is ahead.
+    pub fn turned(&self, leads: bool, skew: chrono::TimeDelta) {
+        self.leader.set(leads.into());
         self.skew.set(skew.as_seconds_f64());
-        self.leader.set(i64::from(index.is_some()));
-        let Some(index) = index else { return };
-        self.held.set(gauge(index.tokens_held()));
-        self.anchors.set(gauge(index.anchor_count()));
-        for (key_id, count) in index.tokens_by_key() {
-            self.tokens.get_or_create(&KeyLabel { key_id: key_id.to_owned() }).set(gauge(count));
+    }
+
+    /// Takes over states, which are not counted. Tokens are those of the leader: a standby shows none.
+    pub fn refresh(&self, grants: &Grants) {
+        if self.leader.get() == 0 {
+            return;
         }
-        self.policies.refresh(index.statuses());
+        self.held.set(gauge(grants.tokens_held()));
+        self.anchors.set(gauge(grants.anchor_count()));
+        self.tokens_by_key(grants.tokens_by_key().map(|(key, count)| (key, gauge(count))).collect());
+        self.policies.refresh(grants.statuses());
+    }
+
+    /// A key that has signed no token any more has no series. Of too many keys those with the fewest tokens are one.
+    fn tokens_by_key(&self, mut counts: Vec<(&str, i64)>) {
+        counts.sort_unstable_by_key(|(key, count)| (-count, *key));
+        let others: i64 = counts.iter().skip(MAX_KEYS).map(|(_, count)| count).sum();
+        counts.truncate(MAX_KEYS);
+        counts.extend((others > 0).then_some((OTHER, others)));
+        self.tokens.clear();
+        for (key_id, count) in counts {
+            self.tokens.get_or_create(&KeyLabel { key_id: key_id.to_owned() }).set(count);
+        }
     }
 
     /// All of it in Prometheus' text format, version 0.0.4.
@@ -271,14 +287,14 @@ fn gauge(count: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::plan::Cause;
+    use crate::core::reason::RetireReason;
 
-    fn revoked(reason: &str) -> What {
-        What::Retired(Retirement {
+    fn revoked(reason: &str) -> GrantNews {
+        GrantNews::Retired(Retirement {
             secret: "tw-1".into(),
             uid: "u".into(),
             token_id: None,
-            cause: Cause::RevokeIssuedBefore,
+            cause: RetireReason::RevokeIssuedBefore,
             reason: Some(reason.into()),
         })
     }
@@ -287,12 +303,26 @@ mod tests {
     fn reasons_that_people_give_are_labels_until_there_are_too_many() {
         let metrics = Metrics::default();
         for n in 0..30 {
-            metrics.notice(&revoked(&format!("leak-{n}")));
+            metrics.news(&revoked(&format!("leak-{n}")));
         }
-        metrics.notice(&revoked("leak-3"));
+        metrics.news(&revoked("leak-3"));
         let text = metrics.encode().unwrap();
         assert!(text.contains("tokenward_tokens_revoked_total{reason=\"leak-3\"} 2\n"), "{text}");
         assert!(text.contains("tokenward_tokens_revoked_total{reason=\"Other\"} 10\n"), "{text}");
+    }
+
+    #[test]
+    fn a_key_without_tokens_has_no_series_and_many_keys_share_one() {
+        let metrics = Metrics::default();
+        let keys: Vec<String> = (0..30).map(|n| format!("key-{n}")).collect();
+        metrics.tokens_by_key(keys.iter().zip(1..).map(|(key, count)| (key.as_str(), count)).collect());
+        let text = metrics.encode().unwrap();
+        let series = text.lines().filter(|line| line.starts_with("tokenward_tokens{")).count();
+        assert_eq!(series, MAX_KEYS + 1);
+        assert!(text.contains("tokenward_tokens{key_id=\"Other\"} 55\n"), "1 to 10: {text}");
+        metrics.tokens_by_key(vec![("key-3", 7)]);
+        let text = metrics.encode().unwrap();
+        assert_eq!(text.lines().filter(|line| line.starts_with("tokenward_tokens{")).count(), 1, "{text}");
     }
 
     #[test]

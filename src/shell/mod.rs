@@ -1,16 +1,17 @@
-//! Acting: the API server, the clock, processes. Nothing here decides what should happen to a token.
+//! The outside: the API server, the clock, processes. Nothing here decides the life of a token.
 
-pub mod act;
+pub mod address;
 pub mod admin;
 pub mod api;
 pub mod bootstrap;
 pub mod connection;
 pub mod events;
+pub mod leadership;
 pub mod lease;
 pub mod metrics;
 pub mod run;
 pub mod signers;
-pub mod site;
-pub mod status;
+pub mod tasks;
 pub mod time;
+pub mod turn;
 pub mod watch;

@@ -1,56 +1,52 @@
-//! The loop: changes in, due work out, outcomes back in, until somebody says stop. One task owns the index.
+//! The start and the end of the operator: connect, start every task, stop in order.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::{
-    FutureExt as _,
-    future::{Either, OptionFuture, join, pending},
-};
-use http::Method;
-use kube::{Client, Config};
-use secrecy::SecretString;
+use chrono::Utc;
+use kube::Config;
+use rand::Rng as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
 };
 use tracing::{error, info, warn};
 
 use super::{
-    act,
+    address,
     admin::{self, Scrape},
-    api::{self, Api, Call, JSON},
-    bootstrap::Bootstrap,
+    api::{self, Api},
+    bootstrap::{self, BootstrapHost},
     connection::{self, ConnectionError},
-    events::Reporter,
+    events::{self, Reporter},
     lease::{Candidate, Lost},
     metrics::Metrics,
-    signers::{self, Poll},
-    site, status,
-    watch::Report,
+    signers,
+    tasks::{join_all, joined},
+    turn::{BATCH, Host, Input, Turns},
 };
 use crate::{
     cli::Settings,
     core::{
         Time,
-        facts::Site,
-        grant::GrantKey,
-        index::{Index, Job, Outcome, Readiness, StatusWrite},
-        table::{Key, Scope},
+        address::ClusterAddress,
+        bootstrap::{Cleaner, controller::Bootstrap},
+        grant::{
+            controller::{Grants, Readiness},
+            event::GrantEvent,
+        },
+        kernel::{controller::Outcome, store::Scope},
+        request::Request,
     },
 };
 
-/// Work under way at SIGTERM may go on for so long; the pod's grace period is 30 s.
-const GRACE: Duration = Duration::from_secs(8);
-/// Steps of watches that are taken in at once before due work is looked for.
-const BATCH: usize = 256;
 /// Pause between two tries to reach the API server at start.
 const CONNECT_AGAIN: Duration = Duration::from_secs(2);
-/// Scrapes that may wait for the loop; further ones are served as it was.
-const SCRAPES: usize = 4;
-/// How often the clock is looked at.
-const REFRESH: Duration = Duration::from_secs(1);
+/// How often the local clock is compared with the monotonic one.
+const CLOCK: Duration = Duration::from_secs(1);
+/// Events that wait when the loops have ended may take so long.
+const EVENTS: Duration = Duration::from_secs(5);
 
 /// The operator cannot start, or must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -80,37 +76,58 @@ pub enum RunError {
 /// # Errors
 /// When it cannot start, or has lost leadership. Nothing else that the API server does ends it.
 pub async fn run(settings: &Settings) -> Result<(), RunError> {
-    let stop = stop_signal().map_err(RunError::Signal)?;
+    let mut tasks = JoinSet::new();
+    let stop = stop_signal(&mut tasks).map_err(RunError::Signal)?;
     let config = connection::infer().await?;
     let metrics = Arc::new(Metrics::default());
     let (waiting, readiness) = watch::channel(unconnected(&config, ""));
-    let listen = |address| move |error| RunError::Listen(address, error);
-    admin::health(settings.health_probe_bind_address, readiness)
-        .await
-        .map_err(listen(settings.health_probe_bind_address))?;
-    let (ask, scrapes) = mpsc::channel(SCRAPES);
-    admin::metrics(settings.metrics_bind_address, metrics.clone(), ask)
-        .await
-        .map_err(listen(settings.metrics_bind_address))?;
-    let ca = site::ca_bundle(&config).map_err(RunError::Ca)?;
+    let (grants, bootstrap) = (mpsc::channel(BATCH), bootstraps(settings).then(|| mpsc::channel(BATCH)));
+    let inputs = bootstrap.as_ref().map(|(inputs, _)| inputs.clone());
+    let scrape = Scrape { metrics: metrics.clone(), grants: grants.0.clone(), bootstrap: inputs };
+    serve(&mut tasks, settings, readiness, scrape).await?;
+    let ca = address::ca_bundle(&config).map_err(RunError::Ca)?;
     let (candidate, api) = apis(&config, &metrics, settings)?;
-    let client = api::client(config.clone(), &metrics.calls)?;
     let mut stopped = stop.clone();
-    let site = tokio::select! {
-        site = connect(&api, &config, ca, settings, &waiting) => site,
+    let address = tokio::select! {
+        address = connect(&api, &config, ca, settings, &waiting) => address,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        () = join_all(&mut tasks) => return Ok(()),
     };
-    info!(server = site.server, namespaces = ?settings.namespaces, version = env!("CARGO_PKG_VERSION"), "started");
-    let reporter = Reporter::new(api.clone(), metrics.clone());
-    let bootstrap = Bootstrap::new(&api, &client, &metrics, &reporter, settings);
-    let bootstrap = OptionFuture::from(bootstrap.map(|bootstrap| tokio::spawn(bootstrap.serve(stop.clone()))));
-    let operator = Operator::new(api, metrics, reporter, site, settings, waiting).serve(&client, scrapes, stop);
-    let work = join(operator, bootstrap.map(unwound));
-    match candidate {
-        Some(candidate) => campaign(candidate, work).await?,
-        None => drop(work.await),
+    info!(server = address.server, namespaces = ?settings.namespaces, version = env!("CARGO_PKG_VERSION"), "started");
+    let (reporter, sending) = events::reporter(api.clone(), metrics.clone());
+    let operator = Operator { api, config, metrics, reporter, settings, stop };
+    let mut loops = JoinSet::new();
+    operator.serve_grants(grants, address, waiting, &mut loops, &mut tasks)?;
+    if let Some(bootstrap) = bootstrap {
+        operator.serve_bootstrap(bootstrap, &mut loops, &mut tasks)?;
+    }
+    drop(operator);
+    let work = finish(loops, tokio::spawn(sending));
+    tokio::select! {
+        ended = lead(candidate, work) => ended?,
+        () = join_all(&mut tasks) => {}
     }
     info!("stopped");
+    Ok(())
+}
+
+/// Whether there is anything to do about bootstrap tokens: caps are cluster-wide, so an operator of some namespaces has
+/// them only together with the cleaner or the signer.
+fn bootstraps(settings: &Settings) -> bool {
+    settings.namespaces.is_empty() || settings.bootstrap_token_cleaner != Cleaner::Off || settings.bootstrap_signer
+}
+
+/// Serves health and metrics.
+async fn serve(
+    tasks: &mut JoinSet<()>,
+    settings: &Settings,
+    readiness: watch::Receiver<Readiness>,
+    scrape: Scrape,
+) -> Result<(), RunError> {
+    let listen = |address| move |error| RunError::Listen(address, error);
+    let (health, metrics) = (settings.health_probe_bind_address, settings.metrics_bind_address);
+    tasks.spawn(admin::health(health, readiness).await.map_err(listen(health))?);
+    tasks.spawn(admin::metrics(metrics, scrape).await.map_err(listen(metrics))?);
     Ok(())
 }
 
@@ -125,33 +142,11 @@ fn apis(config: &Config, metrics: &Metrics, settings: &Settings) -> Result<(Opti
     Ok((Some(candidate), new()?.led_by(leadership)))
 }
 
-/// Campaigns while the work goes on, in a task of its own as the loops may be busy. The lease is released when nothing
-/// is under way any more.
-async fn campaign(candidate: Candidate, work: impl Future) -> Result<(), Lost> {
-    let (done, ended) = oneshot::channel();
-    let mut campaign = tokio::spawn(candidate.campaign(ended));
-    let lost = tokio::select! {
-        lost = &mut campaign => lost,
-        _ = work => {
-            drop(done);
-            campaign.await
-        }
-    };
-    lost.unwrap_or_else(|bug| std::panic::resume_unwind(bug.into_panic()))
-}
-
-/// A bug in one loop must end the process, also while the other goes on.
-fn unwound(ended: Option<Result<(), tokio::task::JoinError>>) {
-    if let Some(Err(bug)) = ended {
-        std::panic::resume_unwind(bug.into_panic());
-    }
-}
-
 /// Turns true at the first SIGTERM or SIGINT.
-fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
+fn stop_signal(tasks: &mut JoinSet<()>) -> std::io::Result<watch::Receiver<bool>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         info!("stopping: what is under way is finished, and nothing new begins");
         sender.send_replace(true);
@@ -166,10 +161,10 @@ async fn connect(
     ca: Vec<u8>,
     settings: &Settings,
     waiting: &watch::Sender<Readiness>,
-) -> Site {
+) -> ClusterAddress {
     loop {
-        match site::discover(api, config, ca.clone(), settings.cluster_server.as_deref()).await {
-            Ok(site) => return site,
+        match address::discover(api, config, ca.clone(), settings.cluster_server.as_deref()).await {
+            Ok(address) => return address,
             Err(failure) => {
                 warn!("{}", failure.message);
                 waiting.send_replace(unconnected(config, &format!(": {}", failure.message)));
@@ -183,229 +178,129 @@ fn unconnected(config: &Config, why: &str) -> Readiness {
     Readiness { ready: false, lacks: vec![format!("waiting for the API server at {}{why}", config.cluster_url)] }
 }
 
-struct Operator {
+/// Joins the loops, and then what sends the events that they reported.
+async fn finish(mut loops: JoinSet<()>, mut sending: JoinHandle<()>) {
+    join_all(&mut loops).await;
+    match timeout(EVENTS, &mut sending).await {
+        Ok(ended) => drop(joined(ended)),
+        Err(_late) => error!("stopped with events that could not be sent; the log has them"),
+    }
+}
+
+/// Campaigns while the work goes on, in a task of its own as the loops may be busy. The lease is released when nothing
+/// is under way any more.
+async fn lead(candidate: Option<Candidate>, work: impl Future<Output = ()>) -> Result<(), Lost> {
+    let Some(candidate) = candidate else {
+        work.await;
+        return Ok(());
+    };
+    let (done, ended) = oneshot::channel();
+    let mut campaign = tokio::spawn(candidate.campaign(ended));
+    let lost = tokio::select! {
+        lost = &mut campaign => lost,
+        () = work => {
+            drop(done);
+            campaign.await
+        }
+    };
+    joined(lost).unwrap_or(Ok(()))
+}
+
+/// All that the loops share.
+struct Operator<'a> {
     api: Api,
-    site: Arc<Site>,
-    scopes: Vec<Scope>,
-    slots: usize,
-    index: Index,
+    config: Config,
+    metrics: Arc<Metrics>,
+    reporter: Reporter,
+    settings: &'a Settings,
+    stop: watch::Receiver<bool>,
+}
+
+/// Asks the API server for the time whenever the local clock has moved: any answer tells it, and everybody may ask for
+/// its version.
+async fn follow_clock(api: Api) {
+    let version = Request::read("get /version to learn the time".into(), "/version".into());
+    loop {
+        sleep(CLOCK).await;
+        if api.clock().has_stepped(Utc::now())
+            && let Err(refusal) = api.send(&version).await
+        {
+            warn!("the local clock has moved: {}", refusal.failure.message);
+        }
+    }
+}
+
+type Inputs<C> = (mpsc::Sender<Input<C>>, mpsc::Receiver<Input<C>>);
+
+impl Operator<'_> {
+    fn serve_grants(
+        &self,
+        (inputs, receiver): Inputs<Grants>,
+        address: ClusterAddress,
+        readiness: watch::Sender<Readiness>,
+        loops: &mut JoinSet<()>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), RunError> {
+        let scopes = scopes(self.settings);
+        let client = api::client(self.config.clone(), &self.metrics.calls)?;
+        super::watch::start(tasks, &client, &self.metrics, &address, &scopes, &inputs);
+        tasks.spawn(signers::follow(self.api.clone(), inputs));
+        tasks.spawn(follow_clock(self.api.clone()));
+        let grants = Grants::new(address, scopes, rand::rng().random());
+        let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
+        let host = GrantHost { api: self.api.clone(), metrics, reporter, readiness };
+        let turns = Turns::new(grants, host, self.api.clone(), self.settings.concurrency.into());
+        loops.spawn(turns.serve(receiver, self.stop.clone()));
+        Ok(())
+    }
+
+    fn serve_bootstrap(
+        &self,
+        (inputs, receiver): Inputs<Bootstrap>,
+        loops: &mut JoinSet<()>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), RunError> {
+        let (cleaner, signs) = (self.settings.bootstrap_token_cleaner, self.settings.bootstrap_signer);
+        let client = api::client(self.config.clone(), &self.metrics.calls)?;
+        let (sender, needed) = watch::channel(false);
+        bootstrap::watch(tasks, &client, signs, needed, &inputs);
+        let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
+        let host = BootstrapHost { metrics, reporter, needed: sender };
+        let bootstrap = Bootstrap::new(cleaner, signs, rand::rng().random());
+        let turns = Turns::new(bootstrap, host, self.api.clone(), bootstrap::SLOTS);
+        loops.spawn(turns.serve(receiver, self.stop.clone()));
+        Ok(())
+    }
+}
+
+fn scopes(settings: &Settings) -> Vec<Scope> {
+    let namespaces: BTreeSet<&String> = settings.namespaces.iter().collect();
+    let named: Vec<Scope> = namespaces.into_iter().map(|namespace| Some(namespace.as_str().into())).collect();
+    if named.is_empty() { vec![None] } else { named }
+}
+
+struct GrantHost {
+    api: Api,
     metrics: Arc<Metrics>,
     reporter: Reporter,
     readiness: watch::Sender<Readiness>,
-    refreshed: Instant,
-    /// Whether it was so at the last turn.
-    leading: bool,
-    jobs: JoinSet<(GrantKey, Vec<Outcome>)>,
-    statuses: JoinSet<(Key, bool)>,
 }
 
-impl Operator {
-    fn new(
-        api: Api,
-        metrics: Arc<Metrics>,
-        reporter: Reporter,
-        site: Site,
-        settings: &Settings,
-        readiness: watch::Sender<Readiness>,
-    ) -> Self {
-        let namespaces: BTreeSet<&String> = settings.namespaces.iter().collect();
-        let named: Vec<Scope> = namespaces.into_iter().map(|namespace| Some(namespace.as_str().into())).collect();
-        let scopes = if named.is_empty() { vec![None] } else { named };
-        Self {
-            reporter,
-            leading: api.leadership().leads(),
-            api,
-            site: Arc::new(site.clone()),
-            index: Index::new(site, scopes.clone()),
-            scopes,
-            slots: settings.concurrency.into(),
-            metrics,
-            readiness,
-            refreshed: Instant::now(),
-            jobs: JoinSet::new(),
-            statuses: JoinSet::new(),
+impl Host<Grants> for GrantHost {
+    fn answered(&self, outcome: &Outcome) {
+        self.metrics.answered(outcome);
+    }
+
+    fn report(&self, news: GrantEvent) {
+        self.reporter.report(&news);
+    }
+
+    fn turned(&mut self, grants: &mut Grants, now: Time) {
+        let skew = self.api.clock().skew();
+        grants.set_skew(skew, now);
+        self.metrics.turned(self.api.leadership().leads(), skew);
+        if let Some(readiness) = grants.readiness() {
+            self.readiness.send_replace(readiness);
         }
-    }
-
-    async fn serve(mut self, client: &Client, mut scrapes: mpsc::Receiver<Scrape>, mut stop: watch::Receiver<bool>) {
-        let (sender, mut reports) = mpsc::channel(BATCH);
-        let mut tasks = super::watch::start(client, &self.site, &self.scopes, &sender);
-        let (sender, mut polls) = mpsc::channel(1);
-        tasks.spawn(signers::follow(self.api.clone(), sender));
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut leadership = self.api.leadership().clone();
-        while !*stop.borrow() {
-            let wake = self.wake();
-            tokio::select! {
-                _ = stop.changed() => {}
-                () = leadership.changed() => {}
-                _ = reports.recv_many(&mut batch, BATCH) => batch.drain(..).for_each(|report| self.report(report)),
-                Some(done) = self.jobs.join_next() => self.finished(done, true),
-                Some(done) = self.statuses.join_next() => self.status_written(done),
-                Some(poll) = polls.recv() => self.polled(&poll),
-                Some(scrape) = scrapes.recv() => self.scraped(scrape),
-                () = wake => {}
-                () = sleep(REFRESH) => {}
-            }
-            self.work();
-        }
-        self.drain().await;
-    }
-
-    /// Resolves when the index has something to do without a change.
-    fn wake(&self) -> impl Future<Output = ()> + use<> {
-        match self.index.next_wake().filter(|_| self.leading) {
-            Some(at) => {
-                let pause = (at - self.api.clock().now()).to_std().unwrap_or_default();
-                Either::Left(sleep_until(Instant::now() + pause.min(REFRESH)))
-            }
-            None => Either::Right(pending()),
-        }
-    }
-
-    fn report(&mut self, report: Report) {
-        let now = self.api.clock().now();
-        match report {
-            Report::Change(scope, change) => {
-                self.metrics.watched(change.kind(), now);
-                self.index.apply(&scope, change, now);
-            }
-            Report::Health(scope, kind, failure) => {
-                self.metrics.watch_health(&scope, kind, failure.is_some());
-                let before = self.index.watch_health(&scope, kind, failure.clone(), now);
-                match failure {
-                    Some(failure) if before.as_ref() != Some(&failure) => warn!(kind, "{}", failure.message),
-                    None if before.is_some() => info!(kind, namespace = scope.as_deref(), "the watch works again"),
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    fn work(&mut self) {
-        let now = self.api.clock().now();
-        if self.leads(now) {
-            self.act(now);
-        } else {
-            // What a standby sees is the leader's doing, and the leader tells it.
-            drop(self.index.notices());
-        }
-        self.publish_readiness();
-        if self.refreshed.elapsed() >= REFRESH {
-            self.refreshed = Instant::now();
-            if self.api.clock().has_stepped(chrono::Utc::now()) {
-                tokio::spawn(ask_the_time(self.api.clone()));
-            }
-            self.index.set_skew(self.api.clock().skew(), now);
-        }
-    }
-
-    /// Whether this process acts; when that begins, the index begins anew.
-    fn leads(&mut self, now: Time) -> bool {
-        let before = std::mem::replace(&mut self.leading, self.api.leadership().leads());
-        if self.leading && !before {
-            self.index.lead(now);
-        }
-        self.leading
-    }
-
-    /// Starts due work, writes due statuses, tells what happened.
-    fn act(&mut self, now: Time) {
-        while self.jobs.len() < self.slots
-            && let Some(job) = self.index.take(self.slots, now)
-        {
-            self.start(job);
-        }
-        while let Some(status) = self.index.take_status(now) {
-            self.write_status(status);
-        }
-        for notice in self.index.notices() {
-            self.reporter.report(&notice);
-        }
-    }
-
-    fn polled(&mut self, poll: &Poll) {
-        self.index.observe_signers(poll.keys.as_ref(), poll.issuer.as_deref(), self.api.clock().now());
-    }
-
-    fn scraped(&self, scrape: Scrape) {
-        self.metrics.refresh(self.leading.then_some(&self.index), self.api.clock().skew());
-        // Who asked may have given up.
-        let _ = scrape.send(());
-    }
-
-    fn publish_readiness(&self) {
-        let readiness = self.index.readiness();
-        self.readiness.send_if_modified(|current| {
-            let changed = *current != readiness;
-            *current = readiness;
-            changed
-        });
-    }
-
-    fn start(&mut self, job: Job) {
-        let (api, site) = (self.api.clone(), self.site.clone());
-        self.jobs.spawn(async move {
-            let key = job.grant.clone();
-            (key, act::perform(&api, &site, job).await)
-        });
-    }
-
-    /// Takes outcomes in; a grant in the middle of its work goes on at once.
-    fn finished(&mut self, done: Result<(GrantKey, Vec<Outcome>), tokio::task::JoinError>, go_on: bool) {
-        let (key, outcomes) = match done {
-            Ok(done) => done,
-            // A bug in one job must not pass for success: the process ends, and starts again from what is stored.
-            Err(bug) => std::panic::resume_unwind(bug.into_panic()),
-        };
-        self.metrics.outcomes(&outcomes);
-        if let Some(job) = self.index.finish(&key, outcomes, self.api.clock().now())
-            && go_on
-        {
-            self.start(job);
-        }
-    }
-
-    fn write_status(&mut self, write: StatusWrite) {
-        let api = self.api.clone();
-        self.statuses.spawn(async move {
-            let StatusWrite { policy, uid, status } = write;
-            let object = status::Object { kind: "TokenPolicy", plural: "tokenpolicies", key: &policy, uid: &uid };
-            let written = status::apply(&api, object, &status).await;
-            (policy, written)
-        });
-    }
-
-    fn status_written(&mut self, done: Result<(Key, bool), tokio::task::JoinError>) {
-        if let Ok((key, done)) = done {
-            self.index.status_written(&key, done, self.api.clock().now());
-        }
-    }
-
-    /// Finishes what is under way, token by token, but begins nothing new.
-    async fn drain(&mut self) {
-        let deadline = Instant::now() + GRACE;
-        let finish = async {
-            while let Some(done) = self.jobs.join_next().await {
-                self.finished(done, Instant::now() < deadline);
-            }
-            for notice in self.index.notices() {
-                self.reporter.report(&notice);
-            }
-            while self.statuses.join_next().await.is_some() {}
-        };
-        if timeout(GRACE, finish).await.is_err() {
-            error!("stopped with calls unanswered; the next start puts them right");
-        }
-    }
-}
-
-/// Any answer of the API server tells its time; everybody may ask for its version.
-async fn ask_the_time(api: Api) {
-    let what = "get /version to learn the time";
-    let body = SecretString::default();
-    let call = Call { what, method: &Method::GET, path: "/version", accept: JSON, content: JSON, body: &body };
-    if let Err(error) = api.call(call).await {
-        warn!("the local clock has moved: {}", error.failure.message);
     }
 }

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use http::Method;
-use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{
     sync::mpsc,
@@ -11,30 +9,23 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::api::{Api, Call, JSON, parse};
-use crate::core::failure::Failure;
+use super::{api::Api, turn::Input};
+use crate::core::{
+    failure::Failure,
+    grant::controller::Grants,
+    request::{self, Accept, Request},
+};
 
 /// Three polls without a key prove that it has gone, so that is seen within 4 minutes.
 const PERIOD: Duration = Duration::from_mins(1);
-/// `application/json` is answered 406 here: the set is of another media type.
-const ANY: &str = "*/*";
-
-/// The answers of one poll; `None` for one that was none.
-#[derive(Debug)]
-pub struct Poll {
-    /// Ids of the published keys.
-    pub keys: Option<BTreeSet<String>>,
-    /// The issuer.
-    pub issuer: Option<String>,
-}
 
 #[derive(Deserialize)]
 struct KeySet {
-    keys: Vec<Key>,
+    keys: Vec<JsonWebKey>,
 }
 
 #[derive(Deserialize)]
-struct Key {
+struct JsonWebKey {
     #[serde(default)]
     kid: String,
 }
@@ -44,9 +35,9 @@ struct Discovery {
     issuer: String,
 }
 
-/// Polls until nobody reads any more. Every ServiceAccount may ask this where Kubernetes' own
+/// Polls until the controller's task has ended. Every ServiceAccount may ask this where Kubernetes' own
 /// `system:service-account-issuer-discovery` binding is in place; without it nothing is known, and that is logged.
-pub async fn follow(api: Api, polls: mpsc::Sender<Poll>) {
+pub async fn follow(api: Api, inputs: mpsc::Sender<Input<Grants>>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -55,9 +46,12 @@ pub async fn follow(api: Api, polls: mpsc::Sender<Poll>) {
         let keys = get::<KeySet>(&api, "get the published signing keys", "/openid/v1/jwks").await;
         let issuer = get::<Discovery>(&api, "get the issuer", "/.well-known/openid-configuration").await;
         tell(keys.as_ref().err().or(issuer.as_ref().err()), &mut failing);
-        let keys = keys.ok().map(|set| set.keys.into_iter().map(|key| key.kid).collect());
-        let poll = Poll { keys, issuer: issuer.ok().map(|discovery| discovery.issuer) };
-        if polls.send(poll).await.is_err() {
+        let keys = keys.ok().map(|set| set.keys.into_iter().map(|key| key.kid).collect::<BTreeSet<String>>());
+        let issuer = issuer.ok().map(|discovery| discovery.issuer);
+        let poll = Input::Call(Box::new(move |grants: &mut Grants, now| {
+            grants.observe_keys(keys.as_ref(), issuer.as_deref(), now);
+        }));
+        if inputs.send(poll).await.is_err() {
             return;
         }
     }
@@ -74,7 +68,7 @@ fn tell(failure: Option<&Failure>, failing: &mut bool) {
 }
 
 async fn get<T: DeserializeOwned>(api: &Api, what: &str, path: &str) -> Result<T, Failure> {
-    let body = SecretString::default();
-    let call = Call { what, method: &Method::GET, path, accept: ANY, content: JSON, body: &body };
-    api.call(call).await.and_then(|answer| parse(what, &answer)).map_err(|error| error.failure)
+    let request = Request { accept: Accept::Any, ..Request::read(what.into(), path.into()) };
+    let answer = api.send(&request).await.map_err(|refusal| refusal.failure)?;
+    request::parse(what, &answer)
 }

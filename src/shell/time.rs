@@ -5,9 +5,8 @@ use std::{
     time::Instant,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
-
 use crate::core::Time;
+use chrono::{DateTime, TimeDelta, Utc};
 
 /// A `Date` header has whole seconds, so within this much of its middle the clocks agree.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(1);
@@ -32,8 +31,7 @@ impl Clock {
     /// Now.
     #[must_use]
     pub fn now(&self) -> Time {
-        let elapsed = TimeDelta::from_std(self.start.elapsed()).unwrap_or(TimeDelta::MAX);
-        self.wall + elapsed + TimeDelta::milliseconds(self.offset.load(Ordering::Relaxed))
+        self.at(Instant::now(), self.offset.load(Ordering::Relaxed))
     }
 
     /// Follows the `Date` header of the answer to a call that was sent then. The server wrote it at some moment
@@ -43,12 +41,19 @@ impl Clock {
             return;
         };
         let middle = date.to_utc() + TimeDelta::milliseconds(500);
-        let now = self.now();
-        let earliest = now - TimeDelta::from_std(sent.elapsed()).unwrap_or(TimeDelta::MAX);
-        let behind = middle - middle.clamp(earliest, now);
-        if behind.abs() > TOLERANCE {
-            self.offset.fetch_add(behind.num_milliseconds(), Ordering::Relaxed);
-        }
+        let (received, way) = (Instant::now(), TimeDelta::from_std(sent.elapsed()).unwrap_or(TimeDelta::MAX));
+        let corrected = |offset: i64| {
+            let now = self.at(received, offset);
+            let behind = middle - middle.clamp(now - way, now);
+            (behind.abs() > TOLERANCE).then(|| offset + behind.num_milliseconds())
+        };
+        // Of two answers at once each sees the other's correction. No correction is no error.
+        let _ = self.offset.fetch_update(Ordering::Relaxed, Ordering::Relaxed, corrected);
+    }
+
+    fn at(&self, instant: Instant, offset: i64) -> Time {
+        let elapsed = TimeDelta::from_std(instant.saturating_duration_since(self.start)).unwrap_or(TimeDelta::MAX);
+        self.wall + elapsed + TimeDelta::milliseconds(offset)
     }
 
     /// Whether the local wall clock has moved against the monotonic one since the last call: it was set, or the
@@ -70,6 +75,25 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_that_many_answers_tell_at_once_is_taken_once() {
+        let clock = Clock::default();
+        let server = Utc::now() + TimeDelta::seconds(1000);
+        let date = server.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for _ in 0..100 {
+                        clock.follow(&date, Instant::now());
+                    }
+                });
+            }
+        });
+        assert!((clock.now() - server).abs() <= TimeDelta::seconds(2), "{}", clock.now() - server);
+    }
 
     #[test]
     fn follows_the_server_and_tells_the_skew() {

@@ -1,4 +1,4 @@
-//! kube-runtime's watchers, turned into one stream of changes.
+//! kube-runtime's watchers, turned into changes for a controller.
 
 use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
@@ -10,25 +10,30 @@ use k8s_openapi::{
 use kube::{
     Client,
     api::Api,
-    core::{DeserializeGuard, PartialObjectMeta, Resource, ResourceExt as _},
+    core::{PartialObjectMeta, Resource},
     runtime::watcher::{self, Config},
 };
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{
-    core::{
-        facts::{Account, Anchor, PolicyState, Site, Target, version},
-        failure::Failure,
-        index::{Change, KINDS},
-        keys,
-        table::{Event, Key, Scope},
+use super::{metrics::Metrics, turn::Input};
+use crate::core::{
+    address::ClusterAddress,
+    failure::Failure,
+    grant::{
+        Account,
+        controller::{Change, Grants, KINDS},
+        look::{self, GuardedPolicy},
     },
-    crd::token_policy::TokenPolicy,
+    id::Key,
+    kernel::{
+        controller::Controller,
+        store::{Scope, WatchEvent},
+    },
+    meta::version,
+    names,
+    place::secret::{Anchor, Target},
 };
-
-/// A policy, or what is wrong with it: one bad object must not stop the watch.
-pub type GuardedPolicy = DeserializeGuard<TokenPolicy>;
 
 /// A watch that is silent for so many seconds is renewed: a dead connection must not go unnoticed for minutes.
 const RENEW_SECONDS: u32 = 60;
@@ -39,25 +44,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Errors in a row after which a watch begins anew with a list: its resourceVersion may be too old to resume.
 const ERRORS_BEFORE_LIST: u32 = 4;
 
-/// What a watch reports.
-#[derive(Debug)]
-pub enum Report<C = Change> {
-    /// One step.
-    Change(Scope, C),
-    /// The watch of this kind fails, or works again.
-    Health(Scope, &'static str, Option<Failure>),
-}
-
-/// Starts the four watches over every scope.
-pub fn start(client: &Client, site: &Arc<Site>, scopes: &[Scope], reports: &mpsc::Sender<Report>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    for scope in scopes {
-        let watch = |kind| Watch { kind, scope: scope.clone(), reports: reports.clone(), absent_pause: None };
-        let site = site.clone();
+/// Starts the four watches of every scope.
+pub fn start(
+    tasks: &mut JoinSet<()>,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+    address: &ClusterAddress,
+    scopes: &[Scope],
+    inputs: &mpsc::Sender<Input<Grants>>,
+) {
+    for (number, scope) in (0..).zip(scopes) {
+        let watch = |kind| Watch {
+            kind,
+            number,
+            scope: scope.clone(),
+            inputs: inputs.clone(),
+            metrics: Some(metrics.clone()),
+            absent_pause: None,
+        };
+        let address = address.clone();
         tasks.spawn(watch(KINDS[0]).follow(
             api::<GuardedPolicy>(client, scope),
             Config::default(),
-            move |policy: GuardedPolicy| Some(self::policy(policy, &site)),
+            move |policy: GuardedPolicy| Some(look::policy(policy, &address)),
             Change::Policy,
         ));
         tasks.spawn(watch(KINDS[1]).follow(
@@ -68,18 +77,17 @@ pub fn start(client: &Client, site: &Arc<Site>, scopes: &[Scope], reports: &mpsc
         ));
         tasks.spawn(watch(KINDS[2]).follow(
             api::<PartialObjectMeta<Secret>>(client, scope),
-            Config::default().labels(&format!("{}={}", keys::ROLE, keys::TARGET_ROLE)),
-            |object| Some((version(&object.metadata), Target::read(&object.metadata)?)),
+            Config::default().labels(&format!("{}={}", names::ROLE, names::TARGET_ROLE)),
+            |object| Some((version(&object.metadata), Box::new(Target::read(&object.metadata)?))),
             Change::Target,
         ));
         tasks.spawn(watch(KINDS[3]).follow(
             api::<PartialObjectMeta<Secret>>(client, scope),
-            Config::default().fields(&format!("type={}", keys::ANCHOR_TYPE)),
-            |object| Some((version(&object.metadata), Anchor::read(&object.metadata)?)),
+            Config::default().fields(&format!("type={}", names::ANCHOR_TYPE)),
+            |object| Some((version(&object.metadata), Box::new(Anchor::read(&object.metadata)?))),
             Change::Anchor,
         ));
     }
-    tasks
 }
 
 fn api<K>(client: &Client, scope: &Scope) -> Api<K>
@@ -93,38 +101,30 @@ where
     }
 }
 
-/// Reads a policy as a watch or a GET delivers it, with its resourceVersion.
-#[must_use]
-pub fn policy(policy: GuardedPolicy, site: &Site) -> (u64, PolicyState) {
-    let at = version(policy.meta());
-    let (uid, generation) = (policy.uid().unwrap_or_default(), policy.meta().generation.unwrap_or_default());
-    let state = match policy.0 {
-        Ok(policy) => PolicyState::read(policy, site),
-        Err(invalid) => PolicyState::Unreadable { uid: uid.into(), generation, error: invalid.error },
-    };
-    (at, state)
-}
-
 /// One watch.
-pub struct Watch<C> {
-    /// What is watched, for messages.
+pub struct Watch<C: Controller> {
+    /// The kind of object, for messages.
     pub kind: &'static str,
-    /// Where.
+    /// Number of the scope.
+    pub number: u16,
+    /// The scope.
     pub scope: Scope,
-    /// Who wants to know.
-    pub reports: mpsc::Sender<Report<C>>,
+    /// The controller's task.
+    pub inputs: mpsc::Sender<Input<C>>,
+    /// Shows the health of the watch, unless its kind may be absent.
+    pub metrics: Option<Arc<Metrics>>,
     /// Pause after the answer that there is no such kind, or not for us; `None`: as after any other error.
     pub absent_pause: Option<Duration>,
 }
 
-impl<C> Watch<C> {
-    /// Follows for ever; ends only when nobody reads the reports any more.
+impl<C: Controller> Watch<C> {
+    /// Follows for ever; ends only when the controller's task has ended.
     pub async fn follow<K, V>(
         self,
         api: Api<K>,
         config: Config,
         read: impl Fn(K) -> Option<(u64, V)>,
-        change: fn(Event<V>) -> C,
+        change: fn(WatchEvent<V>) -> C::Change,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
@@ -133,37 +133,46 @@ impl<C> Watch<C> {
         loop {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
             while let Some(step) = stream.next().await {
+                let step = match step {
+                    Ok(step) => step,
+                    Err(error) => {
+                        self.tell_health(Some(self.failure(&error))).await;
+                        tokio::time::sleep(self.pause(&error, errors)).await;
+                        errors += 1;
+                        if errors % ERRORS_BEFORE_LIST == 0 {
+                            break;
+                        }
+                        continue;
+                    }
+                };
                 // Init comes before the API server is asked for a list.
-                let works = !matches!(step, Ok(watcher::Event::Init) | Err(_));
-                let (report, pause) = match step {
-                    Ok(step) => {
-                        (step_event(step, &read).map(|event| Report::Change(self.scope.clone(), change(event))), None)
-                    }
-                    Err(error) => (Some(self.failure(&error)), Some(self.pause(&error, errors))),
-                };
-                if errors > 0 && works {
-                    let healthy = Report::Health(self.scope.clone(), self.kind, None);
-                    if self.reports.send(healthy).await.is_err() {
-                        return;
-                    }
+                if errors > 0 && !matches!(step, watcher::Event::Init) {
+                    errors = 0;
+                    self.tell_health(None).await;
                 }
-                errors = match pause {
-                    Some(_) => errors + 1,
-                    None if works => 0,
-                    None => errors,
-                };
-                if let Some(report) = report
-                    && self.reports.send(report).await.is_err()
+                if let Some(event) = watch_event(step, &read)
+                    && !self.tell(Input::Change(self.number, change(event))).await
                 {
                     return;
                 }
-                let Some(pause) = pause else { continue };
-                tokio::time::sleep(pause).await;
-                if errors % ERRORS_BEFORE_LIST == 0 {
-                    break;
-                }
             }
         }
+    }
+
+    /// Whether anybody takes it in.
+    async fn tell(&self, input: Input<C>) -> bool {
+        if let Some(metrics) = &self.metrics {
+            metrics.watched(self.kind);
+        }
+        self.inputs.send(input).await.is_ok()
+    }
+
+    async fn tell_health(&self, failure: Option<Failure>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.watch_health(&self.scope, self.kind, failure.is_some());
+        }
+        // When nobody takes it in any more, the next step ends the watch.
+        let _ = self.inputs.send(Input::Health(self.number, self.kind, failure)).await;
     }
 
     fn pause(&self, error: &watcher::Error, errors: u32) -> Duration {
@@ -172,16 +181,18 @@ impl<C> Watch<C> {
         self.absent_pause.filter(|_| absent).unwrap_or(usual)
     }
 
-    fn failure(&self, error: &watcher::Error) -> Report<C> {
+    fn failure(&self, error: &watcher::Error) -> Failure {
         let place = self.scope.as_deref().unwrap_or("all namespaces");
         let what = format!("watch {} in {place}", self.kind);
-        let failure = api_error(error)
-            .map_or_else(|| Failure::unanswered(&what, &error.to_string()), |status| Failure::refused(&what, &status));
-        Report::Health(self.scope.clone(), self.kind, Some(failure))
+        let unanswered = || Failure::unanswered(&what, &error.to_string());
+        api_error(error).map_or_else(unanswered, |status| Failure::refused(&what, &status))
     }
 }
 
-fn step_event<K: Resource, V>(step: watcher::Event<K>, read: &impl Fn(K) -> Option<(u64, V)>) -> Option<Event<V>> {
+fn watch_event<K: Resource, V>(
+    step: watcher::Event<K>,
+    read: &impl Fn(K) -> Option<(u64, V)>,
+) -> Option<WatchEvent<V>> {
     let key = |object: &K| {
         Key::new(
             object.meta().namespace.as_deref().unwrap_or_default(),
@@ -189,19 +200,21 @@ fn step_event<K: Resource, V>(step: watcher::Event<K>, read: &impl Fn(K) -> Opti
         )
     };
     Some(match step {
-        watcher::Event::Init => Event::Listing,
+        watcher::Event::Init => WatchEvent::Listing,
         watcher::Event::InitApply(object) => {
             let key = key(&object);
             let (version, value) = read(object)?;
-            Event::Item(key, version, value)
+            WatchEvent::Item(key, version, value)
         }
-        watcher::Event::InitDone => Event::Listed,
+        watcher::Event::InitDone => WatchEvent::Listed,
         watcher::Event::Apply(object) => {
             let (key, at) = (key(&object), version(object.meta()));
             // What is not ours any more is to us as if it were deleted.
-            read(object).map_or(Event::Deleted(key.clone(), at), |(version, value)| Event::Applied(key, version, value))
+            read(object).map_or(WatchEvent::Deleted(key.clone(), at), |(version, value)| {
+                WatchEvent::Applied(key, version, value)
+            })
         }
-        watcher::Event::Delete(object) => Event::Deleted(key(&object), version(object.meta())),
+        watcher::Event::Delete(object) => WatchEvent::Deleted(key(&object), version(object.meta())),
     })
 }
 

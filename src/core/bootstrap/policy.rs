@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use kube::core::{Selector, SelectorExt as _};
+use kube::core::{DeserializeGuard, Resource as _, ResourceExt as _, Selector, SelectorExt as _};
 
-use super::token::Token;
-use crate::crd::bootstrap_token_policy::{BootstrapTokenPolicy, BootstrapTokenPolicyStatus, Mode};
+use super::token::BootstrapToken;
+use crate::{
+    api::bootstrap_token_policy::{BootstrapTokenPolicy, BootstrapTokenPolicyStatus, Mode},
+    core::meta,
+};
 
 /// The shortest cap: the schema says so, and a policy stored before it did cannot undercut it.
 const MIN_MAX_AGE: TimeDelta = TimeDelta::minutes(10);
 
 /// What it asks for.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct BootstrapPolicy {
     /// `metadata.uid`.
     pub uid: Box<str>,
     /// `metadata.generation`.
@@ -31,9 +34,9 @@ pub struct Policy {
 
 /// A policy as the watch delivers it.
 #[derive(Clone, Debug)]
-pub enum PolicyState {
+pub enum BootstrapPolicyState {
     /// It says what to do.
-    Readable(Arc<Policy>),
+    Readable(Arc<BootstrapPolicy>),
     /// It is stored but does not parse, and so does nothing.
     Unreadable {
         /// `metadata.uid`.
@@ -43,13 +46,13 @@ pub enum PolicyState {
     },
 }
 
-impl PolicyState {
+impl BootstrapPolicyState {
     /// Reads a policy; a selector that does not compile makes it unreadable.
     #[must_use]
     pub fn read(policy: BootstrapTokenPolicy) -> Self {
         let uid: Box<str> = policy.metadata.uid.clone().unwrap_or_default().into();
         match policy.spec.keep.clone().map(Selector::try_from).transpose() {
-            Ok(keep) => Self::Readable(Arc::new(Policy::read(policy, uid, keep))),
+            Ok(keep) => Self::Readable(Arc::new(BootstrapPolicy::read(policy, uid, keep))),
             Err(error) => Self::Unreadable { uid, error: format!("spec.keep: {error}") },
         }
     }
@@ -63,9 +66,23 @@ impl PolicyState {
         }
     }
 
+    /// Whether both ask for the same: they differ in nothing but their status.
+    #[must_use]
+    pub fn asks_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Readable(one), Self::Readable(two)) => {
+                (&one.uid, one.generation, one.enforces) == (&two.uid, two.generation, two.enforces)
+            }
+            (Self::Unreadable { uid, error }, Self::Unreadable { uid: other, error: as_well }) => {
+                (uid, error) == (other, as_well)
+            }
+            _ => false,
+        }
+    }
+
     /// The policy, if it can be read.
     #[must_use]
-    pub fn readable(&self) -> Option<&Policy> {
+    pub fn readable(&self) -> Option<&BootstrapPolicy> {
         match self {
             Self::Readable(policy) => Some(policy),
             Self::Unreadable { .. } => None,
@@ -73,7 +90,18 @@ impl PolicyState {
     }
 }
 
-impl Policy {
+/// Reads a policy as a watch delivers it, with its resourceVersion.
+#[must_use]
+pub fn policy(policy: DeserializeGuard<BootstrapTokenPolicy>) -> (u64, BootstrapPolicyState) {
+    let (at, uid) = (meta::version(policy.meta()), policy.uid().unwrap_or_default());
+    let state = match policy.0 {
+        Ok(policy) => BootstrapPolicyState::read(policy),
+        Err(invalid) => BootstrapPolicyState::Unreadable { uid: uid.into(), error: invalid.error },
+    };
+    (at, state)
+}
+
+impl BootstrapPolicy {
     fn read(policy: BootstrapTokenPolicy, uid: Box<str>, keep: Option<Selector>) -> Self {
         let BootstrapTokenPolicy { metadata, spec, status } = policy;
         Self {
@@ -89,7 +117,7 @@ impl Policy {
 
     /// Whether a token is exempt from the cap.
     #[must_use]
-    pub fn keeps(&self, token: &Token) -> bool {
+    pub fn keeps(&self, token: &BootstrapToken) -> bool {
         self.keep.as_ref().is_some_and(|keep| keep.matches(&token.labels))
     }
 }
@@ -100,12 +128,12 @@ pub(crate) mod tests {
     use crate::core::bootstrap::token::tests::token;
 
     /// A policy with this spec as JSON.
-    pub fn policy(spec: &str) -> Policy {
+    pub fn policy(spec: &str) -> BootstrapPolicy {
         let mut policy = BootstrapTokenPolicy::new("p", serde_json::from_str(spec).unwrap());
         policy.metadata.generation = Some(1);
-        match PolicyState::read(policy) {
-            PolicyState::Readable(policy) => Arc::unwrap_or_clone(policy),
-            PolicyState::Unreadable { error, .. } => panic!("{error}"),
+        match BootstrapPolicyState::read(policy) {
+            BootstrapPolicyState::Readable(policy) => Arc::unwrap_or_clone(policy),
+            BootstrapPolicyState::Unreadable { error, .. } => panic!("{error}"),
         }
     }
 

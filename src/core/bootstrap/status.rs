@@ -1,19 +1,14 @@
 //! From what is known of the bootstrap tokens to the status of a policy.
 
-use super::{Expiration, NAMESPACE, Verdict, Why, outlives, policy::Policy, token::Token, verdict};
+use super::{
+    Expiration, Expiry, NAMESPACE, Verdict, outlives, policy::BootstrapPolicy, token::BootstrapToken, verdict,
+};
 use crate::{
-    core::{
-        Time,
-        facts::text,
-        failure::{Failure, Reason},
-        redact,
-        status::Draft,
-        table::Key,
-    },
-    crd::{
-        bootstrap_token_policy::{BootstrapTokenPolicyStatus, Finding, TokenCounts},
+    api::{
+        bootstrap_token_policy::{BootstrapTokenPolicyStatus, TokenCounts, TokenFinding},
         duration::Duration,
     },
+    core::{Time, condition::Draft, failure::Failure, id::Key, meta::text, reason::FailureReason, redact},
 };
 
 /// Findings listed at most: a status must stay readable and small.
@@ -21,7 +16,7 @@ const MAX_FINDINGS: usize = 20;
 
 /// The policies as a whole, as each of them tells it.
 #[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
+pub struct BootstrapContext<'a> {
     /// Now.
     pub now: Time,
     /// How many policies there are.
@@ -36,10 +31,10 @@ pub struct Context<'a> {
 /// `before`.
 #[must_use]
 pub fn summarise<'a>(
-    policy: &Policy,
+    policy: &BootstrapPolicy,
     before: &BootstrapTokenPolicyStatus,
-    tokens: impl Iterator<Item = (&'a Key, &'a Token)>,
-    context: Context<'_>,
+    tokens: impl Iterator<Item = (Key, &'a BootstrapToken)>,
+    context: BootstrapContext<'_>,
 ) -> BootstrapTokenPolicyStatus {
     let mut counts = TokenCounts::default();
     let mut findings = Vec::new();
@@ -47,7 +42,7 @@ pub fn summarise<'a>(
         count(&mut counts, token.expiration, context.now);
         let found = problems(context.now, policy, token);
         counts.with_findings += i32::from(!found.is_empty());
-        findings.extend(found.into_iter().map(|(reason, message)| finding(key, reason, &message)));
+        findings.extend(found.into_iter().map(|(reason, message)| finding(&key, reason, &message)));
         // The first by name are shown; the counts go on.
         findings.truncate(MAX_FINDINGS);
     }
@@ -64,8 +59,8 @@ pub fn summarise<'a>(
 /// The status of a policy that does not parse.
 #[must_use]
 pub fn unreadable(error: &str, now: Time) -> BootstrapTokenPolicyStatus {
-    let failure = Failure::new(Reason::PolicyUnreadable, error);
-    let draft = |kind, status| Draft::new(kind, status, failure.reason.as_str(), &failure.message);
+    let failure = Failure::new(FailureReason::PolicyUnreadable, error);
+    let draft = |kind, status| Draft::new(kind, status, failure.reason.into_str(), &failure.message);
     let conditions = [draft("Ready", false), draft("Stalled", true)];
     BootstrapTokenPolicyStatus {
         conditions: conditions.into_iter().map(|draft| draft.since(&[], 0, now)).collect(),
@@ -78,18 +73,18 @@ fn count(counts: &mut TokenCounts, expiration: Expiration, now: Time) {
     let state = match verdict(now, expiration) {
         Verdict::Keep => &mut counts.never_expires,
         Verdict::KeepUntil(_) => &mut counts.valid,
-        Verdict::Delete(Why::Expired(_)) => &mut counts.expired,
-        Verdict::Delete(Why::Unparsable) => &mut counts.unparsable,
+        Verdict::Delete(Expiry::Expired(_)) => &mut counts.expired,
+        Verdict::Delete(Expiry::Unparsable) => &mut counts.unparsable,
     };
     *state += 1;
 }
 
-fn finding(key: &Key, reason: &str, message: &str) -> Finding {
-    Finding { secret: key.name.to_string(), reason: reason.into(), message: redact::message(message) }
+fn finding(key: &Key, reason: &str, message: &str) -> TokenFinding {
+    TokenFinding { secret: key.name.to_string(), reason: reason.into(), message: redact::message(message) }
 }
 
 /// Everything that is wrong with a token, in the words of the API and for people.
-fn problems(now: Time, policy: &Policy, token: &Token) -> Vec<(&'static str, String)> {
+fn problems(now: Time, policy: &BootstrapPolicy, token: &BootstrapToken) -> Vec<(&'static str, String)> {
     let mut found = Vec::from_iter(lifetime(now, policy, token));
     if token.immutable {
         for (_, message) in &mut found {
@@ -109,11 +104,11 @@ fn problems(now: Time, policy: &Policy, token: &Token) -> Vec<(&'static str, Str
     found
 }
 
-fn lifetime(now: Time, policy: &Policy, token: &Token) -> Option<(&'static str, String)> {
+fn lifetime(now: Time, policy: &BootstrapPolicy, token: &BootstrapToken) -> Option<(&'static str, String)> {
     let over = |age: &chrono::TimeDelta| outlives(now, token, *age) && !policy.keeps(token);
     match verdict(now, token.expiration) {
-        Verdict::Delete(why @ Why::Expired(_)) => Some(("Expired", format!("{why}; the token cleaner deletes it"))),
-        Verdict::Delete(why @ Why::Unparsable) => {
+        Verdict::Delete(why @ Expiry::Expired(_)) => Some(("Expired", format!("{why}; the token cleaner deletes it"))),
+        Verdict::Delete(why @ Expiry::Unparsable) => {
             Some(("Unparsable", format!("{why}; delete the Secret or correct it")))
         }
         Verdict::Keep => Some(("NeverExpires", "it has no expiration; whoever has it can join nodes for ever".into())),
@@ -124,7 +119,7 @@ fn lifetime(now: Time, policy: &Policy, token: &Token) -> Option<(&'static str, 
     }
 }
 
-fn groups(policy: &Policy, token: &Token) -> Option<String> {
+fn groups(policy: &BootstrapPolicy, token: &BootstrapToken) -> Option<String> {
     let allowed = policy.allowed_groups.as_ref()?;
     let group = token.groups.iter().find(|group| !allowed.iter().any(|allowed| **allowed == ***group))?;
     Some(format!("it gives the group {group}, which spec.allowedGroups does not name"))
@@ -132,19 +127,19 @@ fn groups(policy: &Policy, token: &Token) -> Option<String> {
 
 /// Nothing is known of the tokens until somebody acts.
 fn stalled(failure: &Failure) -> Draft {
-    Draft::new("Stalled", true, failure.reason.as_str(), &failure.message)
+    Draft::new("Stalled", true, failure.reason.into_str(), &failure.message)
 }
 
 fn ready(counts: &TokenCounts, failure: Option<&Failure>) -> Draft {
     if let Some(failure) = failure {
-        return Draft::new("Ready", false, failure.reason.as_str(), &failure.message);
+        return Draft::new("Ready", false, failure.reason.into_str(), &failure.message);
     }
     let message = format!("{} bootstrap tokens in {NAMESPACE}, {} with findings", counts.total, counts.with_findings);
     Draft::new("Ready", true, "Evaluated", &message)
 }
 
 /// Several policies are legal, but rarely meant.
-fn overlapping(context: Context<'_>) -> Option<Draft> {
+fn overlapping(context: BootstrapContext<'_>) -> Option<Draft> {
     let strictest = context.strictest.map_or_else(
         || "none of them enforces a maxAge".to_owned(),
         |(_, name)| format!("the smallest maxAge that applies to a token counts; the strictest is that of {name}"),
@@ -162,16 +157,21 @@ mod tests {
         Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    const ALONE: Context<'_> = Context { now: Time::UNIX_EPOCH, policies: 1, strictest: None, failure: None };
+    const ALONE: BootstrapContext<'_> =
+        BootstrapContext { now: Time::UNIX_EPOCH, policies: 1, strictest: None, failure: None };
 
-    fn status(spec: &str, tokens: &[(&str, Token)], context: Context<'_>) -> BootstrapTokenPolicyStatus {
-        let tokens: Vec<(Key, Token)> =
+    fn status(
+        spec: &str,
+        tokens: &[(&str, BootstrapToken)],
+        context: BootstrapContext<'_>,
+    ) -> BootstrapTokenPolicyStatus {
+        let tokens: Vec<(Key, BootstrapToken)> =
             tokens.iter().map(|(name, token)| (Key::new(NAMESPACE, *name), token.clone())).collect();
-        let context = Context { now: at(0), ..context };
+        let context = BootstrapContext { now: at(0), ..context };
         summarise(
             &policy(spec),
             &BootstrapTokenPolicyStatus::default(),
-            tokens.iter().map(|(key, token)| (key, token)),
+            tokens.iter().map(|(key, token)| (key.clone(), token)),
             context,
         )
     }
@@ -192,11 +192,11 @@ mod tests {
     fn finds_what_is_wrong() {
         let good = token("2027-01-15T09:00:00Z");
         let spec = r#"{"maxAge":"30m","allowedGroups":["system:bootstrappers:a"]}"#;
-        let odd = Token { well_named: false, unknown_usages: vec!["odd".into()], ..good.clone() };
-        let grouped = |group: &str| Token { groups: vec![group.into()], ..token("") };
+        let odd = BootstrapToken { well_named: false, unknown_usages: vec!["odd".into()], ..good.clone() };
+        let grouped = |group: &str| BootstrapToken { groups: vec![group.into()], ..token("") };
         assert_eq!(reasons(&status(spec, &[("a", good.clone())], ALONE)), ["BeyondMaxAge"]);
         assert_eq!(reasons(&status("{}", &[("a", good)], ALONE)), Vec::<&str>::new());
-        let immutable = status("{}", &[("a", Token { immutable: true, ..token("") })], ALONE);
+        let immutable = status("{}", &[("a", BootstrapToken { immutable: true, ..token("") })], ALONE);
         assert!(immutable.findings[0].message.ends_with("immutable: delete it"), "{immutable:?}");
         assert_eq!(reasons(&status("{}", &[("a", odd)], ALONE)), ["NameMismatch", "UnknownUsage"]);
         assert_eq!(reasons(&status(spec, &[("a", grouped("system:bootstrappers:a"))], ALONE)), ["NeverExpires"]);
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn lists_twenty_and_counts_all() {
-        let tokens: Vec<(&str, Token)> = (0..50).map(|_| ("a", token(""))).collect();
+        let tokens: Vec<(&str, BootstrapToken)> = (0..50).map(|_| ("a", token(""))).collect();
         let status = status("{}", &tokens, ALONE);
         assert_eq!((status.findings.len(), status.tokens.unwrap().with_findings), (20, 50));
     }
@@ -214,11 +214,11 @@ mod tests {
     #[test]
     fn several_policies_say_so_and_failures_show() {
         let day = chrono::TimeDelta::days(1);
-        let two = status("{}", &[], Context { policies: 2, strictest: Some((day, "b")), ..ALONE });
+        let two = status("{}", &[], BootstrapContext { policies: 2, strictest: Some((day, "b")), ..ALONE });
         let overlapping = two.conditions.iter().find(|condition| condition.type_ == "Overlapping").unwrap();
         assert!(overlapping.message.contains("that of b"), "{}", overlapping.message);
-        let failure = Failure::new(Reason::Forbidden, "no");
-        let failing = status("{}", &[], Context { failure: Some(&failure), ..ALONE });
+        let failure = Failure::new(FailureReason::Forbidden, "no");
+        let failing = status("{}", &[], BootstrapContext { failure: Some(&failure), ..ALONE });
         assert_eq!((&*failing.conditions[0].status, &*failing.conditions[0].reason), ("False", "Forbidden"));
     }
 }

@@ -26,19 +26,19 @@ pub struct BootstrapSecret {
     pub immutable: bool,
     /// The keys that decide.
     #[serde(default)]
-    pub data: Data,
+    pub data: BootstrapData,
 }
 
 /// The data of such a Secret, as far as it is read.
 #[derive(Clone, Debug, Default)]
-pub struct Data {
+pub struct BootstrapData {
     expiration: Vec<u8>,
     id: Vec<u8>,
     groups: Vec<u8>,
     usages: Vec<String>,
 }
 
-impl<'de> Deserialize<'de> for Data {
+impl<'de> Deserialize<'de> for BootstrapData {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Keys)
     }
@@ -48,14 +48,14 @@ impl<'de> Deserialize<'de> for Data {
 struct Keys;
 
 impl<'de> Visitor<'de> for Keys {
-    type Value = Data;
+    type Value = BootstrapData;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the data of a Secret")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Data, M::Error> {
-        let mut data = Data::default();
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<BootstrapData, M::Error> {
+        let mut data = BootstrapData::default();
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "expiration" => data.expiration = map.next_value::<ByteString>()?.0,
@@ -73,7 +73,7 @@ impl<'de> Visitor<'de> for Keys {
 
 /// A bootstrap token as far as decisions need it.
 #[derive(Clone, Debug)]
-pub struct Token {
+pub struct BootstrapToken {
     /// `metadata.uid`.
     pub uid: Box<str>,
     /// `metadata.resourceVersion`.
@@ -94,7 +94,7 @@ pub struct Token {
     pub unknown_usages: Vec<Box<str>>,
 }
 
-impl Token {
+impl BootstrapToken {
     /// Reads a Secret as the watch delivers it.
     #[must_use]
     pub fn read(secret: BootstrapSecret) -> Self {
@@ -135,21 +135,21 @@ pub(crate) mod tests {
 
     use super::*;
 
-    fn read(name: &str, data: &[(&str, &str)]) -> Token {
+    fn read(name: &str, data: &[(&str, &str)]) -> BootstrapToken {
         let data: BTreeMap<_, _> = data.iter().map(|(key, value)| (*key, ByteString((*value).into()))).collect();
         let secret = json!({"metadata": {"name": name, "uid": "u", "resourceVersion": "7"}, "data": data});
-        Token::read(serde_json::from_value(secret).unwrap())
+        BootstrapToken::read(serde_json::from_value(secret).unwrap())
     }
 
     /// A token with this raw expiration.
-    pub fn token(expiration: &str) -> Token {
+    pub fn token(expiration: &str) -> BootstrapToken {
         read("bootstrap-token-abc123", &[("token-id", "abc123"), ("expiration", expiration)])
     }
 
     #[test]
     fn a_secret_without_data_never_expires() {
         let secret = serde_json::from_value(json!({"metadata": {"name": "x"}})).unwrap();
-        assert_eq!(Token::read(secret).expiration, Expiration::Never);
+        assert_eq!(BootstrapToken::read(secret).expiration, Expiration::Never);
     }
 
     #[test]
@@ -161,7 +161,7 @@ pub(crate) mod tests {
         let planted =
             json!({"metadata": {}, "data": {"token-secret": "c2VjcmV0c2VjcmV0", "usage-bootstrap-x": "c2Vj"}});
         let planted: BootstrapSecret = serde_json::from_value(planted).unwrap();
-        assert!(!format!("{planted:?}{:?}", Token::read(planted.clone())).contains("c2Vj"));
+        assert!(!format!("{planted:?}{:?}", BootstrapToken::read(planted.clone())).contains("c2Vj"));
     }
 
     #[test]

@@ -6,10 +6,16 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::core::bootstrap;
+use crate::core::{
+    Time,
+    bootstrap::{
+        controller::{Bootstrap, Count},
+        event::BootstrapNews,
+    },
+};
 
 /// The series.
-pub struct Bootstrap {
+pub struct BootstrapMetrics {
     states: Family<StateLabel, Gauge>,
     deletions: Family<OutcomeLabel, Counter>,
     capped: Counter,
@@ -27,7 +33,7 @@ struct OutcomeLabel {
     outcome: &'static str,
 }
 
-impl Bootstrap {
+impl BootstrapMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let (states, deletions, signings) = (Family::default(), Family::default(), Family::default());
         let (capped, contested) = (Counter::default(), Gauge::default());
@@ -42,30 +48,29 @@ impl Bootstrap {
         Self { states, deletions, capped, signings, contested }
     }
 
-    /// Counts the outcome of a delete.
-    pub fn deletion(&self, outcome: &'static str) {
-        self.deletions.get_or_create(&OutcomeLabel { outcome }).inc();
-    }
-
-    /// Counts a pass of the signer.
-    pub fn signing(&self, outcome: &'static str) {
-        self.signings.get_or_create(&OutcomeLabel { outcome }).inc();
+    /// Counts the end of a call.
+    pub fn count(&self, count: Count) {
+        let (family, outcome) = match count {
+            Count::Deletion(outcome) => (&self.deletions, outcome),
+            Count::Signing(outcome) => (&self.signings, outcome),
+        };
+        family.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Counts what people are told and no call shows.
-    pub fn notice(&self, what: &bootstrap::notice::What) {
+    pub fn news(&self, what: &BootstrapNews) {
         match what {
-            bootstrap::notice::What::WouldDelete(_) => self.deletion("reported"),
-            bootstrap::notice::What::Capped(_) => drop(self.capped.inc()),
+            BootstrapNews::WouldDelete(_) => self.count(Count::Deletion("reported")),
+            BootstrapNews::Capped(_) => drop(self.capped.inc()),
             _ => {}
         }
     }
 
     /// Takes over what is a state and not a count.
-    pub fn refresh(&self, index: &bootstrap::index::Index, now: crate::core::Time) {
-        for (state, count) in index.states(now) {
+    pub fn refresh(&self, controller: &Bootstrap, now: Time) {
+        for (state, count) in controller.states(now) {
             self.states.get_or_create(&StateLabel { state }).set(count);
         }
-        self.contested.set(index.is_contested().into());
+        self.contested.set(controller.is_contested().into());
     }
 }

@@ -25,20 +25,20 @@ pub struct Calls(pub Family<CallLabels, Counter>);
 
 /// A client whose calls are counted.
 #[derive(Clone, Debug)]
-pub struct Counted<S> {
+pub struct CountedService<S> {
     inner: S,
     calls: Calls,
 }
 
 impl<S> Layer<S> for Calls {
-    type Service = Counted<S>;
+    type Service = CountedService<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, calls: self.clone() }
+    fn layer(&self, inner: S) -> CountedService<S> {
+        CountedService { inner, calls: self.clone() }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Counted<S>
+impl<S, B, R> Service<Request<B>> for CountedService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,

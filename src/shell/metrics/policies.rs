@@ -12,16 +12,16 @@ use prometheus_client::{
 };
 
 use crate::{
-    core::{facts, table::Key},
-    crd::token_policy::TokenPolicyStatus,
+    api::token_policy::TokenPolicyStatus,
+    core::{id::Key, meta},
 };
 
 /// The series of all policies, replaced as a whole.
 #[derive(Clone, Debug, Default)]
-pub struct Policies(Arc<Mutex<Vec<Row>>>);
+pub struct Policies(Arc<Mutex<Vec<PolicyRow>>>);
 
 #[derive(Debug)]
-struct Row {
+struct PolicyRow {
     namespace: String,
     policy: String,
     samples: Vec<Sample>,
@@ -45,8 +45,8 @@ const SERIES: [(&str, &str); 5] = [
 
 impl Policies {
     /// Takes over the statuses there are.
-    pub fn refresh<'a>(&self, statuses: impl Iterator<Item = (&'a Key, &'a TokenPolicyStatus)>) {
-        let row = |(key, status): (&Key, &TokenPolicyStatus)| Row {
+    pub fn refresh<'a>(&self, statuses: impl Iterator<Item = (Key, &'a TokenPolicyStatus)>) {
+        let row = |(key, status): (Key, &TokenPolicyStatus)| PolicyRow {
             namespace: key.namespace.to_string(),
             policy: key.name.to_string(),
             samples: samples(status),
@@ -64,7 +64,7 @@ fn samples(status: &TokenPolicyStatus) -> Vec<Sample> {
         .iter()
         .map(|condition| (1, Some(("type", condition.type_.clone())), i64::from(condition.status == "True")));
     let granted = status.granted_duration.and_then(|granted| i64::try_from(granted.as_secs()).ok());
-    let instant = |text: &Option<String>| text.as_deref().and_then(facts::time).map(|time| time.timestamp());
+    let instant = |text: &Option<String>| text.as_deref().and_then(meta::time).map(|time| time.timestamp());
     let times = [(2, granted), (3, instant(&status.earliest_expiration)), (4, instant(&status.next_rotation))];
     let times = times.into_iter().filter_map(|(series, value)| Some((series, None, value?)));
     let all = accounts.into_iter().chain(conditions).chain(times);

@@ -1,0 +1,362 @@
+//! `TokenPolicy`: which accounts get tokens, how long these live, and where they are written.
+
+#![expect(clippy::duplicated_attributes, reason = "each printcolumn has attributes of the same names")]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{duration::Duration, format::FormatOptions, schema};
+
+/// Keeps bound ServiceAccount tokens alive in Secrets: one Secret per selected account, rotated before
+/// its token expires.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[kube(
+    group = "tokenward.dev",
+    version = "v1alpha1",
+    kind = "TokenPolicy",
+    plural = "tokenpolicies",
+    shortname = "tp",
+    category = "tokenward",
+    namespaced,
+    status = "TokenPolicyStatus",
+    derive = "PartialEq",
+    doc = "Keeps bound ServiceAccount tokens alive in Secrets of its own namespace, and revokes them when it is deleted.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "Whether every selected account has a valid token"
+    ),
+    printcolumn(
+        name = "Accounts",
+        type_ = "string",
+        json_path = ".status.accounts.summary",
+        description = "Accounts with a valid token, of those selected"
+    ),
+    printcolumn(
+        name = "Expires",
+        type_ = "string",
+        json_path = ".status.earliestExpiration",
+        description = "When the first of the tokens expires"
+    ),
+    printcolumn(
+        name = "Next-Rotation",
+        type_ = "string",
+        json_path = ".status.nextRotation",
+        description = "When the next token is replaced"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since creation"
+    ),
+    printcolumn(
+        name = "Format",
+        type_ = "string",
+        json_path = ".spec.secret.format.type",
+        priority = 1,
+        description = "What the Secret holds"
+    ),
+    printcolumn(
+        name = "Granted",
+        type_ = "string",
+        json_path = ".status.grantedDuration",
+        priority = 1,
+        description = "Lifetime the API server granted"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1,
+        description = "Why the policy is ready or not"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.serviceAccounts.names) && size(self.serviceAccounts.names) == 1) || !has(self.secret) || !has(self.secret.name) || self.secret.name.contains('{serviceAccount}')")
+        .message("secret.name would give one Secret to several accounts; put {serviceAccount} into it"),
+    validation = Rule::new("!has(self.secret) || !has(self.secret.format) || !(self.secret.format.type in ['Kubeconfig', 'ArgoCDCluster', 'IstioRemoteSecret']) || !has(self.token) || !has(self.token.audiences) || size(self.token.audiences) == 0")
+        .message("this format talks to the API server, so token.audiences must be empty; remove the audiences or use format type Token"),
+    validation = Rule::new("(has(self.secret) && has(self.secret.format) && self.secret.format.type == 'DockerConfigJson') == (has(oldSelf.secret) && has(oldSelf.secret.format) && oldSelf.secret.format.type == 'DockerConfigJson') || (has(self.secret) && has(self.secret.name) ? self.secret.name : '{policy}-{serviceAccount}') != (has(oldSelf.secret) && has(oldSelf.secret.name) ? oldSelf.secret.name : '{policy}-{serviceAccount}')")
+        .message("the type of a Secret cannot change, and only DockerConfigJson has one of its own; choose another secret.name with the new format"),
+    validation = Rule::new("!has(self.token) || !has(self.token.binding) || self.token.binding == 'Anchor' || !has(self.rotation) || (!has(self.rotation.overlap) && !has(self.rotation.maxAge))")
+        .message("rotation.overlap and rotation.maxAge need tokens that are revoked one by one; use token.binding Anchor or remove them")
+)]
+pub struct TokenPolicySpec {
+    /// The accounts that get a token, always in the policy's own namespace. Set exactly one of names and selector.
+    pub service_accounts: ServiceAccounts,
+    /// What is asked of the API server.
+    #[serde(default)]
+    pub token: TokenOptions,
+    /// When a token is replaced, and how long the old one stays valid.
+    #[serde(default)]
+    pub rotation: Rotation,
+    /// The Secret that the consumer reads.
+    #[serde(default)]
+    pub secret: Secret,
+    /// Stops issuing new tokens; tokens that exist go on until they expire, and revoking still works.
+    #[serde(default)]
+    pub suspend: bool,
+    /// What happens to Secrets and tokens when the policy is deleted or stops selecting an account: Delete
+    /// removes and revokes them, Retain leaves them until they expire.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// Exactly one of `names` and `selector`.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[x_kube(
+    validation = Rule::new("has(self.names) != has(self.selector)")
+        .message("set exactly one of serviceAccounts.names and serviceAccounts.selector")
+)]
+pub struct ServiceAccounts {
+    /// Names of ServiceAccounts, 1 to 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
+    )]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
+    pub names: Option<Vec<String>>,
+    /// Labels of ServiceAccounts; {} selects every account of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))")
+            .message("operator must be In or NotIn with values, or Exists or DoesNotExist without")
+    )]
+    #[schemars(schema_with = "schema::selector")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// The TokenRequest.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct TokenOptions {
+    /// Whom the token is for; empty means the API server itself.
+    #[serde(default)]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 512)))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
+    pub audiences: Vec<String>,
+    /// Lifetime asked for, at least 10m. The server may grant less; the schedule follows what it granted.
+    #[serde(default = "default_duration")]
+    #[x_kube(
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('10m')")
+            .message("the API server issues no token for less than 10 minutes; ask for 10m or more")
+    )]
+    pub duration: Duration,
+    /// What a token lives and dies with: Anchor is an empty Secret of its own, so that each token can be revoked alone;
+    /// Target is the Secret that holds it; None is only its ServiceAccount.
+    #[serde(default)]
+    pub binding: Binding,
+}
+
+/// What a token is bound to.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
+pub enum Binding {
+    #[default]
+    Anchor,
+    Target,
+    None,
+}
+
+/// 24 hours.
+#[must_use]
+pub fn default_duration() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+
+impl Default for TokenOptions {
+    fn default() -> Self {
+        Self { audiences: Vec::new(), duration: default_duration(), binding: Binding::default() }
+    }
+}
+
+/// The schedule of replacements.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.maxAge) || has(self.overlap)")
+        .message("rotation.maxAge needs rotation.overlap: say how long the old token stays valid, at most 7 times maxAge"),
+    validation = Rule::new("!has(self.maxAge) || !has(self.overlap) || ![self.maxAge, self.overlap].all(d, d.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.overlap).getSeconds() <= 7 * duration(self.maxAge).getSeconds()")
+        .message("rotation.overlap must be at most 7 times rotation.maxAge, so that no more than 8 old tokens live at once")
+)]
+pub struct Rotation {
+    /// Renew when this share of the granted lifetime is left, 5 to 85 percent.
+    #[serde(default = "default_renew_before")]
+    #[schemars(range(min = 5, max = 85))]
+    pub renew_before_percentage: i32,
+    /// Renew at the latest this long after issue, at least 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("rotation.maxAge must be at least 1m")
+    )]
+    pub max_age: Option<Duration>,
+    /// How long the old token stays valid after its successor was published; by default until it expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Duration>,
+    /// When to renew rather than just in time: in the last of these windows that opens before a token is due. By
+    /// default at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub windows: Vec<Window>,
+}
+
+/// A span of time that begins again and again.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Window {
+    /// When it opens, as a CronJob's schedule: five fields, or @daily and the like.
+    #[schemars(
+        length(min = 6, max = 100),
+        regex(pattern = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^\s@=]+( +[^\s@=]+){4})$")
+    )]
+    pub schedule: String,
+    /// How long it stays open, at least 1m.
+    #[x_kube(
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("a window must be open for at least 1m")
+    )]
+    pub duration: Duration,
+    /// Name of the time zone of the schedule, as in Europe/Berlin; by default UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    pub time_zone: Option<String>,
+}
+
+fn default_renew_before() -> i32 {
+    20
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { renew_before_percentage: default_renew_before(), max_age: None, overlap: None, windows: Vec::new() }
+    }
+}
+
+/// The target Secret.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[x_kube(
+    validation = Rule::new(schema::ARGO_CD_KEYS)
+        .message("keys under argoproj.io make Argo CD act; choose other keys, or with format type ArgoCDCluster secret-type, auto-label-cluster-info, skip-reconcile or refresh of argocd.argoproj.io"),
+    validation = Rule::new(schema::ISTIO_KEYS)
+        .message("keys under istio and istio.io make Istio act; choose other keys, or format type IstioRemoteSecret")
+)]
+pub struct Secret {
+    /// Name of the Secret: literal text and the placeholders {policy} and {serviceAccount}.
+    #[serde(default = "default_name")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^([a-z0-9.-]|\{policy\}|\{serviceAccount\})+$"))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('bootstrap-token-') && !self.startsWith('sh.helm.release.')")
+            .message("Secrets named bootstrap-token-… and sh.helm.release.… belong to others; choose another secret.name")
+    )]
+    pub name: String,
+    /// Labels put on the Secret.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"}))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
+            .message("secret.labels must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
+        validation = Rule::new(schema::NO_FOREIGN_KEYS)
+            .message("labels under kubernetes.io, k8s.io, tokenward.dev and the like make controllers act; choose other keys")
+    )]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations put on the Secret.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    #[x_kube(
+        validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
+            .message("secret.annotations must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
+        validation = Rule::new(schema::NO_FOREIGN_KEYS)
+            .message("annotations under kubernetes.io, k8s.io, tokenward.dev and the like make controllers act; choose other keys")
+    )]
+    pub annotations: BTreeMap<String, String>,
+    /// What the Secret holds.
+    #[serde(default)]
+    pub format: FormatOptions,
+}
+
+fn default_name() -> String {
+    "{policy}-{serviceAccount}".to_owned()
+}
+
+impl Default for Secret {
+    fn default() -> Self {
+        Self {
+            name: default_name(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            format: FormatOptions::default(),
+        }
+    }
+}
+
+/// What happens to Secrets and tokens at the end.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
+pub enum DeletionPolicy {
+    #[default]
+    Delete,
+    Retain,
+}
+
+/// What the operator last saw and did.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenPolicyStatus {
+    /// The generation of the spec that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling, Stalled, Suspended, LifetimeShortened, WindowsUnsatisfiable, RevocationUnsupported,
+    /// RevocationFailing, SigningKeysRotating, InternalServer and ClockSkew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// Counts of accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<AccountCounts>,
+    /// Lifetime that the API server granted, the shortest where they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted_duration: Option<Duration>,
+    /// When the first of the published tokens expires (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earliest_expiration: Option<String>,
+    /// When the next of the published tokens is replaced (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_rotation: Option<String>,
+    /// Accounts without a valid token or with failing renewals, at most 20, closest to expiry first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<AccountFailure>,
+}
+
+/// How many accounts are in which state.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct AccountCounts {
+    /// Accounts the policy selects or names.
+    pub selected: i32,
+    /// Accounts with a published, valid token of the current generation.
+    pub ready: i32,
+    /// Accounts whose last attempt failed.
+    pub failing: i32,
+    /// Ready of selected, as in 3/3.
+    pub summary: String,
+}
+
+/// Why one account has no fresh token.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountFailure {
+    /// Name of the account.
+    pub service_account: String,
+    /// One word for the cause, from a documented list.
+    pub reason: String,
+    /// What to do, for people.
+    pub message: String,
+    /// When this cause was first seen (RFC 3339).
+    pub since: String,
+}

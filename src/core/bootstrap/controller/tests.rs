@@ -1,0 +1,242 @@
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+
+use super::*;
+use crate::core::{
+    bootstrap::{policy::tests::policy, token::tests::token},
+    request::Refusal,
+};
+
+const NINE: &str = "2027-01-15T09:00:00Z";
+
+fn at(seconds: i64) -> Time {
+    Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+}
+
+fn key(name: &str) -> Key {
+    Key::new(NAMESPACE, name)
+}
+
+fn controller(cleaner: Cleaner) -> Bootstrap {
+    Bootstrap::new(cleaner, false, 7)
+}
+
+fn seen(controller: &mut Bootstrap, name: &str, version: u64, expiration: &str, now: Time) {
+    let token = BootstrapToken { resource_version: version.to_string().into(), ..token(expiration) };
+    controller.observe(0, BootstrapChange::Token(WatchEvent::Applied(key(name), version, token)), now);
+}
+
+fn list(controller: &mut Bootstrap, now: Time) {
+    controller.observe(0, BootstrapChange::Token(WatchEvent::Listing), now);
+    controller.observe(0, BootstrapChange::Token(WatchEvent::Listed), now);
+}
+
+fn next(controller: &mut Bootstrap, now: Time) -> Option<(u32, Request)> {
+    controller.take(&mut 1000, now)
+}
+
+/// The next call, if it is a DELETE; with the Secret's name and preconditions.
+fn deletion(controller: &mut Bootstrap, now: Time) -> Option<(u32, String, serde_json::Value)> {
+    let (ticket, request) = next(controller, now).filter(|(_, request)| request.verb == Verb::Delete)?;
+    let body: serde_json::Value = serde_json::from_str(request.body.expose_secret()).unwrap();
+    Some((ticket, request.path.rsplit('/').next().unwrap().to_owned(), body["preconditions"].clone()))
+}
+
+fn done(controller: &mut Bootstrap, ticket: u32, now: Time) {
+    controller.answered(ticket, Ok("{}".into()), now);
+}
+
+fn refuse(controller: &mut Bootstrap, ticket: u32, code: u16, reason: FailureReason, now: Time) {
+    let failure = Failure::new(reason, "no");
+    controller.answered(ticket, Err(Box::new(Refusal { code: Some(code), object: None, failure })), now);
+}
+
+fn failing(events: &[BootstrapEvent]) -> usize {
+    events.iter().filter(|event| matches!(event.what, BootstrapNews::Failing(_))).count()
+}
+
+#[test]
+fn a_token_is_deleted_at_its_end_and_not_before() {
+    let mut controller = controller(Cleaner::Enforce);
+    seen(&mut controller, "a", 1, NINE, at(0));
+    assert!(next(&mut controller, at(3599)).is_none());
+    assert_eq!(controller.next_wake(true, 0, at(3599)), Some(at(3600)));
+    let (ticket, name, preconditions) = deletion(&mut controller, at(3600)).unwrap();
+    assert_eq!((name.as_str(), preconditions), ("a", json!({"uid": "u", "resourceVersion": "1"})));
+    assert!(next(&mut controller, at(3600)).is_none(), "one call at a time");
+    done(&mut controller, ticket, at(3600));
+    assert!(matches!(controller.news()[..], [BootstrapEvent { what: BootstrapNews::Deleted(_), .. }]));
+    assert_eq!(controller.counts(), [Count::Deletion("deleted")]);
+    assert!(next(&mut controller, at(9999)).is_none() && controller.tokens.len() == 0);
+}
+
+#[test]
+fn an_edit_while_scheduled_counts() {
+    let mut controller = controller(Cleaner::Enforce);
+    seen(&mut controller, "a", 1, NINE, at(0));
+    assert!(next(&mut controller, at(0)).is_none());
+    seen(&mut controller, "a", 2, "2027-01-15T10:00:00Z", at(10));
+    assert!(next(&mut controller, at(3601)).is_none());
+    seen(&mut controller, "a", 3, "2027-01-15T08:30:00Z", at(3602));
+    assert!(deletion(&mut controller, at(3602)).is_some());
+}
+
+#[test]
+fn failed_deletes_are_tried_again_for_ever() {
+    let mut controller = controller(Cleaner::Enforce);
+    seen(&mut controller, "a", 1, "x", at(0));
+    let mut now = at(0);
+    for n in 1..100 {
+        let (ticket, ..) = deletion(&mut controller, now).unwrap_or_else(|| panic!("try {n}"));
+        refuse(&mut controller, ticket, 503, FailureReason::ApiUnavailable, now);
+        assert!(next(&mut controller, now).is_none());
+        now += quick_retry(n, LONGEST_PAUSE);
+    }
+    assert_eq!(failing(&controller.news()), 1, "one reason is told once");
+}
+
+#[test]
+fn retry_after_is_obeyed() {
+    let mut controller = controller(Cleaner::Enforce);
+    seen(&mut controller, "a", 1, "x", at(0));
+    let (ticket, ..) = deletion(&mut controller, at(0)).unwrap();
+    let failure =
+        Failure { retry_after: Some(TimeDelta::seconds(20)), ..Failure::new(FailureReason::ApiUnavailable, "no") };
+    controller.answered(ticket, Err(failure.into()), at(0));
+    assert!(deletion(&mut controller, at(19)).is_none() && deletion(&mut controller, at(20)).is_some());
+}
+
+#[test]
+fn one_that_works_does_not_end_the_failure_of_another() {
+    let mut controller = controller(Cleaner::Enforce);
+    let fail = |controller: &mut Bootstrap, now| {
+        let (ticket, ..) = deletion(controller, now).unwrap();
+        refuse(controller, ticket, 403, FailureReason::Forbidden, now);
+    };
+    seen(&mut controller, "a", 1, "x", at(0));
+    fail(&mut controller, at(0));
+    seen(&mut controller, "b", 2, "x", at(0));
+    let (other, name, _) = deletion(&mut controller, at(0)).unwrap();
+    assert_eq!(name, "b");
+    done(&mut controller, other, at(0));
+    fail(&mut controller, at(10));
+    assert_eq!((failing(&controller.news()), controller.failures.len()), (1, 1));
+    controller.observe(0, BootstrapChange::Token(WatchEvent::Deleted(key("a"), 9)), at(11));
+    assert_eq!(controller.failures.len(), 0, "what is gone does not fail");
+}
+
+#[test]
+fn a_clock_that_goes_back_delays_no_retry() {
+    let mut controller = controller(Cleaner::Enforce);
+    seen(&mut controller, "a", 1, "x", at(0));
+    let (ticket, ..) = deletion(&mut controller, at(0)).unwrap();
+    refuse(&mut controller, ticket, 503, FailureReason::ApiUnavailable, at(0));
+    assert!(deletion(&mut controller, at(-86_400)).is_some());
+}
+
+/// A list with this Secret, expiring at nine.
+fn found(name: &str, version: u64) -> secrecy::SecretString {
+    let metadata = json!({"name": name, "uid": "u", "resourceVersion": version.to_string()});
+    json!({"metadata": {}, "items": [{"metadata": metadata, "data": {"expiration": STANDARD.encode(NINE)}}]})
+        .to_string()
+        .into()
+}
+
+#[test]
+fn a_conflict_is_looked_at_and_decided_again() {
+    let mut controller = controller(Cleaner::Enforce);
+    seen(&mut controller, "a", 1, "x", at(0));
+    let (stale, ..) = deletion(&mut controller, at(0)).unwrap();
+    refuse(&mut controller, stale, 409, FailureReason::Conflict, at(0));
+    let (look, request) = next(&mut controller, at(0)).unwrap();
+    assert!(request.verb == Verb::Get && request.path.ends_with("metadata.name%3Da"), "{}", request.path);
+    controller.answered(look, Ok(found("a", 2)), at(0));
+    assert!(next(&mut controller, at(100)).is_none());
+    assert_eq!(deletion(&mut controller, at(3600)).unwrap().2["resourceVersion"], "2");
+}
+
+#[test]
+fn a_new_object_of_the_same_name_is_not_taken_for_the_deleted_one() {
+    let mut controller = controller(Cleaner::Enforce);
+    seen(&mut controller, "a", 1, "x", at(0));
+    let (old, ..) = deletion(&mut controller, at(0)).unwrap();
+    let new = BootstrapToken { uid: "new".into(), ..token("y") };
+    controller.observe(0, BootstrapChange::Token(WatchEvent::Applied(key("a"), 2, new)), at(0));
+    done(&mut controller, old, at(0));
+    assert_eq!(deletion(&mut controller, at(0)).unwrap().2["uid"], "new");
+}
+
+#[test]
+fn a_deletion_that_the_watch_missed_is_found_by_the_next_list() {
+    let mut controller = Bootstrap::new(Cleaner::Enforce, true, 7);
+    let pass = |controller: &mut Bootstrap, now| {
+        let (ticket, request) = next(controller, now).expect("a pass of the signer");
+        assert!(request.path.ends_with("/configmaps/cluster-info"), "{}", request.path);
+        refuse(controller, ticket, 409, FailureReason::Conflict, now);
+    };
+    seen(&mut controller, "a", 1, NINE, at(0));
+    pass(&mut controller, at(0));
+    list(&mut controller, at(100));
+    pass(&mut controller, at(100));
+    assert!(deletion(&mut controller, at(3600)).is_none());
+}
+
+#[test]
+fn report_tells_once_per_secret() {
+    let mut controller = controller(Cleaner::Report);
+    for version in 1..5 {
+        seen(&mut controller, "a", version, "x", at(0));
+        assert!(next(&mut controller, at(0)).is_none());
+    }
+    let events = controller.news();
+    assert!(matches!(events[..], [BootstrapEvent { what: BootstrapNews::WouldDelete(Expiry::Unparsable), .. }]));
+}
+
+fn add_policy(controller: &mut Bootstrap, name: &str, spec: &str) {
+    let state = BootstrapPolicyState::Readable(Arc::new(policy(spec)));
+    for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("", name), 1, state), WatchEvent::Listed] {
+        controller.observe(0, BootstrapChange::Policy(event), at(0));
+    }
+    list(controller, at(0));
+}
+
+#[test]
+fn a_cap_is_written_once_and_the_token_ends_by_it() {
+    let mut controller = controller(Cleaner::Enforce);
+    add_policy(&mut controller, "p", r#"{"mode":"Enforce","maxAge":"1h"}"#);
+    seen(&mut controller, "a", 1, "", at(0));
+    let (ticket, request) = next(&mut controller, at(0)).unwrap();
+    let body: serde_json::Value = serde_json::from_str(request.body.expose_secret()).unwrap();
+    assert_eq!((request.verb, &body["data"]["expiration"]), (Verb::MergePatch, &json!(STANDARD.encode(NINE))));
+    controller.answered(ticket, Ok(json!({"metadata": {"resourceVersion": "2"}}).to_string().into()), at(0));
+    assert!(next(&mut controller, at(3599)).is_none());
+    assert!(deletion(&mut controller, at(3600)).is_some());
+}
+
+#[test]
+fn statuses_are_written_when_they_differ() {
+    let mut controller = controller(Cleaner::Report);
+    add_policy(&mut controller, "p", "{}");
+    seen(&mut controller, "a", 1, NINE, at(0));
+    assert!(next(&mut controller, at(0)).is_none());
+    let mut status = |version: u64, now| {
+        seen(&mut controller, "a", version, NINE, now);
+        assert!(next(&mut controller, now).is_none());
+        let (ticket, request) = controller.take_status(8, now)?;
+        done(&mut controller, ticket, now);
+        let body: serde_json::Value = serde_json::from_str(request.body.expose_secret()).unwrap();
+        Some(body["status"]["tokens"]["expired"].clone())
+    };
+    assert_eq!(status(1, at(1)), Some(json!(0)));
+    assert_eq!(status(2, at(4)), None, "nothing that a status shows");
+    assert_eq!(status(3, at(3602)), Some(json!(1)));
+}
+
+#[test]
+fn without_cleaner_policy_and_signer_no_token_is_watched() {
+    let mut controller = controller(Cleaner::Off);
+    assert!(!controller.needs_tokens());
+    add_policy(&mut controller, "p", "{}");
+    assert!(controller.needs_tokens());
+}

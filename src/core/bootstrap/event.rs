@@ -1,0 +1,105 @@
+//! Events of bootstrap tokens.
+
+use super::{Cap, Expiry};
+use crate::core::{failure::Failure, id::Key, meta::text};
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub struct BootstrapEvent {
+    /// The Secret, or the ConfigMap that is signed.
+    pub object: Key,
+    /// Its UID, for the event's reference.
+    pub uid: Box<str>,
+    /// What.
+    pub what: BootstrapNews,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum BootstrapNews {
+    /// It was deleted.
+    Deleted(Expiry),
+    /// It would have been deleted.
+    WouldDelete(Expiry),
+    /// It got an earlier end.
+    Capped(Cap),
+    /// It cannot be deleted, capped or signed.
+    Failing(Failure),
+    /// Somebody else keeps changing the signatures; these are the field managers.
+    Contested(Vec<String>),
+    /// Signing goes on.
+    Uncontested,
+}
+
+impl BootstrapNews {
+    /// The event's reason.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Deleted(_) => "BootstrapTokenDeleted",
+            Self::WouldDelete(_) => "BootstrapTokenExpired",
+            Self::Capped(_) => "BootstrapTokenCapped",
+            Self::Failing(failure) => failure.reason.into_str(),
+            Self::Contested(_) => "SignaturesContested",
+            Self::Uncontested => "Recovered",
+        }
+    }
+
+    /// The event's action.
+    #[must_use]
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Self::Deleted(_) | Self::WouldDelete(_) => "Delete",
+            Self::Capped(_) | Self::Failing(_) => "Cap",
+            Self::Contested(_) | Self::Uncontested => "Sign",
+        }
+    }
+
+    /// The kind of object that it happened to.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Contested(_) | Self::Uncontested => "ConfigMap",
+            Self::Deleted(_) | Self::WouldDelete(_) | Self::Capped(_) | Self::Failing(_) => "Secret",
+        }
+    }
+
+    /// Whether it is worth an event. Failures are logged and counted only: they do not belong to a single Secret.
+    #[must_use]
+    pub const fn is_news(&self) -> bool {
+        !matches!(self, Self::Failing(_))
+    }
+
+    /// Whether somebody should look.
+    #[must_use]
+    pub const fn is_warning(&self) -> bool {
+        matches!(self, Self::WouldDelete(_) | Self::Failing(_) | Self::Contested(_))
+    }
+}
+
+impl BootstrapEvent {
+    /// The text for people.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let name = &self.object.name;
+        match &self.what {
+            BootstrapNews::Deleted(why) => format!("bootstrap token {name} deleted: {why}"),
+            BootstrapNews::WouldDelete(why) => {
+                format!("bootstrap token {name} would be deleted: {why}; --bootstrap-token-cleaner=enforce deletes it")
+            }
+            BootstrapNews::Capped(Cap { until, policy }) => {
+                format!(
+                    "bootstrap token {name} now expires at {}, by maxAge of BootstrapTokenPolicy {policy}",
+                    text(*until)
+                )
+            }
+            BootstrapNews::Failing(failure) => failure.message.clone(),
+            BootstrapNews::Contested(managers) => format!(
+                "the signatures were changed again and again by {}; signing stops until they are left alone for 10 \
+                 minutes: run one signer, or start the operator without --bootstrap-signer",
+                if managers.is_empty() { "somebody else".to_owned() } else { managers.join(", ") }
+            ),
+            BootstrapNews::Uncontested => "the signatures are left alone; signing goes on".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What the API server signs with and how it calls itself, as it publishes both, and the tokens signed so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use crate::core::{Time, id::Secs, reason::IssueReason};
+
+/// A key or issuer that was published is gone when so many polls in a row lack it: sets flicker, as several API
+/// servers answer and each changes in its own time.
+const POLLS: u32 = 3;
+/// Keys and issuers that are remembered of each: an API server publishes a few at a time.
+const REMEMBERED: usize = 64;
+
+/// Key and issuer of a token.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Signer {
+    /// `kid`.
+    pub key_id: Box<str>,
+    /// `iss`.
+    pub issuer: Box<str>,
+}
+
+/// Keys and issuers, published and in use.
+#[derive(Debug, Default)]
+pub struct TokenKeys {
+    keys: Published,
+    issuers: Published,
+    /// Every signer that a target names, once.
+    pool: HashSet<Arc<Signer>>,
+    /// How many published tokens each key has signed.
+    tokens: BTreeMap<Box<str>, usize>,
+    /// When the youngest token that this process was given was issued, and by whom.
+    minted: Option<(Secs, Arc<Signer>)>,
+}
+
+/// One kind of value, poll by poll.
+#[derive(Debug, Default)]
+struct Published(HashMap<Box<str>, Sight>);
+
+#[derive(Debug)]
+struct Sight {
+    last: Time,
+    missing: u32,
+}
+
+impl Published {
+    /// Takes one answer in, and returns whether a value is gone by it. An empty set says nothing.
+    fn observe(&mut self, values: &BTreeSet<String>, now: Time) -> bool {
+        if values.is_empty() {
+            return false;
+        }
+        for (value, sight) in &mut self.0 {
+            sight.missing = if values.contains(&**value) { 0 } else { sight.missing.saturating_add(1) };
+        }
+        self.0.extend(values.iter().map(|value| (value.as_str().into(), Sight { last: now, missing: 0 })));
+        while self.0.len() > REMEMBERED.max(values.len())
+            && let Some(oldest) = self.0.iter().max_by_key(|(_, sight)| sight.missing).map(|(value, _)| value.clone())
+        {
+            self.0.remove(&oldest);
+        }
+        self.0.values().any(|sight| sight.missing == POLLS)
+    }
+
+    /// Whether a value has gone since `issued`. A key counts as gone only if it was seen published after the token was
+    /// issued: the set may lack the newest key.
+    fn has_gone(&self, value: &str, issued: Secs) -> bool {
+        self.0.get(value).is_some_and(|sight| sight.missing >= POLLS && sight.last >= issued.time())
+    }
+}
+
+impl TokenKeys {
+    /// Takes the answers of one poll in, `None` for one that failed, and returns whether a key or issuer is gone by it.
+    pub fn observe(&mut self, keys: Option<&BTreeSet<String>>, issuer: Option<&str>, now: Time) -> bool {
+        let keys_gone = keys.is_some_and(|keys| self.keys.observe(keys, now));
+        let issuer: BTreeSet<String> = issuer.into_iter().filter(|issuer| !issuer.is_empty()).map(Into::into).collect();
+        let issuer_gone = self.issuers.observe(&issuer, now);
+        keys_gone || issuer_gone
+    }
+
+    /// Why a token does not authenticate any more, if its key or its issuer is gone.
+    #[must_use]
+    pub fn gone(&self, signer: &Signer, issued: Secs) -> Option<IssueReason> {
+        if self.keys.has_gone(&signer.key_id, issued) {
+            return Some(IssueReason::SigningKeyGone);
+        }
+        self.issuers.has_gone(&signer.issuer, issued).then_some(IssueReason::IssuerChanged)
+    }
+
+    /// The one copy of this signer.
+    pub fn share(&mut self, signer: Arc<Signer>) -> Arc<Signer> {
+        if let Some(known) = self.pool.get(&signer) {
+            return known.clone();
+        }
+        self.pool.insert(signer.clone());
+        signer
+    }
+
+    /// Lets a target's signer go; the last one takes the copy along.
+    pub fn release(&mut self, signer: &Arc<Signer>) {
+        // One in the pool, one here.
+        if Arc::strong_count(signer) <= 2 {
+            self.pool.remove(signer);
+        }
+    }
+
+    /// Every signer that is held.
+    #[cfg(test)]
+    pub fn signers(&self) -> impl Iterator<Item = &Signer> {
+        self.pool.iter().map(|signer| &**signer)
+    }
+
+    /// Counts a published token of a grant.
+    pub fn count(&mut self, signer: &Signer) {
+        *self.tokens.entry(signer.key_id.clone()).or_default() += 1;
+    }
+
+    /// Ends what [`TokenKeys::count`] began.
+    pub fn uncount(&mut self, signer: &Signer) {
+        if let Some(count) = self.tokens.get_mut(&signer.key_id) {
+            *count -= 1;
+            if *count == 0 {
+                self.tokens.remove(&signer.key_id);
+            }
+        }
+    }
+
+    /// A token was issued to this process; whether another signer is in use by that. Only such a token is proof: anybody
+    /// can write annotations.
+    pub fn minted(&mut self, issued: Secs, signer: Signer) -> bool {
+        if self.minted.as_ref().is_some_and(|(known, _)| *known > issued) {
+            return false;
+        }
+        let changed = self.minted.as_ref().is_none_or(|(_, known)| **known != signer);
+        self.minted = Some((issued, self.share(Arc::new(signer))));
+        changed
+    }
+
+    /// The signer of the youngest token that this process was given.
+    #[must_use]
+    pub fn in_use(&self) -> Option<&Arc<Signer>> {
+        self.minted.as_ref().map(|(_, signer)| signer)
+    }
+
+    /// How many published tokens each key has signed.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.tokens.iter().map(|(key, count)| (&**key, *count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Time {
+        Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn signer(key: &str, issuer: &str) -> Signer {
+        Signer { key_id: key.into(), issuer: issuer.into() }
+    }
+
+    fn gone(keys: &TokenKeys, key: &str, issuer: &str, issued: i64) -> Option<IssueReason> {
+        keys.gone(&signer(key, issuer), Secs::of(at(issued)))
+    }
+
+    /// One poll a minute, the first at 0; each is the set of keys as words, or "?" for an answer that is none.
+    fn polled(polls: &[&str]) -> TokenKeys {
+        let mut token_keys = TokenKeys::default();
+        for (n, poll) in (0..).zip(polls) {
+            let keys: BTreeSet<String> = poll.split_whitespace().map(Into::into).collect();
+            token_keys.observe(Some(&keys).filter(|_| *poll != "?"), Some("i"), at(n * 60));
+        }
+        token_keys
+    }
+
+    #[test]
+    fn a_key_is_gone_after_three_polls_without_it() {
+        for (polls, expected, why) in [
+            (&["a", "a b", "a b", "a b", "a b"][..], false, "kept beside the new one"),
+            (&["a", "b", "b"], false, "two polls are a flicker"),
+            (&["a", "b", "b", "b"], true, "dropped"),
+            (&["a", "b", "b", "a", "b", "b"], false, "it flickers"),
+            (&["a", "b", "?", "b", "?", "b"], true, "errors say nothing, and do not undo what was seen"),
+            (&["a", "?", "?", "?", "?"], false, "errors alone prove nothing"),
+            (&["a", "", "", "", ""], false, "an empty set proves nothing"),
+            (&["b", "b", "b", "b", "b"], false, "the set lacks the newest key"),
+            (&["?", "b", "b", "b"], false, "never seen since the start"),
+            (&["a", "b", "b", "b", "a"], false, "it is back"),
+        ] {
+            assert_eq!(gone(&polled(polls), "a", "i", -10).is_some(), expected, "{why}: {polls:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_younger_than_the_last_sight_of_its_key_is_left_alone() {
+        let keys = polled(&["a", "b", "b", "b"]);
+        assert_eq!(gone(&keys, "a", "i", 0), Some(IssueReason::SigningKeyGone));
+        assert_eq!(gone(&keys, "a", "i", 90), None, "issued again once for this change");
+    }
+
+    #[test]
+    fn an_issuer_changes_like_a_key() {
+        let mut token_keys = TokenKeys::default();
+        let keys = BTreeSet::from(["a".to_owned()]);
+        let changes: Vec<bool> = [Some("old"), Some("new"), None, Some("new"), Some(""), Some("new")]
+            .into_iter()
+            .zip(0..)
+            .map(|(issuer, n)| token_keys.observe(Some(&keys), issuer, at(n * 60)))
+            .collect();
+        assert_eq!(changes, [false, false, false, false, false, true]);
+        assert_eq!(gone(&token_keys, "a", "old", -5), Some(IssueReason::IssuerChanged));
+        assert_eq!(gone(&token_keys, "a", "new", 100), None);
+    }
+
+    #[test]
+    fn the_youngest_token_that_was_issued_here_tells_which_key_is_in_use() {
+        let mut keys = TokenKeys::default();
+        let second = |n| Secs::of(at(n));
+        assert!(keys.minted(second(0), signer("a", "i")) && !keys.minted(second(1), signer("a", "i")));
+        assert!(keys.minted(second(60), signer("b", "i")), "another key is in use");
+        assert!(!keys.minted(second(30), signer("a", "i")), "an older answer that came late");
+        assert_eq!(keys.in_use().map(|signer| &*signer.key_id), Some("b"));
+    }
+
+    #[test]
+    fn what_nobody_names_any_more_is_forgotten() {
+        let mut keys = TokenKeys::default();
+        for n in 0..10_000 {
+            let signer = keys.share(Arc::new(signer(&format!("k{n}"), "i")));
+            keys.count(&signer);
+            keys.uncount(&signer);
+            keys.release(&signer);
+            keys.observe(Some(&BTreeSet::from([n.to_string()])), None, at(n));
+        }
+        assert_eq!((keys.pool.len(), keys.tokens().count(), keys.keys.0.len()), (0, 0, REMEMBERED));
+    }
+}

@@ -1,0 +1,73 @@
+//! Formats: the shape in which a consumer reads a token. Each has a file of its own; [`of`] is the only place that knows
+//! them all.
+
+mod argo_cd;
+mod docker_config;
+mod istio;
+mod kubeconfig;
+pub mod read_back;
+mod token;
+
+use std::collections::BTreeMap;
+
+use secrecy::{SecretSlice, SecretString};
+
+use super::{address::ClusterAddress, id::GrantKey};
+use crate::api::format::{FormatOptions, FormatType};
+
+/// The data of a Secret, before base64.
+pub type Data = BTreeMap<String, SecretSlice<u8>>;
+
+/// A token, and whom it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Material<'a> {
+    /// Policy and account.
+    pub key: &'a GrantKey,
+    /// The token.
+    pub token: &'a SecretString,
+}
+
+/// One shape.
+pub trait Format {
+    /// The keys of the Secret that it writes.
+    fn keys(&self) -> Vec<&str>;
+    /// The data of the Secret.
+    fn data(&self, material: &Material<'_>, address: &ClusterAddress) -> Data;
+    /// The data that its type demands while there is no token.
+    fn empty(&self) -> Data {
+        Data::new()
+    }
+    /// The type of the Secret.
+    fn secret_type(&self) -> &'static str {
+        "Opaque"
+    }
+    /// The label that its consumer finds the Secret by.
+    fn label(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+    /// The annotation that its consumer reads.
+    fn annotation(&self) -> Option<(String, String)> {
+        None
+    }
+    /// The URL of the API server that the policy chose for its consumer, if it did.
+    fn server(&self) -> Option<&str> {
+        None
+    }
+    /// Whether the Secret tells where the API server is.
+    fn tells_server(&self) -> bool {
+        true
+    }
+}
+
+/// The format of these options. Options that a type needs are demanded by the CRD; without them there would be nothing to
+/// write.
+#[must_use]
+pub fn of(options: &FormatOptions) -> Box<dyn Format + '_> {
+    match options.kind {
+        FormatType::Token => Box::new(token::PlainToken),
+        FormatType::Kubeconfig => Box::new(kubeconfig::Kubeconfig(options.kubeconfig.as_ref())),
+        FormatType::ArgoCDCluster => Box::new(argo_cd::ArgoCdCluster(options.argo_cd_cluster.as_ref())),
+        FormatType::IstioRemoteSecret => Box::new(istio::IstioRemoteSecret(options.istio_remote_secret.as_ref())),
+        FormatType::DockerConfigJson => Box::new(docker_config::DockerConfigJson(options.docker_config_json.as_ref())),
+    }
+}

@@ -1,0 +1,371 @@
+//! Everything that can be wrong with a grant, in one table. The decision acts on the first check that finds something;
+//! the status calls a token valid when no check does that kills it.
+
+use super::{
+    look::Look,
+    revoke,
+    view::{Placed, UNSELECTED_FOR, View},
+};
+use crate::{
+    api::token_policy::Binding,
+    core::{
+        Time,
+        credential::token::LEEWAY,
+        failure::Failure,
+        id::Name,
+        place::{
+            record::Token,
+            secret::{Target, fingerprint},
+        },
+        policy::{Policy, PolicyState},
+        reason::{FailureReason, IssueReason},
+    },
+};
+
+/// A grant, and the one of its targets that is looked at: the wanted one, or an old one while the wanted name cannot be
+/// had.
+#[derive(Clone, Debug)]
+pub struct Case<'a> {
+    /// The grant.
+    pub view: &'a View<'a>,
+    /// Name of the target.
+    pub name: Name,
+    /// The target.
+    pub target: Option<&'a Placed<'a, Target>>,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The grant has ended.
+    End,
+    /// The grant ends then, unless it is selected again.
+    EndsAt(Time),
+    /// It may have ended.
+    ProveEnd(Look),
+    /// Nothing is written, for this reason.
+    Stop(Failure),
+    /// Nothing is issued before this look.
+    LookFirst(Look),
+    /// Somebody wants it so.
+    Suspended,
+    /// The wanted name cannot be had.
+    NoName(Failure),
+    /// A fresh token is needed.
+    Issue(IssueReason),
+    /// A fresh token is needed if this look shows what it seems.
+    Prove(IssueReason, Look),
+    /// The Secret goes with its tokens, and a fresh one follows.
+    Dying,
+    /// The Secret has to be written again, with the same token.
+    Rewrite(IssueReason),
+}
+
+/// One thing that can be wrong.
+#[derive(Clone, Copy)]
+pub struct Check {
+    /// Row of the table in the design: the order in which the rows count.
+    pub row: u8,
+    /// Without this check passed, the account has no token that its policy asks for.
+    pub kills: bool,
+    /// Finds it.
+    pub find: fn(&Case<'_>) -> Option<Finding>,
+}
+
+const fn kills(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
+    Check { row, kills: true, find }
+}
+
+const fn spares(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
+    Check { row, kills: false, find }
+}
+
+/// The table. What kills a token stands before what only ages it.
+pub const CHECKS: [Check; 22] = [
+    // An end must come first: no fault of the objects below may keep a token alive.
+    spares(1, ended),
+    // A policy that cannot be read says nothing; going on with the last reading could issue what was forbidden since.
+    kills(2, unreadable),
+    // Without an account there is nothing to issue for.
+    kills(3, account_absent),
+    spares(3, account_terminating),
+    // The server said the account is another one by now: issuing for the one we know would fail again.
+    spares(3, account_doubtful),
+    // A person asked for it.
+    spares(4, suspended),
+    spares(5, name_taken),
+    spares(6, name_foreign),
+    // Row 7, back-off and budget, holds up calls and finds nothing.
+    kills(8, missing),
+    // A lost answer: the Secret may be other than we know.
+    spares(8, doubtful),
+    kills(8, empty),
+    kills(8, policy_recreated),
+    kills(8, account_recreated),
+    kills(8, not_yet_valid),
+    kills(8, revoked),
+    // Before the binding, because that is one of the inputs.
+    kills(8, inputs_changed),
+    kills(8, unbound),
+    spares(8, rotation_requested),
+    kills(8, data_changed),
+    kills(8, key_gone),
+    // The end itself kills, the schedule comes before it.
+    kills(8, expired),
+    spares(8, due),
+];
+
+/// What only the surroundings of a right token need. Nothing of it kills but a layout that nobody asks for any more.
+pub const SURROUNDINGS: [Check; 2] = [kills(9, layout_changed), spares(9, metadata_changed)];
+
+impl<'a> Case<'a> {
+    /// The wanted target of a grant.
+    #[must_use]
+    pub fn of(view: &'a View<'a>) -> Self {
+        Self { view, name: view.name.clone().unwrap_or_default(), target: view.target() }
+    }
+
+    /// The first finding of the rows from `row` on.
+    #[must_use]
+    pub fn first(&self, row: u8) -> Option<Finding> {
+        CHECKS.iter().chain(&SURROUNDINGS).filter(|check| check.row >= row).find_map(|check| (check.find)(self))
+    }
+
+    /// Whether the target holds a live token that this generation of the policy asks for.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.killing().is_none()
+    }
+
+    /// The first check that kills the token and finds something.
+    #[must_use]
+    pub fn killing(&self) -> Option<Finding> {
+        let all = CHECKS.iter().chain(&SURROUNDINGS).filter(|check| check.kills);
+        let gone = self.view.policy.is_none().then_some(Finding::End);
+        gone.or_else(|| all.map(|check| check.find).find_map(|find| find(self)))
+    }
+
+    /// The policy, the target and its token.
+    fn published(&self) -> Option<(&'a Policy, &'a Placed<'a, Target>, &'a Token)> {
+        let target = self.target?;
+        Some((self.view.readable()?, target, target.object.token.as_ref()?))
+    }
+
+    fn look(&self) -> Look {
+        Look::Target(self.name.clone())
+    }
+}
+
+fn stop(reason: FailureReason, what: &str) -> Finding {
+    Finding::Stop(Failure::new(reason, what))
+}
+
+/// Row 1: the policy goes or is gone, or has not selected the account for 10 s.
+fn ended(case: &Case<'_>) -> Option<Finding> {
+    let view = case.view;
+    match view.policy {
+        None if view.policy_proof.absent => Some(Finding::End),
+        None => Some(Finding::ProveEnd(Look::Policy)),
+        Some(PolicyState::Unreadable { .. }) => None,
+        Some(PolicyState::Readable(policy)) if policy.terminating => Some(Finding::End),
+        Some(PolicyState::Readable(policy)) => {
+            let ripe = view.grant.unselected_since()? + UNSELECTED_FOR;
+            // The list of names or the labels took the account out of the selection, so one of these is looked at.
+            let (proved, look) = if policy.selector.is_some() {
+                (view.grant.proof.unselected, Look::Account)
+            } else {
+                (view.policy_proof.seen.is_some_and(|seen| seen >= ripe), Look::Policy)
+            };
+            match proved {
+                _ if view.now < ripe => Some(Finding::EndsAt(ripe)),
+                true => Some(Finding::End),
+                false => Some(Finding::ProveEnd(look)),
+            }
+        }
+    }
+}
+
+/// Row 2.
+fn unreadable(case: &Case<'_>) -> Option<Finding> {
+    let Some(PolicyState::Unreadable { error, .. }) = case.view.policy else { return None };
+    let what = format!("TokenPolicy {} does not parse: {error}", case.view.key.policy_key());
+    Some(stop(FailureReason::PolicyUnreadable, &what))
+}
+
+fn account_absent(case: &Case<'_>) -> Option<Finding> {
+    let what = || format!("ServiceAccount {} does not exist", case.view.key.account_key());
+    case.view.account.is_none().then(|| stop(FailureReason::AccountNotFound, &what()))
+}
+
+fn account_terminating(case: &Case<'_>) -> Option<Finding> {
+    let account = case.view.account.filter(|account| account.terminating)?;
+    let what = format!("ServiceAccount {} is being deleted", case.view.key.account_key());
+    account.terminating.then(|| stop(FailureReason::AccountTerminating, &what))
+}
+
+fn account_doubtful(case: &Case<'_>) -> Option<Finding> {
+    case.view.grant.proof.account_doubtful.then_some(Finding::LookFirst(Look::Account))
+}
+
+fn suspended(case: &Case<'_>) -> Option<Finding> {
+    case.view.readable()?.spec.suspend.then_some(Finding::Suspended)
+}
+
+/// Row 5: the incumbent or an older policy has the name, or it is no name.
+fn name_taken(case: &Case<'_>) -> Option<Finding> {
+    case.view.name.as_ref().err().cloned().map(Finding::NoName)
+}
+
+/// Row 6.
+fn name_foreign(case: &Case<'_>) -> Option<Finding> {
+    let view = case.view;
+    let refused = view
+        .failing()
+        .filter(|failing| failing.failure.reason == FailureReason::TargetNotOwned && failing.retry_at > view.now);
+    if let Some(refused) = refused {
+        return Some(Finding::NoName(refused.failure.clone()));
+    }
+    let owner = view.occupied_by.as_ref()?;
+    let what = format!(
+        "Secret {}/{} belongs to policy {} and account {}",
+        owner.namespace, case.name, owner.policy, owner.account
+    );
+    Some(Finding::NoName(Failure::new(FailureReason::TargetNotOwned, &what)))
+}
+
+/// A first write needs proof that there is nothing to overwrite.
+fn missing(case: &Case<'_>) -> Option<Finding> {
+    if case.target.is_some() {
+        return None;
+    }
+    let view = case.view;
+    let seen_before = view.grant.published || !view.anchors.is_empty();
+    let why = match (view.old.is_empty(), seen_before) {
+        (false, _) => IssueReason::SpecChanged,
+        (true, true) => IssueReason::TargetDeleted,
+        (true, false) => IssueReason::FirstIssue,
+    };
+    Some(if view.grant.proof.target_absent { Finding::Issue(why) } else { Finding::Prove(why, case.look()) })
+}
+
+fn doubtful(case: &Case<'_>) -> Option<Finding> {
+    let doubtful = case.view.grant.proof.target_doubtful;
+    doubtful.then(|| Finding::Prove(IssueReason::DataChanged, case.look()))
+}
+
+/// A target without a token: the first step of a binding to it, or somebody removed our annotations.
+fn empty(case: &Case<'_>) -> Option<Finding> {
+    if case.target?.token.is_some() {
+        return None;
+    }
+    let first = case.view.readable()?.binding() == Binding::Target && !case.view.grant.published;
+    Some(Finding::Issue(if first { IssueReason::FirstIssue } else { IssueReason::TargetEmpty }))
+}
+
+/// Without the label nobody knows for which policy's UID it was written: that is a repair, not a new token.
+fn policy_recreated(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, _) = case.published()?;
+    let other = target.policy_uid != 0 && target.policy_uid != policy.uid.digest();
+    other.then_some(Finding::Issue(IssueReason::PolicyRecreated))
+}
+
+fn account_recreated(case: &Case<'_>) -> Option<Finding> {
+    let (_, target, _) = case.published()?;
+    let other = target.account_uid != case.view.account?.uid.digest();
+    other.then_some(Finding::Issue(IssueReason::AccountRecreated))
+}
+
+/// The API server refuses what its clock calls not yet issued, and no later token would count as newer.
+fn not_yet_valid(case: &Case<'_>) -> Option<Finding> {
+    let (_, _, token) = case.published()?;
+    (token.issued.time() > case.view.now + LEEWAY).then_some(Finding::Issue(IssueReason::NotYetValid))
+}
+
+/// A token that is bound to its target goes with that, see `retire`; one that is bound to nothing cannot be revoked.
+fn revoked(case: &Case<'_>) -> Option<Finding> {
+    let (policy, _, token) = case.published()?;
+    let covered = || revoke::covers(case.view, token.issued.time());
+    match policy.binding() {
+        Binding::Anchor => covered().then_some(Finding::Issue(IssueReason::Revoked)),
+        Binding::Target => covered().then_some(Finding::Dying),
+        Binding::None => None,
+    }
+}
+
+fn inputs_changed(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, _) = case.published()?;
+    let other = target.token_inputs != fingerprint(&policy.token_inputs);
+    other.then_some(Finding::Issue(IssueReason::SpecChanged))
+}
+
+/// The Secret that the token is bound to is gone, or has to be looked at before that is believed.
+fn unbound(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, token) = case.published()?;
+    if case.view.is_bound(policy, target, token) {
+        return None;
+    }
+    // The Secret has another UID than the one that the token was bound to: it was deleted and put back.
+    if policy.binding() == Binding::Target {
+        return Some(Finding::Issue(IssueReason::TargetDeleted));
+    }
+    let name = &token.bond.name;
+    let absent = case.view.grant.rare.as_ref().and_then(|rare| rare.anchor_absent.as_ref()) == Some(name);
+    // Nothing can have an empty name: somebody else wrote that.
+    let sure = name.is_empty() || absent || case.view.anchor(name).is_some();
+    Some(if sure {
+        Finding::Issue(IssueReason::AnchorDeleted)
+    } else {
+        Finding::Prove(IssueReason::AnchorDeleted, Look::Anchor(name.clone()))
+    })
+}
+
+/// Removing the annotation never rotates.
+fn rotation_requested(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, _) = case.published()?;
+    let other = policy.rotate.as_deref().is_some_and(|value| *value != *target.rotate());
+    other.then_some(Finding::Issue(IssueReason::RotationRequested))
+}
+
+/// Under another layout other keys were written; the repair of the layout finds out what is left of them.
+fn data_changed(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, _) = case.published()?;
+    let edited = target.layout == fingerprint(&policy.layout) && target.applied.data != policy.applied.data;
+    let lost = case.view.grant.rare.as_ref().and_then(|rare| rare.token_lost) == Some(target.version);
+    (edited || lost).then_some(Finding::Issue(IssueReason::DataChanged))
+}
+
+fn key_gone(case: &Case<'_>) -> Option<Finding> {
+    let (_, _, token) = case.published()?;
+    case.view.keys.gone(&token.signer, token.issued).map(Finding::Issue)
+}
+
+fn expired(case: &Case<'_>) -> Option<Finding> {
+    let (_, _, token) = case.published()?;
+    (token.expires.time() <= case.view.now).then_some(Finding::Issue(IssueReason::Due))
+}
+
+fn due(case: &Case<'_>) -> Option<Finding> {
+    let due = case.view.due(case.target?)?;
+    (due.at <= case.view.now).then_some(Finding::Issue(IssueReason::Due))
+}
+
+fn layout_changed(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, _) = case.published()?;
+    let other = target.layout != fingerprint(&policy.layout);
+    other.then_some(Finding::Rewrite(IssueReason::LayoutChanged))
+}
+
+fn metadata_changed(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, _) = case.published()?;
+    let untouched = target.marked && target.applied.metadata == policy.applied.metadata;
+    (!untouched).then_some(Finding::Rewrite(IssueReason::MetadataChanged))
+}
+
+/// Whether a token that was issued then is older than what is published; instants of issue are whole seconds, so two
+/// tokens may have the same. A published token that is dead, or not yet alive, is no rival.
+#[must_use]
+pub fn outlived(case: &Case<'_>, issued: Time) -> bool {
+    let Some((_, _, token)) = case.published() else { return false };
+    let dead = matches!(unbound(case), Some(Finding::Issue(_)));
+    issued < token.issued.time() && token.issued.time() <= case.view.now + LEEWAY && !dead
+}

@@ -1,0 +1,425 @@
+//! Answers to calls. An object in an answer enters as one that a watch shows; only a refusal is news of another kind.
+
+use chrono::TimeDelta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{GrantCall, Grants, Known, Work, trouble::Kind};
+use crate::{
+    api::token_policy::Binding,
+    core::{
+        Time,
+        credential::{
+            keys::Signer,
+            token::{self, Minted},
+        },
+        failure::Failure,
+        format::read_back,
+        grant::{
+            Attempt, Predecessor, Proof, ReadBack, Retirement,
+            call::Step,
+            checks::Case,
+            event::{GrantNews, Replaced},
+            look::{Found, Look},
+        },
+        id::{GrantKey, Key, Name, Secs, Uid},
+        kernel::{controller::Outcome, store::WatchEvent},
+        meta,
+        place::{
+            record::Bond,
+            secret::{Anchor, Target},
+        },
+        policy::PolicyState,
+        reason::{FailureReason, IssueReason},
+        request::{self, Answer},
+    },
+};
+
+impl Grants {
+    /// Takes an answer in. The grant goes on at once.
+    pub(super) fn take_answer(&mut self, ticket: u32, answer: Answer, now: Time) -> Outcome {
+        match self.calls.remove(ticket) {
+            Some(Work::Grant(call)) => self.grant_answered(call, answer, now),
+            Some(Work::Status(policy)) => self.status_answered(policy, answer, now),
+            None => Outcome::default(),
+        }
+    }
+
+    fn grant_answered(&mut self, call: GrantCall, answer: Answer, now: Time) -> Outcome {
+        let GrantCall { grant: id, step, lane, known, what } = call;
+        self.queue.stopped(lane);
+        let Some(grant) = self.grants.get_mut(id) else { return Outcome::default() };
+        grant.busy &= matches!(step, Step::Retire(_));
+        let key = self.grants.get(id).map(|grant| self.key(grant));
+        let Some(key) = key else { return Outcome::default() };
+        let minted = matches!(step, Step::Mint) && answer.is_ok();
+        let failure = match &step {
+            Step::Retire(retirement) => self.retired(id, &key, retirement, answer, known, now).err(),
+            _ => self.done(id, &key, &step, &what, answer, known, now).err().inspect(|failure| {
+                self.failed(id, &step, failure.clone(), now);
+            }),
+        };
+        if let Some(grant) = self.grants.get_mut(id) {
+            // Not before: a grant without calls may be forgotten with the last of its objects.
+            grant.calls -= 1;
+        }
+        self.queue.remove(id);
+        self.decide(id, lane, now);
+        if self.queue.is_idle(id) {
+            self.forget_empty(id);
+        }
+        Outcome { minted: minted && failure.is_none(), failure, silent: false }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a part of one answer")]
+    fn done(
+        &mut self,
+        id: u32,
+        key: &GrantKey,
+        step: &Step,
+        what: &str,
+        answer: Answer,
+        known: Known,
+        now: Time,
+    ) -> Result<(), Failure> {
+        match step {
+            Step::Look(look) => {
+                let found = look.read(key, answer, &self.address);
+                self.looked(id, key, look, found, known, now)
+            }
+            Step::Remove { name } => {
+                if let Err(refusal) = answer
+                    && refusal.code != Some(404)
+                {
+                    return Err(refusal.failure);
+                }
+                self.target_absent(key, name, known, now);
+                self.report_about(id, Some(name.clone()), GrantNews::Removed);
+                Ok(())
+            }
+            Step::Mint => {
+                let body = answer.map_err(|refusal| refusal.failure)?;
+                let minted = token::answer(&body).map_err(|error| request::rejected(what, &error))?;
+                self.minted(id, key, minted, now)
+            }
+            Step::ReadBack { why } => {
+                let body = answer.map_err(|refusal| refusal.failure)?;
+                let read = read_back::read(&body).map_err(|error| request::rejected(what, error))?;
+                self.read_back(id, key, *why, read, now);
+                Ok(())
+            }
+            Step::CreateAnchor | Step::CreateTarget | Step::Publish { .. } | Step::Patch { .. } => {
+                let body = answer.map_err(|refusal| refusal.failure)?;
+                let meta = request::metadata(what, &body)?;
+                self.written(id, key, step, &meta, now);
+                Ok(())
+            }
+            Step::Retire(_) => Ok(()),
+        }
+    }
+
+    fn written(&mut self, id: u32, key: &GrantKey, step: &Step, meta: &ObjectMeta, now: Time) {
+        match step {
+            Step::CreateAnchor => self.anchor_created(id, key, meta, now),
+            Step::CreateTarget => {
+                self.seen(id, now);
+                self.see_target(key, meta, now);
+            }
+            Step::Publish { why, .. } => self.published(id, key, *why, meta, now),
+            Step::Patch { why, .. } => {
+                self.spend(id, *why, now);
+                if !self.see_target(key, meta, now) {
+                    self.see_anchor(id, key, meta, now);
+                }
+                self.report(id, GrantNews::Repaired { why: *why });
+            }
+            _ => {}
+        }
+    }
+
+    fn retired(
+        &mut self,
+        id: u32,
+        key: &GrantKey,
+        retirement: &Retirement,
+        answer: Answer,
+        known: Known,
+        now: Time,
+    ) -> Result<(), Failure> {
+        // A Secret that is gone, or another one by now, is as good as deleted.
+        let refused = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
+        if let Some(refusal) = refused {
+            let asked = self.retirement_ended(id, retirement);
+            self.fail_to_revoke(id, refusal.failure.clone(), asked, now);
+            return Err(refusal.failure);
+        }
+        // The deleted Secret may have been an anchor or a target; it is in one of the tables.
+        self.anchor_absent(id, key, &retirement.secret, known, now);
+        self.target_absent(key, &retirement.secret, known, now);
+        self.retirement_ended(id, retirement);
+        self.release(id, |_, kind| kind == Kind::Issue, now);
+        self.report(id, GrantNews::Retired(retirement.clone()));
+        Ok(())
+    }
+
+    fn looked(
+        &mut self,
+        id: u32,
+        key: &GrantKey,
+        look: &Look,
+        found: Result<Found, Failure>,
+        known: Known,
+        now: Time,
+    ) -> Result<(), Failure> {
+        if *look == Look::Policy {
+            return self.policy_looked(id, key, found, known, now);
+        }
+        match (look, found?) {
+            (Look::Target(name), Found::Secret(meta)) => return self.target_found(id, key, name, &meta, known, now),
+            (Look::Target(name), _) => {
+                let absent = self.target_absent(key, name, known, now);
+                self.seen(id, now).into_iter().for_each(|proof| proof.target_absent = absent);
+            }
+            (Look::Anchor(_), Found::Secret(meta)) if Anchor::read(&meta).is_some() => {
+                self.see_anchor(id, key, &meta, now);
+            }
+            (Look::Anchor(name), _) => {
+                self.anchor_absent(id, key, name, known, now);
+                if let Some(grant) = self.grants.get_mut(id) {
+                    grant.rare().anchor_absent = Some(name.clone());
+                }
+            }
+            (Look::Account, found) => self.account_looked(id, key, found, known, now),
+            (Look::Policy, _) => {}
+        }
+        Ok(())
+    }
+
+    /// A proof about a policy holds for all of its grants.
+    fn policy_looked(
+        &mut self,
+        id: u32,
+        key: &GrantKey,
+        found: Result<Found, Failure>,
+        known: Known,
+        now: Time,
+    ) -> Result<(), Failure> {
+        let Some((row, scope)) = self.grants.get(id).map(|grant| (grant.policy, self.place(grant).1)) else {
+            return Ok(());
+        };
+        if let Some(link) = self.policies.link_mut(row) {
+            link.proof.looking = false;
+        }
+        let event = match found? {
+            Found::Policy(version, state) => WatchEvent::Applied(key.policy_key(), version, state),
+            _ => WatchEvent::Deleted(key.policy_key(), known.policies),
+        };
+        self.policy_event(scope, event, now);
+        let absent = self.policies.get(row).is_none();
+        if let Some(link) = self.policies.link_mut(row) {
+            link.proof.absent = absent;
+            link.proof.seen = if absent { None } else { Some(now) };
+        }
+        for member in self.grants_of_policy(row) {
+            let waits = self.grants.get(member).is_some_and(|grant| absent || grant.unselected_since().is_some());
+            if waits && member != id {
+                self.wake(member, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn account_looked(&mut self, id: u32, key: &GrantKey, found: Found, known: Known, now: Time) {
+        let Some(scope) = self.grants.get(id).map(|grant| self.place(grant).1) else { return };
+        let event = match found {
+            Found::Account(version, account) => WatchEvent::Applied(key.account_key(), version, account),
+            _ => WatchEvent::Deleted(key.account_key(), known.accounts),
+        };
+        self.account_event(scope, event, now);
+        if let Some(grant) = self.grants.get_mut(id) {
+            grant.proof.account_doubtful = false;
+            grant.proof.unselected = !grant.selected;
+        }
+    }
+
+    fn seen(&mut self, id: u32, now: Time) -> Option<&mut Proof> {
+        let proof = &mut self.grants.get_mut(id)?.proof;
+        proof.target_seen = Secs::of(now);
+        (proof.target_doubtful, proof.target_foreign) = (false, false);
+        Some(proof)
+    }
+
+    fn target_found(
+        &mut self,
+        id: u32,
+        key: &GrantKey,
+        name: &Name,
+        meta: &ObjectMeta,
+        known: Known,
+        now: Time,
+    ) -> Result<(), Failure> {
+        if self.see_target(key, meta, now) {
+            self.seen(id, now);
+            return Ok(());
+        }
+        let what = format!("Secret {}/{name} exists and does not carry this policy's annotations", key.namespace);
+        self.target_absent(key, name, known, now);
+        if let Some(proof) = self.seen(id, now) {
+            (proof.target_absent, proof.target_foreign) = (false, true);
+        }
+        Err(Failure::new(FailureReason::TargetNotOwned, &what))
+    }
+
+    /// Takes a target in as an answer shows it; whether it is one.
+    fn see_target(&mut self, key: &GrantKey, meta: &ObjectMeta, now: Time) -> bool {
+        let Some(seen) = Target::read(meta) else { return false };
+        let place = Key::new(key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
+        let event = WatchEvent::Applied(place, meta::version(meta), Box::new(seen));
+        self.target_event(self.scope_of(key), event, now);
+        true
+    }
+
+    /// Takes in that a target was not there; whether there is still none: another may have come since.
+    fn target_absent(&mut self, key: &GrantKey, name: &Name, known: Known, now: Time) -> bool {
+        let (scope, place) = (self.scope_of(key), Key::new(key.namespace.clone(), name.clone()));
+        self.target_event(scope, WatchEvent::Deleted(place, known.targets), now);
+        self.targets.find(scope, &key.namespace, name).is_none()
+    }
+
+    /// Takes an anchor in as an answer shows it. A target of this grant names it, whatever its own annotations say.
+    fn see_anchor(&mut self, id: u32, key: &GrantKey, meta: &ObjectMeta, now: Time) {
+        let Some(seen) = Anchor::read(meta) else { return };
+        let place = Key::new(key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
+        let scope = self.scope_of(key);
+        let (other, anchor) = self.seen_anchor(&place, seen, now);
+        self.anchor_step(scope, WatchEvent::Applied(place, meta::version(meta), anchor), Some(id), now);
+        other.into_iter().filter(|other| *other != id).for_each(|other| self.forget_empty(other));
+    }
+
+    fn anchor_absent(&mut self, id: u32, key: &GrantKey, name: &Name, known: Known, now: Time) {
+        let (scope, place) = (self.scope_of(key), Key::new(key.namespace.clone(), name.clone()));
+        self.anchor_event(scope, WatchEvent::Deleted(place, known.anchors), now);
+        self.wake(id, now);
+    }
+
+    fn scope_of(&self, key: &GrantKey) -> u16 {
+        self.by_scope.get(&key.namespace).copied().unwrap_or_default()
+    }
+
+    fn anchor_created(&mut self, id: u32, key: &GrantKey, meta: &ObjectMeta, now: Time) {
+        self.see_anchor(id, key, meta, now);
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let bond = Bond { name: text(&meta.name).into(), uid: Uid::read(&text(&meta.uid)) };
+        if let Some(attempt) = self.attempt(id) {
+            attempt.bond = Some(bond);
+        }
+    }
+
+    fn attempt(&mut self, id: u32) -> Option<&mut Attempt> {
+        self.grants.get_mut(id)?.rare.as_mut()?.attempt.as_mut()
+    }
+
+    fn minted(&mut self, id: u32, key: &GrantKey, minted: Minted, now: Time) -> Result<(), Failure> {
+        let policy = self.grants.get(id).and_then(|grant| self.policies.get(grant.policy)?.readable());
+        let audiences = policy.map(|policy| policy.spec.token.audiences.clone()).unwrap_or_default();
+        // The watch may show the new token before the answer to its publication comes.
+        let replaces = self.predecessor(id, now);
+        let claims = minted.claims.clone();
+        let Some(attempt) = self.attempt(id) else { return Ok(()) };
+        let checked = token::verify(key, attempt.account_uid, attempt.bond.as_ref(), &audiences, &claims, now);
+        checked.map_err(|what| {
+            request::rejected(&format!("TokenRequest for ServiceAccount {}", key.account_key()), what)
+        })?;
+        let why = attempt.why;
+        attempt.token = Some(minted);
+        let because_due = |due: &Time| why == IssueReason::Due && *due <= now;
+        attempt.replaces = replaces.map(|token| Predecessor { due: token.due.filter(because_due), ..token });
+        self.held.insert(id);
+        self.spend(id, why, now);
+        let signer = Signer { key_id: claims.key_id.as_str().into(), issuer: claims.issuer.as_str().into() };
+        if self.keys.minted(Secs::of(claims.issued_at), signer) {
+            self.mark_all(now);
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, id: u32, why: IssueReason, now: Time) {
+        if let Some(grant) = self.grants.get_mut(id) {
+            grant.budget.spend(now, Some(why));
+        }
+    }
+
+    /// The living token that the grant has published.
+    fn predecessor(&self, id: u32, now: Time) -> Option<Predecessor> {
+        let view = self.view(id, Name::default(), now)?;
+        let case = Case::of(&view);
+        let target = view.target().filter(|_| case.is_valid())?;
+        let token = target.object.token.as_ref()?;
+        let due = view.due(target).map(|due| due.at);
+        Some(Predecessor { issued_at: token.issued.time(), expires_at: token.expires.time(), due })
+    }
+
+    fn published(&mut self, id: u32, key: &GrantKey, why: IssueReason, meta: &ObjectMeta, now: Time) {
+        let Some(grant) = self.grants.get_mut(id) else { return };
+        grant.proof = Proof { target_seen: Secs::of(now), ..Proof::default() };
+        let rare = grant.rare();
+        let (attempt, read_back, failing) = (rare.attempt.take(), rare.read_back.take(), rare.failing.take());
+        (rare.anchor_absent, rare.token_lost) = (None, None);
+        self.held.remove(&id);
+        self.see_target(key, meta, now);
+        let replaced = attempt.as_ref().and_then(|attempt| attempt.replaces).map(|token| replaced(token, now));
+        match (attempt.and_then(|attempt| attempt.token), read_back) {
+            (_, Some(_)) => self.report(id, GrantNews::Repaired { why }),
+            (Some(token), None) => {
+                self.report(id, GrantNews::Issued { why, claims: Box::new(token.claims), replaced });
+            }
+            (None, None) => {}
+        }
+        if failing.is_some() {
+            self.release(id, |_, kind| kind == Kind::Revoke, now);
+        }
+    }
+
+    fn read_back(&mut self, id: u32, key: &GrantKey, why: IssueReason, read: read_back::StoredToken, now: Time) {
+        let version = meta::version(&read.meta);
+        self.see_target(key, &read.meta, now);
+        self.seen(id, now);
+        self.spend(id, why, now);
+        let Some(grant) = self.grants.get_mut(id) else { return };
+        match read.token {
+            Some(token) => grant.rare().read_back = Some(ReadBack { token, version }),
+            None => grant.rare().token_lost = Some(version),
+        }
+    }
+
+    /// Notes what a failed call leaves in doubt.
+    fn failed(&mut self, id: u32, step: &Step, failure: Failure, now: Time) {
+        let doubtful = matches!(failure.reason, FailureReason::Conflict | FailureReason::AccountNotFound);
+        let unclear = matches!(failure.reason, FailureReason::Conflict | FailureReason::ApiUnavailable);
+        let policy = self.grants.get(id).and_then(|grant| self.policies.get(grant.policy));
+        let on_target =
+            policy.and_then(PolicyState::readable).is_some_and(|policy| policy.binding() == Binding::Target);
+        let Some(grant) = self.grants.get_mut(id) else { return };
+        match step {
+            Step::Look(_) | Step::CreateAnchor | Step::Retire(_) => {}
+            Step::Mint => {
+                grant.proof.account_doubtful |= doubtful;
+                grant.proof.target_doubtful |= doubtful && on_target;
+                if let Some(attempt) = self.attempt(id) {
+                    attempt.spent = true;
+                }
+            }
+            _ => {
+                grant.proof.target_doubtful |= unclear;
+                grant.proof.target_absent &= !unclear;
+            }
+        }
+        self.fail(id, failure, now);
+    }
+}
+
+/// How a token stands at the publication of its successor.
+fn replaced(token: Predecessor, now: Time) -> Replaced {
+    let Predecessor { issued_at, expires_at, due } = token;
+    let left = (expires_at - now).as_seconds_f64() / (expires_at - issued_at).as_seconds_f64();
+    Replaced { late: due.map(|due| (now - due).max(TimeDelta::zero())), left: left.max(0.0) }
+}

@@ -1,0 +1,424 @@
+//! Which object belongs to which grant, and which grants a policy has.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{AccountLink, Grants, Namespace, PolicyLink, chain, signer};
+use crate::core::{
+    Time,
+    grant::{Grant, claims::Claim, status::Totals, view::PolicyProof},
+    id::{Name, Ref, Uid, stable_hash},
+    names,
+    place::secret::Target,
+};
+
+/// The template of policies that name none, and of those that are not known yet.
+const TEMPLATE: &str = "{policy}-{serviceAccount}";
+
+impl Grants {
+    /// The number of a namespace.
+    pub(super) fn namespace(&mut self, name: &str) -> u32 {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let name = Name::from(name);
+        let scope = self.by_scope.get(&name).copied().unwrap_or_default();
+        let namespace = Namespace {
+            name: name.clone(),
+            scope,
+            policies: HashSet::default(),
+            selecting: HashSet::default(),
+            uids: HashSet::default(),
+            accounts: HashSet::default(),
+        };
+        let id = self.namespaces.insert(namespace);
+        self.by_name.insert(name, id);
+        id
+    }
+
+    /// The row of a policy, whether it exists or not.
+    pub(super) fn policy_row(&mut self, namespace: u32, name: &str) -> u32 {
+        let Some(place) = self.namespaces.get_mut(namespace) else { return u32::MAX };
+        let id = self.policies.ensure(place.scope, &place.name, name, || policy_link(namespace, name));
+        place.policies.insert(id);
+        id
+    }
+
+    /// The row of an account, whether it exists or not.
+    pub(super) fn account_row(&mut self, namespace: u32, name: &str) -> u32 {
+        let Some(place) = self.namespaces.get_mut(namespace) else { return u32::MAX };
+        let id = self.accounts.ensure(place.scope, &place.name, name, || account_link(namespace, name));
+        place.accounts.insert(id);
+        id
+    }
+
+    /// The grant of this policy and account.
+    pub(super) fn grant_of(&mut self, policy: u32, account: u32, now: Time) -> u32 {
+        let known = self.policies.link(policy).and_then(|link| link.members.get(&account).copied());
+        if let Some(id) = known {
+            return id;
+        }
+        let id = self.grants.insert(Grant::new(policy, account, now));
+        if let Some(link) = self.policies.link_mut(policy) {
+            link.members.insert(account, id);
+        }
+        if let Some(link) = self.accounts.link_mut(account) {
+            let next = std::mem::replace(&mut link.grants, Ref::to(id));
+            if let Some(grant) = self.grants.get_mut(id) {
+                grant.next_of_account = next;
+            }
+        }
+        self.select(id, now);
+        id
+    }
+
+    /// The grants of an account.
+    pub(super) fn grants_of_account(&self, account: u32) -> Vec<u32> {
+        let first = self.accounts.link(account).map_or(Ref::NONE, |link| link.grants);
+        chain(first, |id| self.grants.get(id).map_or(Ref::NONE, |grant| grant.next_of_account)).collect()
+    }
+
+    /// The grants of a policy.
+    pub(super) fn grants_of_policy(&self, policy: u32) -> Vec<u32> {
+        self.policies.link(policy).map(|link| link.members.values().copied().collect()).unwrap_or_default()
+    }
+
+    /// Forgets a grant of which nothing is left.
+    pub(super) fn forget(&mut self, id: u32) {
+        self.unclaim(id);
+        self.uncount(id);
+        self.queue.remove(id);
+        self.held.remove(&id);
+        self.recovered(id);
+        let Some(grant) = self.grants.get(id) else { return };
+        let (policy, account, next) = (grant.policy, grant.account, grant.next_of_account);
+        let before = self
+            .grants_of_account(account)
+            .into_iter()
+            .find(|other| self.grants.get(*other).is_some_and(|other| other.next_of_account == Ref::to(id)));
+        match before.and_then(|before| self.grants.get_mut(before)) {
+            Some(before) => before.next_of_account = next,
+            None => drop(self.accounts.link_mut(account).map(|link| link.grants = next)),
+        }
+        if let Some(link) = self.policies.link_mut(policy) {
+            link.members.remove(&account);
+        }
+        self.grants.remove(id);
+        self.release_policy(policy);
+        self.release_account(account);
+    }
+
+    /// Frees the row of a policy that is gone and has no grants any more.
+    pub(super) fn release_policy(&mut self, id: u32) {
+        let used = self.policies.get(id).is_some();
+        let Some(link) = self.policies.link(id).filter(|link| !used && link.members.is_empty()) else { return };
+        let namespace = link.namespace;
+        self.outbox.forget(id);
+        self.policies.release(id);
+        if let Some(place) = self.namespaces.get_mut(namespace) {
+            place.policies.remove(&id);
+            place.selecting.remove(&id);
+        }
+        self.release_namespace(namespace);
+    }
+
+    /// Frees the row of an account that does not exist and has no grants any more.
+    pub(super) fn release_account(&mut self, id: u32) {
+        let used = self.accounts.get(id).is_some();
+        let Some(link) = self.accounts.link(id).filter(|link| !used && link.grants == Ref::NONE) else { return };
+        let namespace = link.namespace;
+        self.accounts.release(id);
+        if let Some(place) = self.namespaces.get_mut(namespace) {
+            place.accounts.remove(&id);
+        }
+        self.release_namespace(namespace);
+    }
+
+    fn release_namespace(&mut self, id: u32) {
+        let unused = |place: &&Namespace| place.policies.is_empty() && place.accounts.is_empty();
+        if self.namespaces.get(id).as_ref().is_some_and(unused)
+            && let Some(place) = self.namespaces.remove(id)
+        {
+            self.by_name.remove(&place.name);
+        }
+    }
+
+    /// The name that its policy's template gives to a grant's target, if it is a legal one.
+    pub(super) fn home(&self, grant: &Grant) -> Option<Name> {
+        let (policy, account) = (self.policies.link(grant.policy)?, self.accounts.link(grant.account)?);
+        names::target_name(&policy.template, &policy.name, &account.name).ok().map(Into::into)
+    }
+
+    /// The name of a target.
+    pub(super) fn target_name(&self, id: u32) -> Name {
+        let owner = self.targets.link(id).map_or(Ref::NONE, |link| link.grant);
+        self.targets.get(id).map(|target| self.name_of(target, owner)).unwrap_or_default()
+    }
+
+    /// The name of a target that belongs to this grant.
+    pub(super) fn name_of(&self, target: &Target, owner: Ref) -> Name {
+        let named = target.more.as_ref().and_then(|more| more.name.clone());
+        named.or_else(|| self.home(self.grants.get(owner.get()?)?)).unwrap_or_default()
+    }
+
+    /// Gives a target to a grant, or to none.
+    pub(super) fn move_target(&mut self, id: u32, owner: Ref) {
+        let Some(link) = self.targets.link(id).copied() else { return };
+        if let Some(grant) = link.grant.get() {
+            let first = self.grants.get(grant).map_or(Ref::NONE, |grant| grant.targets);
+            let next = |id: u32| self.targets.link(id).map_or(Ref::NONE, |link| link.next);
+            let before = chain(first, next).find(|other| next(*other) == Ref::to(id));
+            match before {
+                Some(before) => drop(self.targets.link_mut(before).map(|before| before.next = link.next)),
+                None => drop(self.grants.get_mut(grant).map(|grant| grant.targets = link.next)),
+            }
+        }
+        let owner_row = owner.get().and_then(|owner| self.grants.get_mut(owner));
+        let next = owner_row.map_or(Ref::NONE, |grant| std::mem::replace(&mut grant.targets, Ref::to(id)));
+        if let Some(link) = self.targets.link_mut(id) {
+            (link.grant, link.next) = (owner, next);
+        }
+    }
+
+    /// Gives an anchor to a grant, or to none.
+    pub(super) fn move_anchor(&mut self, id: u32, owner: Ref) {
+        let Some((grant, after)) = self.anchors.link(id).map(|link| (link.grant, link.next)) else { return };
+        if let Some(grant) = grant.get() {
+            let first = self.grants.get(grant).map_or(Ref::NONE, |grant| grant.anchors);
+            let next = |id: u32| self.anchors.link(id).map_or(Ref::NONE, |link| link.next);
+            let before = chain(first, next).find(|other| next(*other) == Ref::to(id));
+            match before {
+                Some(before) => drop(self.anchors.link_mut(before).map(|before| before.next = after)),
+                None => drop(self.grants.get_mut(grant).map(|grant| grant.anchors = after)),
+            }
+        }
+        let owner_row = owner.get().and_then(|owner| self.grants.get_mut(owner));
+        let next = owner_row.map_or(Ref::NONE, |grant| std::mem::replace(&mut grant.anchors, Ref::to(id)));
+        if let Some(link) = self.anchors.link_mut(id) {
+            (link.grant, link.next) = (owner, next);
+        }
+    }
+
+    /// The targets of a grant.
+    pub(super) fn targets_of(&self, grant: &Grant) -> impl Iterator<Item = u32> {
+        chain(grant.targets, |id| self.targets.link(id).map_or(Ref::NONE, |link| link.next))
+    }
+
+    /// The anchors of a grant.
+    pub(super) fn anchors_of(&self, grant: &Grant) -> impl Iterator<Item = u32> {
+        chain(grant.anchors, |id| self.anchors.link(id).map_or(Ref::NONE, |link| link.next))
+    }
+
+    /// A target as it is kept: without the name that its policy gives to it, and with a signer that others share.
+    pub(super) fn compact(&mut self, grant: u32, mut target: Target) -> Target {
+        let home = self.grants.get(grant).and_then(|grant| self.home(grant));
+        if let Some(more) = &mut target.more {
+            more.name.take_if(|name| Some(&*name) == home.as_ref());
+            let unused = more.name.is_none() && more.rotate.is_empty() && more.previous.is_empty();
+            if unused && more.revocation.is_none() {
+                target.more = None;
+            }
+        }
+        if let Some(token) = &mut target.token {
+            token.signer = self.keys.share(token.signer.clone());
+        }
+        target
+    }
+
+    /// Lets go of a target that is not kept any more.
+    pub(super) fn dispose(&mut self, target: Target) {
+        let signer = signer(&target);
+        drop(target);
+        if let Some(signer) = signer {
+            self.keys.release(&signer);
+        }
+    }
+
+    /// Whether the anchor is named by a target of the grant that it belongs to.
+    pub(super) fn is_named(&self, id: u32) -> bool {
+        let Some(link) = self.anchors.link(id) else { return false };
+        let Some(grant) = link.grant.get().and_then(|grant| self.grants.get(grant)) else { return false };
+        let uid = self.anchors.get(id).map(|anchor| anchor.uid);
+        self.targets_of(grant)
+            .filter_map(|target| self.targets.get(target))
+            .any(|target| target.bonds().any(|(bond, _)| Some(bond.uid) == uid && bond.name == link.name))
+    }
+
+    /// The anchors that a target names belong to its grant, whatever their own annotations say.
+    pub(super) fn adopt_named(&mut self, target: u32, now: Time) {
+        let Some(owner) = self.targets.link(target).map(|link| link.grant) else { return };
+        let Some(grant) = owner.get().and_then(|id| self.grants.get(id)) else { return };
+        let (namespace, scope) = self.place(grant);
+        let Some(namespace) = self.namespaces.get(namespace).map(|namespace| namespace.name.clone()) else { return };
+        let bonds: Vec<(Name, Uid)> = self
+            .targets
+            .get(target)
+            .into_iter()
+            .flat_map(Target::bonds)
+            .map(|(bond, _)| (bond.name.clone(), bond.uid))
+            .collect();
+        for (name, uid) in bonds {
+            let Some(id) = self.anchors.find(scope, &namespace, &name) else { continue };
+            let other = self.anchors.link(id).map(|link| link.grant).filter(|known| *known != owner);
+            if self.anchors.get(id).is_some_and(|anchor| anchor.uid == uid)
+                && let Some(other) = other
+            {
+                self.move_anchor(id, owner);
+                other.get().into_iter().for_each(|other| self.settle(other, now));
+            }
+        }
+    }
+
+    /// Enters the name that a grant wants, and lets everybody who wants it too decide again.
+    pub(super) fn claim(&mut self, id: u32, now: Time) {
+        let Some(hash) = self.claim_hash(id) else { return };
+        self.claims.insert_unique(spread(hash), (hash, id), |(hash, _)| spread(*hash));
+        if let Some(grant) = self.grants.get_mut(id) {
+            grant.claims = true;
+            grant.proof.target_absent = false;
+        }
+        self.wake_rivals(hash, id, now);
+    }
+
+    /// Ends what [`Grants::claim`] began.
+    pub(super) fn unclaim(&mut self, id: u32) {
+        let Some(hash) = self.claim_hash(id) else { return };
+        if let Ok(entry) = self.claims.find_entry(spread(hash), |claim| *claim == (hash, id)) {
+            entry.remove();
+        }
+        if let Some(grant) = self.grants.get_mut(id) {
+            grant.claims = false;
+            grant.proof.target_absent = false;
+        }
+    }
+
+    /// Lets the others that want a name decide again.
+    pub(super) fn wake_rivals(&mut self, hash: u32, id: u32, now: Time) {
+        let rivals: Vec<u32> = self.claimants(hash).filter(|other| *other != id).collect();
+        for rival in rivals {
+            self.wake(rival, now);
+        }
+    }
+
+    /// Grants that may want the name of this hash.
+    pub(super) fn claimants(&self, hash: u32) -> impl Iterator<Item = u32> {
+        self.claims.iter_hash(spread(hash)).filter(move |(known, _)| *known == hash).map(|(_, id)| *id)
+    }
+
+    fn claim_hash(&self, id: u32) -> Option<u32> {
+        let grant = self.grants.get(id)?;
+        let (namespace, _) = self.place(grant);
+        Some(name_hash(namespace, &self.home(grant)?))
+    }
+
+    /// Claims of other grants to the name that this one wants, with its own; empty while nobody else wants it.
+    pub(super) fn rivalry(&self, id: u32, namespace: u32, name: &Name) -> Vec<Claim> {
+        let claimants = self.claimants(name_hash(namespace, name));
+        let wants = |other: &u32| {
+            let other = self.grants.get(*other);
+            other.is_some_and(|other| self.place(other).0 == namespace && self.home(other).as_ref() == Some(name))
+        };
+        let rivals: Vec<u32> = claimants.filter(|other| *other != id).filter(wants).collect();
+        if rivals.is_empty() {
+            return Vec::new();
+        }
+        rivals.into_iter().chain([id]).filter_map(|id| self.claim_of(id, name)).collect()
+    }
+
+    fn claim_of(&self, id: u32, name: &Name) -> Option<Claim> {
+        let grant = self.grants.get(id)?;
+        let policy = self.policies.get(grant.policy)?.readable()?;
+        let key = self.key(grant);
+        let incumbent = self.targets_of(grant).any(|target| self.target_name(target) == *name);
+        Some(Claim { incumbent, created: policy.created, policy: key.policy, account: key.account })
+    }
+
+    /// The template of a policy has changed: claims follow, and names that were left out are written down.
+    pub(super) fn rename(&mut self, policy: u32, template: &str, now: Time) {
+        let members = self.grants_of_policy(policy);
+        let claiming = |this: &Self, id: &u32| this.grants.get(*id).is_some_and(|grant| grant.claims);
+        let claims: Vec<u32> = members.iter().copied().filter(|id| claiming(self, id)).collect();
+        for id in &members {
+            self.spell_out(*id);
+        }
+        for id in &claims {
+            let hash = self.claim_hash(*id);
+            self.unclaim(*id);
+            if let Some(hash) = hash {
+                self.wake_rivals(hash, *id, now);
+            }
+        }
+        if let Some(link) = self.policies.link_mut(policy) {
+            link.template = template.into();
+        }
+        for id in claims {
+            self.claim(id, now);
+        }
+        for id in members {
+            self.leave_out(id);
+        }
+    }
+
+    /// Writes the names of a grant's targets and anchors' targets down.
+    fn spell_out(&mut self, id: u32) {
+        let Some(grant) = self.grants.get(id) else { return };
+        let Some(home) = self.home(grant) else { return };
+        let (targets, anchors): (Vec<u32>, Vec<u32>) =
+            (self.targets_of(grant).collect(), self.anchors_of(grant).collect());
+        for target in targets {
+            if let Some(target) = self.targets.get_mut(target) {
+                target.more.get_or_insert_default().name.get_or_insert_with(|| home.clone());
+            }
+        }
+        for anchor in anchors {
+            if let Some(anchor) = self.anchors.get_mut(anchor).filter(|anchor| !anchor.stripped) {
+                anchor.target.get_or_insert_with(|| Box::new(home.clone()));
+            }
+        }
+    }
+
+    /// Leaves out the names that the policy's template gives.
+    pub(super) fn leave_out(&mut self, id: u32) {
+        let Some(grant) = self.grants.get(id) else { return };
+        let Some(home) = self.home(grant) else { return };
+        let (targets, anchors): (Vec<u32>, Vec<u32>) =
+            (self.targets_of(grant).collect(), self.anchors_of(grant).collect());
+        for target in targets {
+            if let Some(more) = self.targets.get_mut(target).and_then(|target| target.more.as_mut()) {
+                more.name.take_if(|name| *name == home);
+            }
+        }
+        for anchor in anchors {
+            if let Some(anchor) = self.anchors.get_mut(anchor) {
+                anchor.target.take_if(|name| **name == home);
+            }
+        }
+    }
+}
+
+pub(super) fn policy_link(namespace: u32, name: &str) -> PolicyLink {
+    PolicyLink {
+        namespace,
+        name: name.into(),
+        template: TEMPLATE.into(),
+        members: HashMap::default(),
+        totals: Totals::default(),
+        proof: PolicyProof::default(),
+        written: None,
+        reported: None,
+    }
+}
+
+pub(super) fn account_link(namespace: u32, name: &str) -> AccountLink {
+    AccountLink { namespace, name: name.into(), grants: Ref::NONE }
+}
+
+/// Half of a hash is enough: names are compared where it is the same.
+pub(super) fn name_hash(namespace: u32, name: &str) -> u32 {
+    let hash = stable_hash([namespace.to_string().as_str(), name]);
+    u32::try_from(hash >> 32).unwrap_or_default()
+}
+
+/// The table looks at the upper and the lower bits of a hash.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}

@@ -1,0 +1,200 @@
+//! Statuses: which are due to be written, and what they say.
+
+use super::{Grants, Work};
+use crate::{
+    api::token_policy::TokenPolicyStatus,
+    core::{
+        Time,
+        failure::Failure,
+        grant::{
+            event::{EVERY_ACCOUNT, GrantEvent, GrantNews},
+            status::{self, Context, NamedAccount, Unrevoked},
+        },
+        id::{GrantKey, Key},
+        kernel::controller::Outcome,
+        policy::PolicyState,
+        reason::FailureReason,
+        request::{self, Answer, Request},
+    },
+};
+
+/// Something that concerns a policy as a whole.
+#[derive(Debug)]
+struct Concern {
+    failure: Failure,
+    /// Nothing is done for the policy until it is over.
+    stalls: bool,
+}
+
+impl Grants {
+    /// The status of this policy may have changed.
+    pub(super) fn mark(&mut self, policy: u32, now: Time) {
+        if self.policies.get(policy).is_some()
+            && let Some(link) = self.policies.link(policy)
+        {
+            self.outbox.mark(policy, link.namespace, link.totals.working > 0, now);
+        }
+    }
+
+    pub(super) fn mark_all(&mut self, now: Time) {
+        let policies: Vec<u32> = self.policies.iter().map(|(id, ..)| id).collect();
+        for id in policies {
+            self.mark(id, now);
+        }
+    }
+
+    /// The write of the next status that differs from the stored one, while fewer than `most` are under way.
+    pub(super) fn next_status(&mut self, most: usize, now: Time) -> Option<(u32, Request)> {
+        while let Some(id) = self.outbox.take(most, now) {
+            if let Some(request) = self.status_request(id, now) {
+                return Some((self.calls.insert(Work::Status(id)), request));
+            }
+            self.outbox.unchanged(id);
+        }
+        None
+    }
+
+    fn status_request(&mut self, id: u32, now: Time) -> Option<Request> {
+        let (state, link) = (self.policies.get(id)?, self.policies.link(id)?);
+        let namespace = self.namespaces.get(link.namespace)?;
+        let opened = self.scopes.get(usize::from(namespace.scope)).is_some_and(|scope| scope.opened);
+        let concern = self.concern(id, state);
+        if concern.is_none() && (!opened || link.totals.undecided > 0) {
+            // Half a view says nothing; the policy is marked again when the lists are complete and each grant is decided.
+            return None;
+        }
+        let stored = self.stored(id).unwrap_or_default();
+        let status = self.summary(id, state, concern.as_ref(), &stored, now);
+        let key = Key::new(namespace.name.clone(), link.name.clone());
+        let request = (status != stored)
+            .then(|| request::apply_status("TokenPolicy", "tokenpolicies", &key, state.uid(), &status));
+        self.report_concern(id, concern);
+        if let Some(link) = self.policies.link_mut(id) {
+            link.written = Some(Box::new(status));
+        }
+        request
+    }
+
+    /// A status was written, or not: then it is tried again in a while, against the stored one. An object that is gone
+    /// needs none.
+    pub(super) fn status_answered(&mut self, id: u32, answer: Answer, now: Time) -> Outcome {
+        let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
+        let failure = failure.map(|refusal| refusal.failure);
+        if failure.is_some()
+            && let Some(link) = self.policies.link_mut(id)
+        {
+            link.written = None;
+        }
+        self.outbox.written(id, failure.as_ref(), now);
+        Outcome { failure, silent: true, ..Outcome::default() }
+    }
+
+    /// The status that was written last, or that the watch showed.
+    fn stored(&self, id: u32) -> Option<TokenPolicyStatus> {
+        let written = self.policies.link(id)?.written.as_deref().cloned();
+        written.or_else(|| Some(self.policies.get(id)?.readable()?.status.clone()))
+    }
+
+    /// The failure that keeps the operator from serving a policy as a whole.
+    fn concern(&self, id: u32, state: &PolicyState) -> Option<Concern> {
+        let link = self.policies.link(id)?;
+        let scope = self.scopes.get(usize::from(self.namespaces.get(link.namespace)?.scope))?;
+        let watch = scope.unhealthy.values().next();
+        match (watch, state) {
+            (Some(failure), _) if !scope.opened => Some(Concern { failure: failure.clone(), stalls: true }),
+            (_, PolicyState::Unreadable { error, .. }) => {
+                let what = format!("TokenPolicy {} does not parse: {error}", self.policy_key(id));
+                Some(Concern { failure: Failure::new(FailureReason::PolicyUnreadable, &what), stalls: true })
+            }
+            // A watch that merely broke is begun anew by itself; a missing right stays until somebody grants it.
+            (Some(failure), _) if failure.reason == FailureReason::Forbidden => {
+                Some(Concern { failure: failure.clone(), stalls: false })
+            }
+            (_, PolicyState::Readable(policy)) => {
+                let error = policy.revocation.as_ref()?.as_ref().err()?;
+                let failure = Failure::new(FailureReason::RevocationTimeInvalid, &error.to_string());
+                Some(Concern { failure, stalls: false })
+            }
+        }
+    }
+
+    fn policy_key(&self, id: u32) -> Key {
+        let link = self.policies.link(id);
+        let namespace = link.and_then(|link| self.namespaces.get(link.namespace));
+        Key {
+            namespace: namespace.map(|namespace| namespace.name.clone()).unwrap_or_default(),
+            name: link.map(|link| link.name.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Reports once when a concern begins or changes, and when it is over.
+    fn report_concern(&mut self, id: u32, concern: Option<Concern>) {
+        // The words of an unreachable server differ from try to try; what is forbidden, or does not parse, does not.
+        let matter = concern.as_ref().map(|Concern { failure, .. }| match failure.reason {
+            FailureReason::ApiUnavailable => failure.reason.into_str().to_owned(),
+            _ => failure.message.clone(),
+        });
+        let Some(link) = self.policies.link_mut(id).filter(|link| link.reported != matter) else { return };
+        link.reported = matter;
+        self.report_policy(id, concern.map_or(GrantNews::Recovered, |concern| GrantNews::Failing(concern.failure)));
+    }
+
+    /// Reports something that concerns every account of a policy.
+    pub(super) fn report_policy(&mut self, id: u32, what: GrantNews) {
+        let Key { namespace, name } = self.policy_key(id);
+        let state = self.policies.get(id);
+        let (policy_uid, generation) = state.map(|state| (state.uid(), state.generation())).unwrap_or_default();
+        let grant = GrantKey { namespace, policy: name, account: EVERY_ACCOUNT.into() };
+        self.events.push(GrantEvent { grant, policy_uid, generation, target: None, what });
+    }
+
+    fn summary(
+        &self,
+        id: u32,
+        state: &PolicyState,
+        concern: Option<&Concern>,
+        stored: &TokenPolicyStatus,
+        now: Time,
+    ) -> TokenPolicyStatus {
+        match (state, concern) {
+            (PolicyState::Readable(policy), None | Some(Concern { stalls: false, .. })) => {
+                let Some(link) = self.policies.link(id) else { return stored.clone() };
+                let totals = &link.totals;
+                let context = Context {
+                    now,
+                    skew: self.skew,
+                    address: &self.address,
+                    keys: &self.keys,
+                    concern: concern.map(|concern| &concern.failure),
+                    failing: totals.failing().filter_map(|grant| self.named(grant)).collect(),
+                    invalid: totals.first_invalid().and_then(|grant| self.named(grant)),
+                    unrevoked: totals.first_unrevoked().and_then(|grant| self.unrevoked(grant)),
+                    outside: totals
+                        .first_outside()
+                        .and_then(|(due, grant)| Some((self.named(grant)?.account, due.time()))),
+                };
+                status::summarise(policy, totals, stored, &context)
+            }
+            (_, Some(concern)) => status::stalled(&concern.failure, stored, state.generation(), now),
+            (PolicyState::Unreadable { .. }, None) => stored.clone(),
+        }
+    }
+
+    fn named(&self, id: u32) -> Option<NamedAccount> {
+        let grant = self.grants.get(id)?;
+        let failure = grant.rare.as_ref().and_then(|rare| rare.failure.clone());
+        Some(NamedAccount { account: self.key(grant).account.to_string(), failure, since: grant.since.time() })
+    }
+
+    fn unrevoked(&self, id: u32) -> Option<Unrevoked> {
+        let grant = self.grants.get(id)?;
+        let failing = grant.rare.as_ref()?.unrevoked.as_ref()?;
+        let (account, failure) = (self.key(grant).account.to_string(), failing.failure.clone());
+        Some(Unrevoked { account, failure, asked: failing.asked })
+    }
+
+    /// The status of every policy that has one, for metrics.
+    pub fn statuses(&self) -> impl Iterator<Item = (Key, &TokenPolicyStatus)> {
+        self.policies.iter().filter_map(|(id, _, link)| Some((self.policy_key(id), link.written.as_deref()?)))
+    }
+}

@@ -1,0 +1,174 @@
+//! Failures in a row, and grants of one namespace that fail for the same reason: one probes, the others wait for it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::Grants;
+use crate::core::{
+    Time,
+    failure::Failure,
+    grant::{Failing, event::GrantNews},
+    id::stable_hash,
+    reason::FailureReason,
+    schedule,
+};
+
+/// The work that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// Issuing and repairing.
+    Issue,
+    /// Retiring.
+    Revoke,
+}
+
+type Cause = (u32, FailureReason, Kind);
+
+#[derive(Debug)]
+struct Trouble {
+    probe: u32,
+    waiting: BTreeSet<u32>,
+}
+
+/// Causes that lie in a namespace.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    open: HashMap<Cause, Trouble>,
+    /// The causes that a grant probes or waits for.
+    of: HashMap<u32, Vec<Cause>>,
+}
+
+impl Troubles {
+    /// Whether this grant is the one that probes; else it is entered as waiting.
+    fn probes(&mut self, id: u32, cause: Cause) -> bool {
+        let trouble = self.open.entry(cause).or_insert_with(|| Trouble { probe: id, waiting: BTreeSet::new() });
+        let causes = self.of.entry(id).or_default();
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+        let probes = trouble.probe == id;
+        if !probes {
+            trouble.waiting.insert(id);
+        }
+        probes
+    }
+
+    /// The grant has nothing to do with causes any more but with those to be kept; those who waited for it.
+    fn leave(&mut self, id: u32, keep: impl Fn(&Cause) -> bool) -> Vec<(u32, Kind)> {
+        let Some(causes) = self.of.remove(&id) else { return Vec::new() };
+        let (kept, left): (Vec<Cause>, Vec<Cause>) = causes.into_iter().partition(|cause| keep(cause));
+        if !kept.is_empty() {
+            self.of.insert(id, kept);
+        }
+        let mut released = Vec::new();
+        for cause in left {
+            let Some(trouble) = self.open.get_mut(&cause) else { continue };
+            trouble.waiting.remove(&id);
+            if trouble.probe == id {
+                released.extend(
+                    self.open.remove(&cause).into_iter().flat_map(|trouble| trouble.waiting).map(|id| (id, cause.2)),
+                );
+            }
+        }
+        for (waiting, _) in &released {
+            if let Some(causes) = self.of.get_mut(waiting) {
+                causes.retain(|cause| self.open.contains_key(cause));
+            }
+        }
+        released
+    }
+
+    /// Everybody who has to do with an API server that does not answer.
+    fn unanswered(&self, covers: impl Fn(u32) -> bool) -> Vec<(u32, Kind)> {
+        let causes = self
+            .open
+            .iter()
+            .filter(|((namespace, reason, _), _)| *reason == FailureReason::ApiUnavailable && covers(*namespace));
+        let all = causes.flat_map(|((.., kind), trouble)| {
+            trouble.waiting.iter().copied().chain([trouble.probe]).map(|id| (id, *kind))
+        });
+        all.collect()
+    }
+}
+
+impl Grants {
+    /// Counts a failure and sets the next try.
+    pub(super) fn fail(&mut self, id: u32, failure: Failure, now: Time) {
+        let failing = self.grants.get(id).and_then(|grant| grant.failing().cloned());
+        let Some(failing) = self.next_try(id, Kind::Issue, failing, failure, now) else { return };
+        if let Some(grant) = self.grants.get_mut(id) {
+            let prompt = failing.is_prompt();
+            let retry_at = if prompt { now } else { failing.retry_at };
+            grant.rare().failing = Some(Failing { retry_at, ..failing });
+        }
+    }
+
+    /// A retirement failed: it has a back-off of its own, and is reported once.
+    pub(super) fn fail_to_revoke(&mut self, id: u32, failure: Failure, asked: bool, now: Time) {
+        let before = self.grants.get(id).and_then(|grant| grant.rare.as_ref()?.unrevoked.clone());
+        let known = before.as_ref().map(|failing| failing.failure.reason);
+        let asked = asked || before.as_ref().is_some_and(|failing| failing.asked);
+        let Some(failing) = self.next_try(id, Kind::Revoke, before, failure, now) else { return };
+        let news = (known != Some(failing.failure.reason)).then(|| failing.failure.clone());
+        if let Some(grant) = self.grants.get_mut(id) {
+            grant.rare().unrevoked = Some(Failing { asked, ..failing });
+        }
+        if let Some(failure) = news {
+            self.report(id, GrantNews::RevocationFailing(failure));
+        }
+    }
+
+    fn next_try(
+        &mut self,
+        id: u32,
+        kind: Kind,
+        before: Option<Failing>,
+        failure: Failure,
+        now: Time,
+    ) -> Option<Failing> {
+        let grant = self.grants.get(id)?;
+        let (expires, (namespace, _), key) = (grant.counted.expires.time(), self.place(grant), self.key(grant));
+        let hash = stable_hash([&*key.namespace, &*key.policy, &*key.account]);
+        let waits = failure.reason.shared() && !self.troubles.probes(id, (namespace, failure.reason, kind));
+        let count =
+            before.filter(|before| before.failure.reason == failure.reason).map_or(1, |before| before.count + 1);
+        // The probe will tell; should it fail for a reason of its own, the longest pause is the bound.
+        let pauses = if waits { u32::MAX } else { count };
+        let retry_at = schedule::retry_at(now, pauses, Some(expires), hash).max(failure.not_before(now));
+        Some(Failing { failure, count, retry_at, asked: false })
+    }
+
+    /// The grant does not fail any more but for reasons that are kept: those that waited for its probe try now.
+    pub(super) fn release(&mut self, id: u32, keep: impl Fn(FailureReason, Kind) -> bool, now: Time) {
+        for (waiting, kind) in self.troubles.leave(id, |(_, reason, kind)| keep(*reason, *kind)) {
+            self.try_now(waiting, kind, now);
+        }
+    }
+
+    /// As [`Grants::release`], for a grant that is forgotten.
+    pub(super) fn recovered(&mut self, id: u32) {
+        for (waiting, kind) in self.troubles.leave(id, |_| false) {
+            self.try_now(waiting, kind, Time::MIN_UTC);
+        }
+    }
+
+    fn try_now(&mut self, id: u32, kind: Kind, now: Time) {
+        if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
+            let failing = match kind {
+                Kind::Issue => &mut rare.failing,
+                Kind::Revoke => &mut rare.unrevoked,
+            };
+            if let Some(failing) = failing {
+                failing.retry_at = Time::MIN_UTC;
+            }
+        }
+        self.wake(id, now);
+    }
+
+    /// The API server answers again: everybody who waited for that tries now, most urgent first.
+    pub(super) fn answering_again(&mut self, scope: u16, now: Time) {
+        let covers = |namespace: u32| self.namespaces.get(namespace).is_some_and(|place| place.scope == scope);
+        for (id, kind) in self.troubles.unanswered(covers) {
+            self.try_now(id, kind, now);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Who is decided next, and what the decision means for the grant.
+
+use chrono::TimeDelta;
+
+use super::{GrantCall, Grants, Work, trouble::Kind};
+use crate::core::{
+    Time,
+    failure::Failure,
+    grant::{
+        Grant, Retirement,
+        call::{Call, Step},
+        checks::Case,
+        claims,
+        event::GrantNews,
+        look::Look,
+        next::{self, Act, Decision},
+        status::{Counted, Standing},
+        view::{Placed, PlacedAnchor, View},
+    },
+    id::{Name, Secs},
+    kernel::queue::Lane,
+    names,
+    place::secret::Target,
+    policy::PolicyState,
+    reason::{FailureReason, RetireReason},
+    request::Request,
+};
+
+/// A first issue counts as urgent as a token that expires in so long: a consumer waits for it, but has nothing to lose yet.
+const FIRST_WITHIN: TimeDelta = TimeDelta::seconds(60);
+/// A token that is being renewed should be done this long before it expires.
+const BEFORE_EXPIRY: TimeDelta = TimeDelta::seconds(60);
+
+/// Kinds of work, which share the slots of their namespace.
+mod kind {
+    /// A person asked for it, or somebody undid our work.
+    pub const ASKED: u8 = 0;
+    /// A token is to be renewed.
+    pub const RENEWAL: u8 = 1;
+    /// There has been no token yet.
+    pub const FIRST: u8 = 2;
+}
+
+impl Grants {
+    /// Makes a grant ready to be decided, if the lists of its namespace are complete.
+    pub(super) fn wake(&mut self, id: u32, now: Time) {
+        let Some(grant) = self.grants.get(id) else { return };
+        let (namespace, scope) = self.place(grant);
+        if self.scopes.get(usize::from(scope)).is_some_and(|scope| scope.opened) {
+            let (kind, deadline) = self.urgency(grant, now);
+            self.queue.ready(id, Lane { namespace, kind }, deadline);
+        }
+    }
+
+    /// The kind of a grant's work, and until when it should be done.
+    fn urgency(&self, grant: &Grant, now: Time) -> (u8, Time) {
+        let asks = self.policies.get(grant.policy).and_then(PolicyState::readable);
+        let target = self.targets_of(grant).next().and_then(|target| self.targets.get(target));
+        let Some((target, token)) = target.and_then(|target| Some((target, target.token.as_ref()?))) else {
+            return if grant.published { (kind::ASKED, now) } else { (kind::FIRST, now + FIRST_WITHIN) };
+        };
+        let rotate = asks.and_then(|policy| policy.rotate.as_deref()).is_some_and(|value| value != target.rotate());
+        let revoke = asks.and_then(|policy| policy.revocation.as_ref()).or(target.revocation());
+        let revoke = revoke.and_then(|asked| asked.as_ref().ok());
+        let revoke = revoke.is_some_and(|asked| token.issued.time() < asked.before);
+        if rotate || revoke { (kind::ASKED, now) } else { (kind::RENEWAL, token.expires.time() - BEFORE_EXPIRY) }
+    }
+
+    /// The most urgent call for a free slot, if any is due; `decisions` is what may still be decided in this turn.
+    pub(super) fn next_call(&mut self, decisions: &mut usize, now: Time) -> Option<(u32, Request)> {
+        while let Some(id) = self.queue.woken(now) {
+            self.wake(id, now);
+        }
+        loop {
+            if let Some(call) = self.pending.pop_front() {
+                return Some(call);
+            }
+            *decisions = decisions.checked_sub(1)?;
+            let (id, lane) = self.queue.take()?;
+            self.decide(id, lane, now);
+        }
+    }
+
+    /// When there is something to do if nothing changes. `free` says whether a call could begin now, `writes` how many
+    /// statuses may be written at once.
+    pub(super) fn wakes_at(&self, free: bool, writes: usize, now: Time) -> Option<Time> {
+        let ready = free && (self.queue.ready_count() > 0 || !self.pending.is_empty());
+        ready.then_some(now).into_iter().chain(self.queue.next_wake()).chain(self.outbox.next_wake(writes, now)).min()
+    }
+
+    /// Decides for one grant: calls to begin, or sleep.
+    pub(super) fn decide(&mut self, id: u32, lane: Lane, now: Time) {
+        #[cfg(test)]
+        {
+            self.decisions += 1;
+        }
+        let fresh = names::anchor(self.seed, self.drawn);
+        let Some((decision, counted)) = self.view(id, fresh, now).map(|view| {
+            let decision = next::decide(&view);
+            let counted = counted(&view, &decision);
+            (decision, counted)
+        }) else {
+            return;
+        };
+        self.stand(id, &decision, now);
+        self.count(id, &counted, now);
+        if decision.drop_attempt {
+            self.drop_attempt(id);
+        }
+        let (wake, busy) = (decision.wake, self.grants.get(id).is_some_and(|grant| grant.busy));
+        self.retire(id, lane, decision.retire, now);
+        match decision.act {
+            Act::Call(call) if !busy => self.begin(id, lane, *call),
+            Act::Idle(until) if !busy => self.sleep(id, until, now),
+            // The call under way ends in its own time; what else becomes due does not wait for that.
+            _ => self.sleep(id, wake, now),
+        }
+        if let Some(grant) = self.grants.get_mut(id) {
+            grant.tidy();
+        }
+    }
+
+    fn drop_attempt(&mut self, id: u32) {
+        self.held.remove(&id);
+        if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
+            rare.attempt = None;
+        }
+    }
+
+    fn sleep(&mut self, id: u32, until: Option<Time>, now: Time) {
+        if let Some(until) = until {
+            // A due time in the past would spin: whatever it is, a second later is soon enough.
+            self.queue.sleep(id, until.max(now + TimeDelta::seconds(1)));
+        }
+    }
+
+    /// Begins retirements, unless their last failure was a moment ago.
+    fn retire(&mut self, id: u32, lane: Lane, due: Vec<Retirement>, now: Time) {
+        let Some(grant) = self.grants.get(id) else { return };
+        let key = self.key(grant);
+        let unrevoked = grant.rare.as_ref().and_then(|rare| rare.unrevoked.as_ref());
+        if unrevoked.is_some_and(|failing| now < failing.retry_at) {
+            return;
+        }
+        if unrevoked.is_some() && due.is_empty() && grant.rare.as_ref().is_some_and(|rare| rare.retiring.is_empty()) {
+            self.revoked(id, now);
+        }
+        for retirement in due {
+            let Retirement { secret, uid, .. } = &retirement;
+            let request = Request::delete_secret(&key.namespace, secret, *uid, None);
+            if let Some(grant) = self.grants.get_mut(id) {
+                grant.rare().retiring.push(retirement.clone());
+            }
+            self.begin(id, lane, Call::of(Step::Retire(Box::new(retirement)), request));
+        }
+    }
+
+    /// Nothing is left of a revocation that failed.
+    fn revoked(&mut self, id: u32, now: Time) {
+        if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
+            rare.unrevoked = None;
+        }
+        self.report(id, GrantNews::RevocationDone);
+        self.release(id, |_, kind| kind == Kind::Issue, now);
+        if let Some(mut counted) = self.grants.get(id).map(|grant| grant.counted.clone()) {
+            counted.unrevoked = false;
+            self.count(id, &counted, now);
+        }
+    }
+
+    /// Puts a call on its way.
+    fn begin(&mut self, id: u32, lane: Lane, call: Call) {
+        let Some(grant) = self.grants.get_mut(id) else { return };
+        let retires = matches!(call.step, Step::Retire(_));
+        grant.calls += 1;
+        grant.busy |= !retires;
+        if let Some(attempt) = call.attempt {
+            grant.rare().attempt = Some(*attempt);
+        }
+        let policy = grant.policy;
+        if let Step::Look(Look::Policy) = call.step
+            && let Some(link) = self.policies.link_mut(policy)
+        {
+            link.proof.looking = true;
+        }
+        if matches!(call.step, Step::CreateAnchor) {
+            self.drawn += 1;
+        }
+        let known = self.known(self.policies.scope(policy));
+        let what = call.request.what.clone();
+        let ticket = self.calls.insert(Work::Grant(GrantCall { grant: id, step: call.step, lane, known, what }));
+        self.queue.started(lane);
+        self.pending.push_back((ticket, call.request));
+    }
+
+    /// Gathers all that a decision is made of.
+    pub(super) fn view(&self, id: u32, fresh: Name, now: Time) -> Option<View<'_>> {
+        let grant = self.grants.get(id)?;
+        let (namespace, scope) = self.place(grant);
+        let place = self.namespaces.get(namespace)?;
+        let key = self.key(grant);
+        let home = self.home(grant);
+        let wanted = home.as_ref().filter(|_| grant.claims);
+        let occupant = wanted.and_then(|name| self.targets.find(scope, &place.name, name));
+        let old = self.targets_of(grant).filter(|target| Some(*target) != occupant);
+        let owner = occupant.and_then(|target| self.targets.link(target)?.grant.get());
+        let other = owner.filter(|owner| *owner != id).and_then(|owner| self.grants.get(owner));
+        Some(View {
+            now,
+            address: &self.address,
+            keys: &self.keys,
+            policy: self.policies.get(grant.policy),
+            policy_proof: self.policies.link(grant.policy).map(|link| link.proof).unwrap_or_default(),
+            living: Some(&place.uids),
+            account: self.accounts.get(grant.account),
+            name: self.claimed_name(id, grant, home.as_ref()),
+            occupant: occupant.and_then(|target| self.placed(target)),
+            occupied_by: other.map(|other| self.key(other)),
+            old: old.filter_map(|target| self.placed(target)).collect(),
+            anchors: self.anchors_of(grant).filter_map(|anchor| self.placed_anchor(anchor)).collect(),
+            key,
+            home,
+            grant,
+            fresh,
+        })
+    }
+
+    fn placed(&self, id: u32) -> Option<Placed<'_, Target>> {
+        Some(Placed { name: self.target_name(id), version: self.targets.version(id), object: self.targets.get(id)? })
+    }
+
+    fn placed_anchor(&self, id: u32) -> Option<PlacedAnchor<'_>> {
+        let (link, version) = (self.anchors.link(id)?, self.anchors.version(id));
+        let anchor = Placed { name: link.name.clone(), version, object: self.anchors.get(id)? };
+        let left = self.left.get(&id);
+        Some(PlacedAnchor {
+            anchor,
+            seen: link.seen,
+            order: link.order,
+            token_id: left.map(|left| left.token_id),
+            target_deleted: left.is_some_and(|left| left.with_target),
+        })
+    }
+
+    /// The wanted name, unless it is illegal or another policy has the better claim.
+    fn claimed_name(&self, id: u32, grant: &Grant, home: Option<&Name>) -> Result<Name, Failure> {
+        let invalid = |what: &str| Failure::new(FailureReason::TargetNameInvalid, what);
+        let key = self.key(grant);
+        let policy = self.policies.get(grant.policy).and_then(PolicyState::readable);
+        let policy = policy.ok_or_else(|| invalid("no policy"))?;
+        let Some(name) = home else {
+            let name = names::target_name(&policy.spec.secret.name, &key.policy, &key.account);
+            return name.map(Into::into).map_err(|what| invalid(&what));
+        };
+        let (namespace, _) = self.place(grant);
+        let rivals = if grant.claims { self.rivalry(id, namespace, name) } else { Vec::new() };
+        match claims::holder(&rivals) {
+            Some(holder) if (&holder.policy, &holder.account) != (&key.policy, &key.account) => {
+                let (policy, account) = (&holder.policy, &holder.account);
+                let what =
+                    format!("Secret {}/{name} is claimed by policy {policy} for account {account}", key.namespace);
+                Err(Failure::new(FailureReason::TargetConflict, &what))
+            }
+            _ => Ok(name.clone()),
+        }
+    }
+
+    /// Notes how the grant stands, and reports when it began or ceased to fail.
+    fn stand(&mut self, id: u32, decision: &Decision, now: Time) {
+        let Some(grant) = self.grants.get_mut(id) else { return };
+        let settled = decision.standing == Standing::Ready && matches!(decision.act, Act::Idle(_));
+        let over = |rare: &mut Box<crate::core::grant::Rare>| {
+            rare.failing.take_if(|failing| settled && failing.retry_at <= now).is_some()
+        };
+        let recovered = grant.rare.as_mut().is_some_and(over);
+        let failure = crate::core::grant::failure(&decision.standing).cloned();
+        let before = grant.rare.as_mut().and_then(|rare| rare.failure.take());
+        if failure.is_some() {
+            grant.rare().failure.clone_from(&failure);
+        }
+        let reported = grant.reported;
+        let news = match &decision.standing {
+            // That a policy does not parse is reported once for the policy, not for each of its accounts.
+            Standing::Failing(failure) if failure.reason == FailureReason::PolicyUnreadable => None,
+            Standing::Failing(failure) => {
+                (reported != Some(failure.reason)).then(|| GrantNews::Failing(failure.clone()))
+            }
+            Standing::Ready => reported.map(|_| GrantNews::Recovered),
+            Standing::Working | Standing::Unselected => None,
+        };
+        if let Some(what) = news {
+            grant.since = Secs::of(now);
+            grant.reported = what.failure().map(|failure| failure.reason);
+            self.report(id, what);
+        }
+        if recovered || reported.is_some() {
+            let still = self.grants.get(id).and_then(|grant| grant.reported);
+            self.release(id, |reason, kind| kind == Kind::Revoke || Some(reason) == still, now);
+        }
+        if before != failure
+            && let Some(policy) = self.grants.get(id).map(|grant| grant.policy)
+        {
+            self.mark(policy, now);
+        }
+    }
+
+    /// Counts a grant for the status of its policy.
+    pub(super) fn count(&mut self, id: u32, counted: &Counted, now: Time) {
+        let Some(grant) = self.grants.get_mut(id).filter(|grant| grant.counted != *counted) else { return };
+        let (policy, before) = (grant.policy, std::mem::replace(&mut grant.counted, counted.clone()));
+        let Some(link) = self.policies.link_mut(policy) else { return };
+        link.totals.remove(id, &before);
+        link.totals.add(id, counted);
+        if before.signer != counted.signer {
+            counted.signer.iter().for_each(|signer| self.keys.count(signer));
+            before.signer.iter().for_each(|signer| self.keys.uncount(signer));
+        }
+        self.mark(policy, now);
+    }
+
+    /// Ends what [`Grants::count`] began.
+    pub(super) fn uncount(&mut self, id: u32) {
+        let Some(grant) = self.grants.get_mut(id) else { return };
+        let (policy, before) = (grant.policy, std::mem::take(&mut grant.counted));
+        if let Some(link) = self.policies.link_mut(policy) {
+            link.totals.remove(id, &before);
+        }
+        before.signer.iter().for_each(|signer| self.keys.uncount(signer));
+    }
+
+    /// Takes down a retirement that has ended.
+    pub(super) fn retirement_ended(&mut self, id: u32, retirement: &Retirement) -> bool {
+        let asked = retirement.cause == RetireReason::RevokeIssuedBefore;
+        if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
+            rare.retiring.retain(|one| one.uid != retirement.uid);
+        }
+        asked
+    }
+}
+
+fn counted(view: &View<'_>, decision: &Decision) -> Counted {
+    let unrevoked = view.grant.rare.as_ref().is_some_and(|rare| rare.unrevoked.is_some());
+    if !view.grant.selected {
+        return Counted { unrevoked, ..Counted::default() };
+    }
+    let case = Case::of(view);
+    let target = view.target().map(|target| target.object);
+    let token = target.and_then(|target| target.token.as_ref());
+    let due = target.and_then(|target| view.due(target));
+    // Only a Secret that we wrote, and a token that can have been issued by now, says anything about keys in use.
+    let ours = |target: &&Target| target.written;
+    let signer = target.filter(ours).and_then(|target| target.token.as_ref()).map(|token| token.signer.clone());
+    Counted {
+        selected: true,
+        undecided: false,
+        valid: case.is_valid(),
+        working: decision.standing == Standing::Working,
+        failing: matches!(decision.standing, Standing::Failing(_)),
+        irrevocable: target.is_some_and(|target| target.irrevocable(view.now).next().is_some()),
+        unrevoked,
+        outside: due.is_some_and(|due| due.outside),
+        expires: token.map(|token| token.expires).unwrap_or_default(),
+        issued: token.map(|token| token.issued).unwrap_or_default(),
+        due: due.map(|due| Secs::of(due.at)).unwrap_or_default(),
+        signer,
+    }
+}

@@ -1,0 +1,270 @@
+//! Ten thousand grants: each change costs what it touches, whatever else there is. Everything here counts; nothing is timed.
+
+mod fairness;
+mod forged;
+mod heap;
+mod revocation;
+
+use chrono::TimeDelta;
+
+use super::{
+    controller::{Change, Grants},
+    event::GrantEvent,
+    model::server::{Server, address},
+};
+use crate::{
+    api::token_policy::TokenPolicy,
+    core::{
+        failure::Failure,
+        kernel::{controller::Controller as _, store::WatchEvent},
+        policy::PolicyState,
+        reason::FailureReason,
+        request::Request,
+    },
+};
+
+/// How many grants.
+const MANY: usize = 10_000;
+
+/// Grants and their API server.
+struct Crowd {
+    server: Server,
+    grants: Grants,
+    heard: usize,
+    /// Writes of a status.
+    statuses: usize,
+}
+
+/// Policies that select their accounts by name.
+fn names(policy: &mut TokenPolicy, names: Vec<String>) {
+    policy.spec.service_accounts.names = Some(names);
+}
+
+impl Crowd {
+    /// A process that has listed what the server has.
+    fn start(server: Server) -> Self {
+        let mut grants = Grants::new(address(), vec![None], 7);
+        for change in server.lists() {
+            grants.observe(0, change, server.now);
+        }
+        Self { heard: server.log.len(), server, grants, statuses: 0 }
+    }
+
+    /// One policy for every account of each of these namespaces.
+    fn of_namespaces(namespaces: usize) -> Self {
+        let mut server = Server::new();
+        for n in 0..namespaces {
+            let namespace = format!("ns-{n}");
+            server.policy(&namespace, "p", |policy| {
+                policy.spec.service_accounts.names = None;
+                policy.spec.service_accounts.selector =
+                    Some(serde_json::from_str(r#"{"matchLabels": {"t": "y"}}"#).unwrap());
+            });
+            for m in 0..MANY / namespaces {
+                server.account(&namespace, &format!("app-{m:05}"), &[("t", "y")]);
+            }
+        }
+        Self::start(server)
+    }
+
+    /// One policy for each account, all in one namespace.
+    fn of_policies() -> Self {
+        let mut server = Server::new();
+        for n in 0..MANY {
+            let account = format!("app-{n:05}");
+            server.account("ci", &account, &[]);
+            server.policy("ci", &format!("p-{n:05}"), |policy| names(policy, vec![account]));
+        }
+        Self::start(server)
+    }
+
+    fn hear(&mut self) {
+        let news = self.server.log.split_off(0);
+        self.heard = 0;
+        for change in news {
+            self.grants.observe(0, change, self.server.now);
+        }
+    }
+
+    fn perform(&mut self, ticket: u32, request: &Request) {
+        let answer = self.server.answer(request);
+        self.grants.answered(ticket, answer, self.server.now);
+    }
+
+    /// Makes every call that is due, and hears what the watches tell of it.
+    fn settle(&mut self) {
+        loop {
+            self.hear();
+            if let Some((ticket, request)) = self.grants.take_status(1, self.server.now) {
+                self.statuses += 1;
+                self.perform(ticket, &request);
+            } else if let Some((ticket, request)) = self.grants.take(&mut usize::MAX.clone(), self.server.now) {
+                self.perform(ticket, &request);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, seconds: i64) {
+        self.server.pass(TimeDelta::seconds(seconds));
+        self.settle();
+    }
+
+    /// Decisions and matches of a selector that a change costs.
+    fn cost(&mut self, change: impl FnOnce(&mut Self)) -> (usize, usize) {
+        let before = (self.grants.decisions, self.grants.matched.get());
+        change(self);
+        self.hear();
+        while let Some((ticket, request)) = self.grants.take(&mut usize::MAX.clone(), self.server.now) {
+            self.perform(ticket, &request);
+        }
+        (self.grants.decisions - before.0, self.grants.matched.get() - before.1)
+    }
+
+    /// Another process takes over.
+    fn restart(&mut self) {
+        let server = std::mem::replace(&mut self.server, Server::new());
+        *self = Self::start(server);
+    }
+
+    fn events(&mut self) -> Vec<GrantEvent> {
+        self.grants.news()
+    }
+}
+
+/// The status of every policy is stored and true, and its echo has been heard.
+fn assert_true(crowd: &mut Crowd) {
+    crowd.pass(2);
+    let ready: i32 = crowd
+        .server
+        .policies
+        .values()
+        .map(|policy| {
+            policy.status.as_ref().and_then(|status| status.accounts.as_ref()).map_or(0, |accounts| accounts.ready)
+        })
+        .sum();
+    assert_eq!(usize::try_from(ready), Ok(MANY));
+}
+
+#[test]
+fn one_policy_for_all_is_level() {
+    let mut crowd = Crowd::of_namespaces(1);
+    let (_, matched) = crowd.cost(|_| ());
+    assert_eq!(matched, 0, "each account was matched at the list");
+    assert_eq!(crowd.server.mints, MANY);
+    assert_true(&mut crowd);
+    assert!(crowd.statuses <= 4, "{} statuses: each is written once a second, and no time passed", crowd.statuses);
+    // D1: the echo of a status, once more, wakes nobody.
+    let echo = crowd.cost(|crowd| crowd.server.policy("ns-0", "p", |_| ()));
+    assert_eq!(echo, (0, 0));
+    // A change of one account concerns one grant: its label is matched by one policy.
+    let (decided, matched) = crowd.cost(|crowd| crowd.server.account("ns-0", "app-00007", &[("t", "y"), ("x", "y")]));
+    assert!(decided <= 6 && matched <= 2, "{decided} decisions, {matched} matches for one account");
+    // D8: one GET proves that a policy is gone, for all of its grants.
+    crowd.cost(|crowd| crowd.server.delete_policy("ns-0", "p"));
+    crowd.pass(60);
+    assert_eq!(crowd.server.count("get tokenpolicies"), 1);
+    assert!(crowd.server.secrets.is_empty(), "{} Secrets are left", crowd.server.secrets.len());
+}
+
+#[test]
+fn a_policy_for_each_account_is_level() {
+    let mut crowd = Crowd::of_policies();
+    // D2: a policy that names its accounts matches those only.
+    assert!(crowd.grants.matched.get() <= 3 * MANY, "{} matches at the list", crowd.grants.matched.get());
+    crowd.settle();
+    assert_eq!(crowd.server.mints, MANY);
+    assert!(crowd.grants.decisions <= 9 * MANY, "{} decisions for a first issue each", crowd.grants.decisions);
+    assert_true(&mut crowd);
+    assert!(crowd.statuses <= 2 * MANY, "{} statuses", crowd.statuses);
+    let echo = crowd.cost(|crowd| crowd.server.policy("ci", "p-00007", |_| ()));
+    assert_eq!(echo, (0, 0));
+    // A new policy of a crowded namespace concerns one account.
+    let (decided, matched) = crowd.cost(|crowd| {
+        crowd.server.policy("ci", "late", |policy| names(policy, vec!["app-00007".into()]));
+    });
+    assert!(decided <= 6 && matched <= 3, "{decided} decisions, {matched} matches for one policy");
+}
+
+#[test]
+fn many_namespaces_are_level() {
+    let mut crowd = Crowd::of_namespaces(500);
+    let matched = crowd.grants.matched.get();
+    assert!(matched <= 3 * MANY, "{matched} matches at the list");
+    crowd.settle();
+    assert_true(&mut crowd);
+    assert_eq!((crowd.server.mints, crowd.statuses >= 500), (MANY, true));
+    assert!(crowd.statuses <= 3 * 500, "{} statuses", crowd.statuses);
+    let (decided, matched) = crowd.cost(|crowd| {
+        crowd.server.policy("ns-7", "p", |policy| {
+            policy.metadata.annotations.get_or_insert_default().insert(crate::core::names::ROTATE.into(), "1".into());
+        });
+    });
+    let (here, most) = (MANY / 500, 8);
+    assert!(decided <= most * here && matched <= 3 * here, "{decided} decisions, {matched} matches for {here} grants");
+}
+
+/// D9: of many scopes each is listed, opened and watched by itself.
+#[test]
+fn many_scopes_are_level() {
+    let server = Crowd::of_namespaces(500).server;
+    let scopes = (0..500).map(|n| Some(format!("ns-{n}").into())).collect();
+    let mut grants = Grants::new(address(), scopes, 7);
+    let now = server.now;
+    let mut told = 0;
+    for change in server.lists() {
+        let number = |name: &str| name.trim_start_matches("ns-").parse::<u16>().unwrap();
+        let key = match &change {
+            Change::Policy(event) => event.key(),
+            Change::Account(event) => event.key(),
+            Change::Target(_) | Change::Anchor(_) => None,
+        };
+        match key {
+            Some(key) => grants.observe(number(&key.namespace.clone()), change, now),
+            None => (0..500).for_each(|scope| grants.observe(scope, change.clone(), now)),
+        }
+        told += usize::from(grants.readiness().is_some());
+    }
+    while grants.take(&mut usize::MAX.clone(), now).is_some() {}
+    assert!(grants.matched.get() <= 3 * MANY && grants.decisions == MANY, "{} decisions", grants.decisions);
+    assert!(told <= 4 + 1, "readiness is computed {told} times: when a list ends, not for each object");
+    // A watch of one namespace fails: the status of its policy is marked, and no other.
+    let later = now + TimeDelta::seconds(5);
+    while let Some((ticket, _)) = grants.take_status(1, later) {
+        grants.answered(ticket, Ok("{}".into()), later);
+    }
+    let failure = Failure::new(FailureReason::Forbidden, "watch");
+    grants.watch_health(7, super::controller::KINDS[0], Some(failure), later);
+    assert_eq!(grants.statuses_waiting(), 1);
+}
+
+/// A policy that is re-created under its name is another one.
+#[test]
+fn an_echo_differs_from_a_change_by_what_the_policy_asks() {
+    let mut crowd = Crowd::of_namespaces(MANY / 10);
+    crowd.settle();
+    let policy = crowd.server.policies[&("ns-1".to_owned(), "p".to_owned())].clone();
+    let state = |change: fn(&mut TokenPolicy)| {
+        let mut policy = policy.clone();
+        change(&mut policy);
+        PolicyState::read(policy, &address())
+    };
+    let before = state(|_| ());
+    for (change, same) in [
+        ((|_| ()) as fn(&mut TokenPolicy), true),
+        (|policy| policy.status = None, true),
+        (|policy| policy.metadata.uid = Some("another".into()), false),
+        (|policy| policy.metadata.generation = Some(9), false),
+        (|policy| policy.metadata.deletion_timestamp = policy.metadata.creation_timestamp.clone(), false),
+        (|policy| policy.metadata.annotations = Some([("tokenward.dev/rotate".into(), "2".into())].into()), false),
+    ] {
+        assert_eq!(before.asks_as(&state(change)), same);
+    }
+    let at = crowd.server.next();
+    let key = crate::core::id::Key::new("ns-1", "p");
+    let (decided, _) = crowd.cost(|crowd| {
+        crowd.server.log.push(Change::Policy(WatchEvent::Applied(key, at, before)));
+    });
+    assert_eq!(decided, 0);
+}

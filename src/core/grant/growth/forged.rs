@@ -1,0 +1,41 @@
+//! D4 and D5: a Secret that somebody else wrote touches nothing outside its grant.
+
+use serde_json::json;
+
+use super::*;
+use crate::core::names as annotation;
+
+/// A Secret with the marks of a target and no managed fields of ours.
+fn forge(server: &mut Server, n: usize) {
+    let mut meta = json!(server.secrets[&("ci".to_owned(), "p-app".to_owned())].meta);
+    meta["managedFields"] = json!([]);
+    let annotations = meta["annotations"].as_object_mut().unwrap();
+    annotations.insert(annotation::POLICY.into(), "theirs".into());
+    annotations.insert(annotation::TARGET.into(), "theirs-app".into());
+    annotations.insert(annotation::SERVICE_ACCOUNT.into(), "app".into());
+    annotations.insert(annotation::KEY_ID.into(), format!("forged-{n}-{}", "x".repeat(2000)).into());
+    annotations.insert(annotation::ISSUED_AT.into(), "2106-01-01T00:00:00Z".into());
+    annotations.insert(annotation::EXPIRES_AT.into(), "2106-01-02T00:00:00Z".into());
+    server.put("evil", "theirs-app", meta, false, std::collections::BTreeMap::new());
+}
+
+#[test]
+fn a_forged_secret_changes_no_status_of_another_namespace_and_leaves_nothing_behind() {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.pass(2);
+    let status = |crowd: &Crowd| crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone();
+    let keys = |crowd: &Crowd| crowd.grants.tokens_by_key().map(|(key, n)| (key.to_owned(), n)).collect::<Vec<_>>();
+    let (before, keys_before) = (status(&crowd), keys(&crowd));
+    for n in 0..1000 {
+        forge(&mut crowd.server, n);
+        crowd.hear();
+    }
+    crowd.pass(5);
+    assert_eq!((status(&crowd), keys(&crowd)), (before, keys_before));
+    let longest = crowd.grants.signers().map(|signer| signer.key_id.len()).max();
+    assert!(crowd.grants.signers().count() <= 2 && longest <= Some(256), "{longest:?}");
+}

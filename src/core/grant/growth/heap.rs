@@ -1,0 +1,188 @@
+//! Bytes on the heap. A test measures in a process of its own, as other tests allocate beside it.
+
+use std::process::Command;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use peak_alloc::PeakAlloc;
+use serde_json::json;
+
+use super::*;
+use crate::core::{
+    grant::Account,
+    id::{Key, Name},
+    place::secret::{Anchor, Target},
+};
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+/// What one grant may take: names, UIDs and instants of account, target, anchor and token, and the way to find each.
+const BYTES_PER_GRANT: usize = 580;
+
+/// Runs an ignored test of this module alone.
+fn alone(name: &str) {
+    let name = format!("core::grant::growth::heap::{name}");
+    let test =
+        Command::new(std::env::current_exe().unwrap()).args([&name, "--exact", "--ignored", "--nocapture"]).output();
+    let output = test.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_grant_takes_at_most_580_bytes_at_any_number() {
+    alone("bytes_per_grant");
+}
+
+#[test]
+fn rotations_leave_nothing_behind() {
+    alone("bytes_over_rotations");
+}
+
+/// The objects of a grant that has its token, as a server with one such grant has them.
+struct Template {
+    account: String,
+    target: String,
+    anchor: String,
+    account_uid: String,
+    anchor_name: String,
+    anchor_uid: String,
+    server: Server,
+}
+
+impl Template {
+    fn new() -> Self {
+        let mut server = Server::new();
+        server.account("ci", "app-000000", &[("t", "y")]);
+        server.policy("ci", "p", |policy| {
+            policy.spec.service_accounts.names = None;
+            policy.spec.service_accounts.selector =
+                Some(serde_json::from_str(r#"{"matchLabels": {"t": "y"}}"#).unwrap());
+        });
+        let mut crowd = Crowd::start(server);
+        crowd.settle();
+        let meta = |name: &str| crowd.server.secrets[&("ci".to_owned(), name.to_owned())].meta.clone();
+        let (_, anchor_name) = crowd.server.anchors().remove(0);
+        let (target, anchor) = (meta("p-app-000000"), meta(&anchor_name));
+        let account = crowd.server.accounts[&("ci".to_owned(), "app-000000".to_owned())].clone();
+        Self {
+            account_uid: account.uid.clone().unwrap(),
+            anchor_uid: anchor.uid.clone().unwrap(),
+            account: json!(account).to_string(),
+            target: json!(target).to_string(),
+            anchor: json!(anchor).to_string(),
+            anchor_name,
+            server: crowd.server,
+        }
+    }
+
+    /// The n-th object of a template, under names and UIDs of its own.
+    fn object(&self, template: &str, n: usize) -> (Key, u64, ObjectMeta) {
+        let uid = |of: usize| format!("{n:08x}-0000-4000-8000-00000000000{of}");
+        let text = template
+            .replace("app-000000", &format!("app-{n:06}"))
+            .replace(&self.account_uid, &uid(1))
+            .replace(&self.anchor_uid, &uid(2))
+            .replace(&self.anchor_name, &format!("tw-{n:010}"));
+        let mut meta: ObjectMeta = serde_json::from_str(&text).unwrap();
+        if meta.uid.as_deref() != Some(&uid(1)) && meta.uid.as_deref() != Some(&uid(2)) {
+            meta.uid = Some(uid(3));
+        }
+        let name = meta.name.clone().unwrap();
+        (Key::new("ci", name), 1000 + u64::try_from(n).unwrap(), meta)
+    }
+
+    /// Four lists of so many grants, object by object.
+    fn list(&self, grants: &mut Grants, many: usize) {
+        let now = self.server.now;
+        let policy = self.server.policies.values().next().unwrap();
+        let policy = PolicyState::read(policy.clone(), &address());
+        for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("ci", "p"), 5, policy), WatchEvent::Listed] {
+            grants.observe(0, Change::Policy(event), now);
+        }
+        grants.observe(0, Change::Account(WatchEvent::Listing), now);
+        for n in 0..many {
+            let (key, at, meta) = self.object(&self.account, n);
+            grants.observe(0, Change::Account(WatchEvent::Item(key, at, Account::read(&meta))), now);
+        }
+        grants.observe(0, Change::Account(WatchEvent::Listed), now);
+        grants.observe(0, Change::Target(WatchEvent::Listing), now);
+        for n in 0..many {
+            let (key, at, meta) = self.object(&self.target, n);
+            let target = Box::new(Target::read(&meta).unwrap());
+            grants.observe(0, Change::Target(WatchEvent::Item(key, at, target)), now);
+        }
+        grants.observe(0, Change::Target(WatchEvent::Listed), now);
+        grants.observe(0, Change::Anchor(WatchEvent::Listing), now);
+        for n in 0..many {
+            let (key, at, meta) = self.object(&self.anchor, n);
+            let anchor: Box<(Name, Name, Anchor)> = Box::new(Anchor::read(&meta).unwrap());
+            grants.observe(0, Change::Anchor(WatchEvent::Item(key, at, anchor)), now);
+        }
+        grants.observe(0, Change::Anchor(WatchEvent::Listed), now);
+        let call = grants.take(&mut 256, now).map(|(_, request)| request.what);
+        assert_eq!(call, None, "a restart makes no call");
+        while grants.next_wake(true, 0, now).is_some_and(|at| at <= now) {
+            assert!(grants.take(&mut 256, now).is_none());
+        }
+    }
+}
+
+#[test]
+#[ignore = "run alone, by another test"]
+fn bytes_per_grant() {
+    let template = Template::new();
+    for many in [MANY, 10 * MANY] {
+        let empty = HEAP.current_usage();
+        let mut grants = Grants::new(address(), vec![None], 7);
+        template.list(&mut grants, many);
+        let held = HEAP.current_usage() - empty;
+        HEAP.reset_peak_usage();
+        template.list(&mut grants, many);
+        let (peak, again) = (HEAP.peak_usage() - empty, HEAP.current_usage() - empty);
+        let each = held / many;
+        println!("{many} grants: {each} bytes each, {} after a re-list, whose peak was {}", again / many, peak / many);
+        assert!(each <= BYTES_PER_GRANT, "{each} bytes per grant at {many}");
+        assert!(peak * 10 <= held * 13 && again * 100 <= held * 101, "{held} bytes, then {again}, peak {peak}");
+    }
+}
+
+#[test]
+#[ignore = "run alone, by another test"]
+fn bytes_over_rotations() {
+    let mut server = Server::new();
+    let accounts: Vec<String> = (0..500).map(|n| format!("app-{n:06}")).collect();
+    for account in &accounts {
+        server.account("ci", account, &[]);
+    }
+    server.policy("ci", "p", |policy| names(policy, accounts));
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    let mut sizes = Vec::new();
+    for rotation in 0..=20 {
+        if rotation > 0 {
+            crowd.server.policy("ci", "p", |policy| {
+                let annotations = policy.metadata.annotations.get_or_insert_default();
+                annotations.insert(crate::core::names::ROTATE.into(), rotation.to_string());
+            });
+            crowd.settle();
+            // The overlap ends, and the old tokens with it.
+            crowd.pass(61);
+            crowd.pass(2);
+            assert_eq!((crowd.server.mints, crowd.server.anchors().len()), (500 * (rotation + 1), 500));
+        }
+        crowd.events();
+        if [1, 20].contains(&rotation) {
+            // The heap without the grants tells what these hold; the next process holds the same.
+            let before = HEAP.current_usage();
+            drop(std::mem::replace(&mut crowd.grants, Grants::new(address(), vec![None], 7)));
+            sizes.push(before - HEAP.current_usage());
+            if rotation == 1 {
+                crowd.restart();
+            }
+        }
+    }
+    println!("500 grants: {} bytes after a rotation, {} after 20", sizes[0], sizes[1]);
+    assert!(sizes[1] * 100 <= sizes[0] * 110, "{sizes:?}");
+}

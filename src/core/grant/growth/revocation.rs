@@ -1,0 +1,102 @@
+//! D6 and R6: a revocation that fails is loud, and holds up nothing else.
+
+use super::*;
+use crate::core::{
+    grant::event::GrantNews,
+    request::{Refusal, Verb},
+};
+
+fn one() -> Crowd {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd
+}
+
+fn annotate(crowd: &mut Crowd, key: &str, value: &str) {
+    crowd.server.policy("ci", "p", |policy| {
+        policy.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
+    });
+}
+
+/// Runs for so many seconds while no Secret may be deleted; the deletes that were tried.
+fn without_delete(crowd: &mut Crowd, seconds: usize) -> usize {
+    let mut tries = 0;
+    for _ in 0..seconds {
+        crowd.server.pass(TimeDelta::seconds(1));
+        crowd.hear();
+        loop {
+            let now = crowd.server.now;
+            let status = crowd.grants.take_status(8, now);
+            let Some((ticket, request)) = status.or_else(|| crowd.grants.take(&mut 256, now)) else { break };
+            if request.verb == Verb::Delete {
+                tries += 1;
+                let failure = Failure::new(FailureReason::Forbidden, &request.what);
+                crowd.grants.answered(ticket, Err(Box::new(Refusal { code: Some(403), object: None, failure })), now);
+            } else {
+                crowd.perform(ticket, &request);
+            }
+            crowd.hear();
+        }
+    }
+    tries
+}
+
+fn condition(crowd: &Crowd, name: &str) -> Option<String> {
+    let status = crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone()?;
+    status.conditions.into_iter().find(|condition| condition.type_ == name).map(|condition| condition.status)
+}
+
+fn count(events: &[GrantEvent], what: fn(&GrantNews) -> bool) -> usize {
+    events.iter().filter(|event| what(&event.what)).count()
+}
+
+#[test]
+fn a_token_that_cannot_be_revoked_is_told_once_and_tried_with_growing_pauses() {
+    let mut crowd = one();
+    annotate(&mut crowd, crate::core::names::ROTATE, "1");
+    crowd.events();
+    let tries = without_delete(&mut crowd, 600);
+    assert!((3..=16).contains(&tries), "{tries} tries in 9 minutes after the overlap");
+    let events = crowd.events();
+    assert_eq!(count(&events, |news| matches!(news, GrantNews::RevocationFailing(_))), 1);
+    assert_eq!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
+    assert_eq!(condition(&crowd, "Ready").as_deref(), Some("True"), "the published token is fine");
+    assert_eq!(condition(&crowd, "Stalled"), None, "nobody asked for it");
+    crowd.pass(600);
+    crowd.pass(2);
+    let events = crowd.events();
+    assert_eq!(count(&events, |news| matches!(news, GrantNews::RevocationDone)), 1);
+    assert_ne!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
+    assert_eq!(crowd.server.anchors().len(), 1);
+}
+
+#[test]
+fn a_revocation_that_somebody_asked_for_and_fails_stalls_the_policy_and_spares_the_fresh_token() {
+    let mut crowd = one();
+    crowd.server.pass(TimeDelta::seconds(60));
+    let now = crate::core::meta::text(crowd.server.now);
+    annotate(&mut crowd, crate::core::names::REVOKE_ISSUED_BEFORE, &now);
+    without_delete(&mut crowd, 120);
+    assert_eq!(condition(&crowd, "Stalled").as_deref(), Some("True"));
+    assert_eq!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
+    assert_eq!(crowd.server.mints, 2, "the fresh token did not wait for the end of the old one");
+}
+
+/// R6: deletes that hang do not hold up a publication, nor the other way round.
+#[test]
+fn a_rotation_goes_on_beside_a_delete_that_is_not_answered() {
+    let mut crowd = one();
+    annotate(&mut crowd, crate::core::names::ROTATE, "1");
+    crowd.settle();
+    crowd.server.pass(TimeDelta::seconds(61));
+    let (_, hanging) = crowd.grants.take(&mut 256, crowd.server.now).unwrap();
+    assert_eq!(hanging.verb, Verb::Delete, "{}", hanging.what);
+    annotate(&mut crowd, crate::core::names::ROTATE, "2");
+    crowd.settle();
+    assert_eq!(crowd.server.mints, 3, "published beside it");
+    let (record, _) = crowd.server.published("ci", "p-app").unwrap();
+    assert_eq!(&*record.rotate, "2");
+}

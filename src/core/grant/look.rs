@@ -1,0 +1,133 @@
+//! Live GETs: before anything is issued or deleted because something is *not* there, one says so.
+
+use k8s_openapi::{api::core::v1::ServiceAccount, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::core::{DeserializeGuard, PartialObjectMeta, Resource as _, ResourceExt as _};
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::Account;
+use crate::{
+    api::token_policy::TokenPolicy,
+    core::{
+        address::ClusterAddress,
+        failure::Failure,
+        id::{GrantKey, Name, Uid},
+        meta, names,
+        policy::PolicyState,
+        request::{Accept, Answer, Request, Verb, metadata, parse, secret_path},
+    },
+};
+
+/// The object that is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The Secret of this name.
+    Target(Name),
+    /// The anchor of this name.
+    Anchor(Name),
+    /// The policy.
+    Policy,
+    /// The account.
+    Account,
+}
+
+/// The answer.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and none is kept")]
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing.
+    Absent,
+    /// A Secret.
+    Secret(ObjectMeta),
+    /// The policy, with its resourceVersion.
+    Policy(u64, PolicyState),
+    /// The account, with its resourceVersion.
+    Account(u64, Account),
+}
+
+/// A policy, or why it cannot be read: one bad object must not stop the watch.
+pub type GuardedPolicy = DeserializeGuard<TokenPolicy>;
+
+/// Reads a policy as a watch or a GET delivers it, with its resourceVersion.
+#[must_use]
+pub fn policy(policy: GuardedPolicy, address: &ClusterAddress) -> (u64, PolicyState) {
+    let at = meta::version(policy.meta());
+    let (uid, generation) = (policy.uid().unwrap_or_default(), policy.meta().generation.unwrap_or_default());
+    let state = match policy.0 {
+        Ok(policy) => PolicyState::read(policy, address),
+        Err(invalid) => PolicyState::Unreadable { uid: Uid::read(&uid), generation, error: invalid.error },
+    };
+    (at, state)
+}
+
+/// An empty metadata list has `items: null`.
+#[derive(Deserialize)]
+struct MetaList {
+    items: Option<Vec<PartialObjectMeta<ServiceAccount>>>,
+}
+
+impl Look {
+    /// The GET.
+    #[must_use]
+    pub fn request(&self, key: &GrantKey) -> Request {
+        let GrantKey { namespace, policy, account } = key;
+        match self {
+            Self::Target(name) => Request::look("Secret", secret_path(namespace, name), namespace, name),
+            // Metadata does not tell the type, so the server is asked for an anchor of this name: a Secret that merely
+            // has such a name is not one.
+            Self::Anchor(name) => Request {
+                verb: Verb::Get,
+                path: format!(
+                    "/api/v1/namespaces/{namespace}/secrets?fieldSelector=metadata.name%3D{name}%2Ctype%3D{}",
+                    names::ANCHOR_TYPE
+                ),
+                accept: Accept::MetadataList,
+                body: SecretString::default(),
+                what: format!("get anchor {namespace}/{name}"),
+            },
+            Self::Policy => Request::read(
+                format!("get TokenPolicy {namespace}/{policy}"),
+                format!("/apis/tokenward.dev/v1alpha1/namespaces/{namespace}/tokenpolicies/{policy}"),
+            ),
+            Self::Account => {
+                let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}");
+                Request::look("ServiceAccount", path, namespace, account)
+            }
+        }
+    }
+
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// When the answer proves nothing.
+    pub fn read(&self, key: &GrantKey, answer: Answer, address: &ClusterAddress) -> Result<Found, Failure> {
+        let name = match self {
+            Self::Target(name) | Self::Anchor(name) => name,
+            Self::Policy => &key.policy,
+            Self::Account => &key.account,
+        };
+        let body = match answer {
+            Ok(body) => body,
+            Err(refusal) if refusal.is_absent(name) => return Ok(Found::Absent),
+            Err(refusal) => return Err(refusal.failure),
+        };
+        let what = || self.request(key).what;
+        Ok(match self {
+            Self::Target(_) => Found::Secret(metadata(&what(), &body)?),
+            Self::Anchor(_) => {
+                let list: MetaList = parse(&what(), &body)?;
+                let mut items = list.items.into_iter().flatten();
+                let named = items.find(|item| item.metadata.name.as_deref() == Some(name));
+                named.map_or(Found::Absent, |item| Found::Secret(item.metadata))
+            }
+            Self::Policy => {
+                let (version, state) = policy(parse(&what(), &body)?, address);
+                Found::Policy(version, state)
+            }
+            Self::Account => {
+                let meta = metadata(&what(), &body)?;
+                Found::Account(meta::version(&meta), Account::read(&meta))
+            }
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! From the first finding to the one call that comes next. The controller decides again after every answer, so a crash
+//! between two calls loses only what the process remembers.
+
+use super::{
+    Attempt, Retirement,
+    call::{Call, Step, apply, previous, publish, record, recorded},
+    checks::{Case, Finding, outlived},
+    look::Look,
+    repair, retire, revoke,
+    status::Standing,
+    view::{Placed, View},
+};
+use crate::{
+    api::token_policy::Binding,
+    core::{
+        Time,
+        credential::token::{self, Claims, Minted},
+        failure::Failure,
+        place::{
+            record::{Bond, Record},
+            secret::{self, Fence, Target},
+        },
+        policy::Policy,
+        reason::{FailureReason, IssueReason},
+        request::{Accept, Request, Verb},
+    },
+};
+
+/// What comes next.
+#[derive(Debug)]
+pub enum Act {
+    /// Nothing before this instant, or before something changes.
+    Idle(Option<Time>),
+    /// This call.
+    Call(Box<Call>),
+}
+
+/// What to do now.
+#[derive(Debug)]
+pub struct Decision {
+    /// Secrets to delete now; nothing below holds this up.
+    pub retire: Vec<Retirement>,
+    /// The attempt in memory has no use any more.
+    pub drop_attempt: bool,
+    /// The next step.
+    pub act: Act,
+    /// When something becomes due that does not wait for the next step.
+    pub wake: Option<Time>,
+    /// For status and events.
+    pub standing: Standing,
+}
+
+/// The conclusion from a finding.
+struct Conclusion {
+    act: Act,
+    standing: Standing,
+    /// The grant goes on: an attempt in memory may be published later.
+    active: bool,
+}
+
+impl Conclusion {
+    fn stop(act: Act, standing: Standing) -> Self {
+        Self { act, standing, active: false }
+    }
+}
+
+/// Decides for one grant. Pure: the same view gives the same decision. While a call of the grant is under way only
+/// retirements begin.
+#[must_use]
+pub fn decide(view: &View<'_>) -> Decision {
+    let conclusion = conclude(view);
+    let drop_attempt = view.attempt().is_some() && !conclusion.active && !view.grant.busy;
+    let retire = retire::due(view, drop_attempt);
+    let wake = retire::next(view);
+    let act = match conclusion.act {
+        Act::Idle(until) => match retire::look(view) {
+            Some(look) if retire.is_empty() && view.retiring().is_empty() => {
+                throttled(view, || Call::looking(view, look))
+            }
+            _ => Act::Idle(until.into_iter().chain(wake).min()),
+        },
+        act @ Act::Call(_) => act,
+    };
+    Decision { retire, drop_attempt, act, wake, standing: conclusion.standing }
+}
+
+fn conclude(view: &View<'_>) -> Conclusion {
+    let case = Case::of(view);
+    match case.first(1) {
+        Some(Finding::End) => Conclusion::stop(remove(view), Standing::Unselected),
+        Some(Finding::EndsAt(until)) => Conclusion::stop(Act::Idle(Some(until)), Standing::Unselected),
+        Some(Finding::ProveEnd(look)) => Conclusion::stop(prove_end(view, look), Standing::Unselected),
+        Some(Finding::Stop(failure)) => {
+            let mends = failure.reason == FailureReason::AccountNotFound;
+            let act = if mends { keep_owners(view, None) } else { Act::Idle(None) };
+            Conclusion::stop(act, Standing::Failing(failure))
+        }
+        Some(Finding::LookFirst(look)) => {
+            Conclusion::stop(throttled(view, || Call::looking(view, look)), Standing::Working)
+        }
+        Some(Finding::Suspended) => suspended(&case),
+        Some(Finding::NoName(failure)) => without_name(view, failure),
+        _ => serve(&case),
+    }
+}
+
+/// One grant looks for its policy, and the others wait for the answer.
+fn prove_end(view: &View<'_>, look: Look) -> Act {
+    if look == Look::Policy && view.policy_proof.looking {
+        return Act::Idle(None);
+    }
+    throttled(view, || Call::looking(view, look))
+}
+
+fn remove(view: &View<'_>) -> Act {
+    // Annotations alone must not make us delete what we never wrote.
+    let mut targets = view.targets().filter(|target| target.written && view.deletes(target.owners.policy));
+    targets.next().map_or(Act::Idle(None), |target| throttled(view, || removal(view, target)))
+}
+
+fn removal(view: &View<'_>, target: &Placed<'_, Target>) -> Call {
+    let (namespace, name) = (&view.key.namespace, &target.name);
+    let request = Request::delete_secret(namespace, name, target.uid, Some(target.version));
+    Call::of(Step::Remove { name: name.clone() }, request)
+}
+
+/// Where nothing is issued, owners and finalizers are still kept as the policy wants them, under the budget of all repairs.
+fn keep_owners(view: &View<'_>, until: Option<Time>) -> Act {
+    let ready_at = view.grant.budget.ready_at(view.now);
+    match view.readable().and_then(|policy| repair::owners_and_finalizers(view, policy)) {
+        Some((_, call)) if ready_at <= view.now => throttled(view, || call),
+        Some(_) => Act::Idle(Some(ready_at)),
+        None => Act::Idle(until),
+    }
+}
+
+/// Nothing is issued while suspended; the status goes on telling when tokens die.
+fn suspended(case: &Case<'_>) -> Conclusion {
+    let valid = case.target.filter(|_| case.is_valid());
+    let end = valid.and_then(|target| target.object.token.as_ref()).map(|token| token.expires.time());
+    let standing = if valid.is_some() { Standing::Ready } else { Standing::Working };
+    Conclusion::stop(keep_owners(case.view, end), standing)
+}
+
+/// Row 10: the old target is kept fresh until the new name can be had.
+fn without_name(view: &View<'_>, failure: Failure) -> Conclusion {
+    let Some(old) = view.old.first() else {
+        let again = view.failing().map(|failing| failing.retry_at);
+        return Conclusion::stop(Act::Idle(again), Standing::Failing(failure));
+    };
+    let case = Case { view, name: old.name.clone(), target: Some(old) };
+    Conclusion { standing: Standing::Failing(failure), ..serve(&case) }
+}
+
+/// Rows 8 to 11 for one target.
+fn serve(case: &Case<'_>) -> Conclusion {
+    let usable = usable(case);
+    match case.first(8) {
+        Some(Finding::Prove(_, look)) => waiting(case, usable.is_some(), || Call::looking(case.view, look)),
+        Some(Finding::Issue(why)) => issue(case, why, usable),
+        // The controller deletes the Secret; the next decision finds it missing.
+        Some(Finding::Dying) => Conclusion::stop(Act::Idle(None), standing(case)),
+        _ => settled(case),
+    }
+}
+
+fn issue(case: &Case<'_>, why: IssueReason, usable: Option<&Attempt>) -> Conclusion {
+    let held = usable.and_then(|attempt| Some((attempt, attempt.token.as_ref()?)));
+    if let Some((attempt, token)) = held {
+        return waiting(case, true, || publication(case, attempt, token));
+    }
+    if let Some(until) = revoke::pause(case.view) {
+        return Conclusion { act: Act::Idle(Some(until)), standing: standing(case), active: usable.is_some() };
+    }
+    match usable {
+        Some(attempt) => waiting(case, true, || step(case, attempt)),
+        None => paced(case, why, || step(case, &begin(case, why)?)),
+    }
+}
+
+/// Rows 9 to 11: the token is right.
+fn settled(case: &Case<'_>) -> Conclusion {
+    if let Some((why, call)) = repair::next(case) {
+        // The other half of a repair that has spent its budget when the Secret was read.
+        return match call.step {
+            Step::Publish { .. } => waiting(case, false, || Some(call)),
+            _ => paced(case, why, || Some(call)),
+        };
+    }
+    let old = case.view.old.iter().find(|old| old.written && case.view.target().is_some());
+    let due = || case.target.and_then(|target| case.view.due(target)).map(|due| due.at);
+    let act = match old {
+        Some(old) => throttled(case.view, || removal(case.view, old)),
+        None => Act::Idle(due()),
+    };
+    // A request that could not be read must not pass for one that was carried out.
+    let unheard = case.target.and_then(|target| revoke::unheard(case.view, target));
+    Conclusion::stop(act, unheard.map_or(Standing::Ready, Standing::Failing))
+}
+
+/// Row 7: a call waits while the back-off of the last failure runs.
+fn throttled(view: &View<'_>, call: impl FnOnce() -> Call) -> Act {
+    match view.failing() {
+        Some(failing) if failing.retry_at > view.now => Act::Idle(Some(failing.retry_at)),
+        _ => Act::Call(Box::new(call())),
+    }
+}
+
+/// Row 7 for a step of an issue.
+fn waiting<C: Into<Option<Call>>>(case: &Case<'_>, active: bool, call: impl FnOnce() -> C) -> Conclusion {
+    let act = match case.view.failing() {
+        Some(failing) if failing.retry_at > case.view.now => Act::Idle(Some(failing.retry_at)),
+        _ => call().into().map_or(Act::Idle(None), |call| Act::Call(Box::new(call))),
+    };
+    Conclusion { act, standing: standing(case), active }
+}
+
+/// Row 7 for calls that begin something: the mint budget too.
+fn paced(case: &Case<'_>, why: IssueReason, call: impl FnOnce() -> Option<Call>) -> Conclusion {
+    let ready_at = case.view.grant.budget.ready_at(case.view.now);
+    if ready_at <= case.view.now {
+        return waiting(case, false, call);
+    }
+    let exhausted = || Failure::new(FailureReason::MintBudgetExhausted, &format!("{} again and again", why.into_str()));
+    let standing = match why.is_repair() {
+        _ if case.is_valid() => Standing::Ready,
+        true => Standing::Failing(exhausted()),
+        // Edits of the policy in a row: nobody fights us.
+        false => Standing::Working,
+    };
+    Conclusion::stop(Act::Idle(Some(ready_at)), standing)
+}
+
+/// How a grant stands that needs something: the last failure if there is one.
+fn standing(case: &Case<'_>) -> Standing {
+    match case.view.failing().filter(|failing| !failing.is_prompt()) {
+        Some(failing) => Standing::Failing(failing.failure.clone()),
+        None if case.is_valid() => Standing::Ready,
+        None => Standing::Working,
+    }
+}
+
+/// The attempt in memory, if its token would still be the right one.
+fn usable<'a>(case: &Case<'a>) -> Option<&'a Attempt> {
+    let (attempt, policy) = (case.view.attempt()?, case.view.readable()?);
+    let is_target = |bond: &Bond| case.target.is_some_and(|target| target.uid == bond.uid);
+    let fits = attempt.token_inputs == *policy.token_inputs
+        && Some(attempt.account_uid) == case.view.account.map(|account| account.uid)
+        && attempt.rotate == policy.rotate
+        && !attempt.spent
+        && (policy.binding() != Binding::Target || attempt.bond.as_ref().is_none_or(is_target))
+        && attempt.token.as_ref().is_none_or(|token| is_fresh(case, policy, token));
+    fits.then_some(attempt)
+}
+
+/// A held token is worth publishing while it is not due or revoked itself, and not older than the published one.
+fn is_fresh(case: &Case<'_>, policy: &Policy, held: &Minted) -> bool {
+    let Claims { issued_at, expires_at, .. } = held.claims;
+    let due = case.view.renewal(policy, issued_at, expires_at).due;
+    due > case.view.now && !revoke::covers(case.view, issued_at) && !outlived(case, issued_at)
+}
+
+fn begin(case: &Case<'_>, why: IssueReason) -> Option<Attempt> {
+    let policy = case.view.readable()?;
+    Some(Attempt {
+        bond: None,
+        why,
+        account_uid: case.view.account?.uid,
+        token_inputs: policy.token_inputs.as_ref().into(),
+        rotate: policy.rotate.clone(),
+        token: None,
+        replaces: None,
+        spent: false,
+    })
+}
+
+/// The next call for an attempt without a token: make the Secret that it is bound to, or request it.
+fn step(case: &Case<'_>, attempt: &Attempt) -> Option<Call> {
+    let (view, policy) = (case.view, case.view.readable()?);
+    let mut attempt = Box::new(attempt.clone());
+    let (step, request) = match (policy.binding(), &attempt.bond, case.target) {
+        (Binding::Anchor, None, _) => (Step::CreateAnchor, create_anchor(case, policy)),
+        (Binding::Target, None, None) => {
+            let record = Record { token: None, previous: Vec::new(), ..record(view, policy, &attempt) };
+            let body = secret::target(&view.key, policy, &case.name, &record, None, view.address, Fence::Absent);
+            (Step::CreateTarget, apply(view, &case.name, body))
+        }
+        (binding, bond, target) => {
+            let itself = || target.map(|target| Bond { name: case.name.clone(), uid: target.uid });
+            let bond = if binding == Binding::Target { bond.clone().or_else(itself) } else { bond.clone() };
+            attempt.bond = bond;
+            (Step::Mint, mint(view, policy, &attempt))
+        }
+    };
+    Some(Call { step, request, attempt: Some(attempt) })
+}
+
+fn create_anchor(case: &Case<'_>, policy: &Policy) -> Request {
+    let View { key, fresh, now, .. } = case.view;
+    let path = format!("/api/v1/namespaces/{}/secrets", key.namespace);
+    let what = format!("create Secret {}/{fresh} (anchor)", key.namespace);
+    Request::write(Verb::Create, &path, secret::anchor(key, policy, fresh, &case.name, *now), what)
+}
+
+fn mint(view: &View<'_>, policy: &Policy, attempt: &Attempt) -> Request {
+    let key = &view.key;
+    Request {
+        verb: Verb::Create,
+        path: format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", key.namespace, key.account),
+        accept: Accept::Json,
+        body: token::request(key, policy, attempt.account_uid, attempt.bond.as_ref()),
+        what: format!("request a token for ServiceAccount {}", key.account_key()),
+    }
+}
+
+fn publication(case: &Case<'_>, attempt: &Attempt, token: &Minted) -> Option<Call> {
+    let policy = case.view.readable()?;
+    let record = Record {
+        token: Some(recorded(&token.claims, attempt.bond.clone())),
+        previous: previous(case, policy),
+        ..record(case.view, policy, attempt)
+    };
+    Some(publish(case, policy, &record, &token.secret, attempt.why))
+}

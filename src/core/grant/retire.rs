@@ -1,0 +1,191 @@
+//! Which anchors to delete now. Nothing that blocks issuing blocks this.
+
+use chrono::TimeDelta;
+
+use super::{
+    Retirement,
+    checks::{Case, Finding},
+    look::Look,
+    revoke,
+    view::{PlacedAnchor, View},
+};
+use crate::core::{
+    Time,
+    id::{Secs, Uid},
+    place::secret::Target,
+    reason::RetireReason,
+};
+
+/// An anchor that no target names was left behind by a crash, or another process is at work: after this long it
+/// is the former.
+const LOST_AFTER: TimeDelta = TimeDelta::seconds(60);
+
+/// How a target names an anchor.
+#[derive(Clone, Copy)]
+enum Mention {
+    Current { issued: Secs, expires: Secs, id: Uid },
+    Previous { issued: Secs, retires: Secs, id: Uid },
+    Not,
+}
+
+/// Every anchor, and every target that is an anchor itself, to delete now.
+#[must_use]
+pub fn due(view: &View<'_>, drop_attempt: bool) -> Vec<Retirement> {
+    let failing = view.grant.rare.as_ref().and_then(|rare| rare.unrevoked.as_ref());
+    if failing.is_some_and(|failing| view.now < failing.retry_at) {
+        return Vec::new();
+    }
+    let end = end(view);
+    let anchors = view.anchors.iter().filter_map(|anchor| {
+        let name = &anchor.anchor.name;
+        let named = named(view, name, anchor.uid);
+        let cause = match end {
+            Some(cause) => view.deletes(anchor.owners.policy).then_some(cause),
+            None if is_held(view, name) => discarded(view, drop_attempt, named),
+            None => cause(view, anchor, named),
+        };
+        // With `Retain`, and after the policy let go, an anchor still goes when its token cannot be alive.
+        let cause = cause.or_else(|| is_expired(view, anchor, named).then_some(RetireReason::Expired))?;
+        let token_id = token_of(view, name, anchor.uid);
+        Some(Retirement { secret: name.clone(), uid: anchor.uid, token_id, cause, reason: revoke::reason(view, cause) })
+    });
+    let under_way = |retirement: &Retirement| view.retiring().iter().any(|known| known.uid == retirement.uid);
+    anchors.chain(targets(view)).filter(|retirement| !under_way(retirement)).collect()
+}
+
+/// The cause that takes all anchors of a grant, once its end is sure.
+fn end(view: &View<'_>) -> Option<RetireReason> {
+    let sure = Case::of(view).first(1)? == Finding::End;
+    let selected = view.grant.unselected_since().is_none();
+    sure.then_some(if selected { RetireReason::PolicyDeleted } else { RetireReason::Unselected })
+}
+
+fn is_held(view: &View<'_>, name: &str) -> bool {
+    view.attempt().and_then(|attempt| attempt.bond.as_ref()).is_some_and(|bond| bond.name == name)
+}
+
+/// A held token without use goes at once, unless the write whose answer was lost may have published it: then
+/// its anchor is left to the sweep, which looks first.
+fn discarded(view: &View<'_>, drop_attempt: bool, named: Mention) -> Option<RetireReason> {
+    let published = matches!(named, Mention::Current { .. }) || view.grant.proof.target_doubtful;
+    (drop_attempt && !published).then_some(RetireReason::Discarded)
+}
+
+fn cause(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<RetireReason> {
+    // No target names this anchor, so its token's issue time is unknown: the token may be as old as the anchor.
+    let issued = match named {
+        Mention::Current { issued, .. } | Mention::Previous { issued, .. } => issued,
+        Mention::Not => anchor.created,
+    };
+    if revoke::covers(view, issued.time()) {
+        return Some(RetireReason::RevokeIssuedBefore);
+    }
+    match named {
+        Mention::Current { .. } => None,
+        Mention::Previous { retires, .. } => (retires.time() <= view.now).then_some(RetireReason::OverlapEnded),
+        // A Secret of the target's name that is not ours may be ours with its annotations removed.
+        Mention::Not if view.grant.proof.target_foreign || view.occupied_by.is_some() => None,
+        Mention::Not => {
+            let (cause, ripe) = ripe(view, anchor);
+            (ripe.time() <= view.now && view.grant.proof.target_seen >= ripe).then_some(cause)
+        }
+    }
+}
+
+/// Why and when an anchor that no target names may go. That it is not named is absence, and needs a look from
+/// that second on: the watch on targets may be behind the one on anchors.
+fn ripe(view: &View<'_>, anchor: &PlacedAnchor<'_>) -> (RetireReason, Secs) {
+    let superseded = view.targets().any(|target| supersedes(view, target, anchor));
+    match (superseded, view.targets().next()) {
+        (true, _) if anchor.target_deleted => (RetireReason::TargetDeleted, anchor.seen),
+        (true, _) => (RetireReason::Superseded, anchor.seen),
+        (false, None) if view.grant.published && view.grant.proof.target_absent => {
+            (RetireReason::TargetDeleted, anchor.seen)
+        }
+        _ => (RetireReason::Lost, Secs::not_before(anchor.seen.time() + LOST_AFTER)),
+    }
+}
+
+/// A published token whose anchor is younger than `anchor` is the successor of the latter's. The server's instants
+/// are whole seconds; within one, the order in which we saw them counts. Believed only while nobody has touched
+/// the annotations, `previous` among them.
+fn supersedes(view: &View<'_>, target: &Target, anchor: &PlacedAnchor<'_>) -> bool {
+    let untouched = view.readable().is_some_and(|policy| target.applied.metadata == policy.applied.metadata);
+    let published = target.token.as_ref().and_then(|token| view.anchor(&token.bond.name));
+    let age = |anchor: &PlacedAnchor<'_>| (anchor.created, anchor.order);
+    untouched && published.is_some_and(|published| age(published) > age(anchor))
+}
+
+/// No token bound to the anchor can be alive. The current one of a living policy is left to its renewal.
+fn is_expired(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> bool {
+    let over = match named {
+        Mention::Current { expires, .. } => view.readable().is_none() && expires.time() <= view.now,
+        Mention::Previous { .. } | Mention::Not => true,
+    };
+    over && anchor.dies_at_latest.is_some_and(|dies| dies.time() <= view.now)
+}
+
+fn named(view: &View<'_>, name: &str, uid: Uid) -> Mention {
+    let mut tokens = view.targets().filter_map(|target| target.object.token.as_ref());
+    if let Some(token) = tokens.find(|token| token.bond.name == name && token.bond.uid == uid) {
+        return Mention::Current { issued: token.issued, expires: token.expires, id: token.id };
+    }
+    let mut entries = view.targets().flat_map(|target| target.object.previous());
+    let entry = entries.find(|entry| entry.bond.name == name && entry.bond.uid == uid);
+    entry.map_or(Mention::Not, |entry| Mention::Previous { issued: entry.issued, retires: entry.retires, id: entry.id })
+}
+
+/// Id of the token bound to an anchor, as far as a target names it, or did.
+#[must_use]
+pub fn token_of(view: &View<'_>, name: &str, uid: Uid) -> Option<Uid> {
+    match named(view, name, uid) {
+        Mention::Current { id, .. } | Mention::Previous { id, .. } => Some(id),
+        Mention::Not => view.anchor(name).filter(|anchor| anchor.uid == uid)?.token_id,
+    }
+}
+
+/// The look at the target that a sweep needs first: the one that the grant wants, else the one that the anchor
+/// was made for.
+#[must_use]
+pub fn look(view: &View<'_>) -> Option<Look> {
+    let mut unnamed = view.anchors.iter().filter(|anchor| {
+        let name = &anchor.anchor.name;
+        !is_held(view, name) && matches!(named(view, name, anchor.uid), Mention::Not)
+    });
+    let anchor = unnamed.find(|anchor| {
+        let (_, ripe) = ripe(view, anchor);
+        ripe.time() <= view.now && view.grant.proof.target_seen < ripe
+    })?;
+    let made_for = || anchor.target.as_deref().cloned().or(view.home.clone().filter(|_| !anchor.stripped));
+    view.name.clone().ok().or_else(made_for).filter(|name| !name.is_empty()).map(Look::Target)
+}
+
+/// When the next anchor has to be looked at again.
+#[must_use]
+pub fn next(view: &View<'_>) -> Option<Time> {
+    let times = view.anchors.iter().filter_map(|anchor| match named(view, &anchor.anchor.name, anchor.uid) {
+        Mention::Current { .. } => None,
+        Mention::Previous { retires, .. } => Some(retires),
+        Mention::Not => Some(ripe(view, anchor).1),
+    });
+    let ends = view.anchors.iter().filter_map(|anchor| anchor.dies_at_latest);
+    let again = view.grant.rare.as_ref().and_then(|rare| rare.unrevoked.as_ref()).map(|failing| failing.retry_at);
+    let instants = revoke::asked(view).map(|revocation| revocation.before);
+    times.chain(ends).map(Secs::time).chain(again).chain(instants).filter(|time| *time > view.now).min()
+}
+
+/// Targets that tokens are bound to: all such tokens die with the Secret. One that is younger than the instant has never
+/// held an older token.
+fn targets(view: &View<'_>) -> Vec<Retirement> {
+    let due = view.targets().filter(|target| {
+        target.written && target.binds_tokens(view.now) && revoke::covers(view, target.created.time())
+    });
+    due.map(|target| Retirement {
+        secret: target.name.clone(),
+        uid: target.uid,
+        token_id: target.object.token.as_ref().map(|token| token.id),
+        cause: RetireReason::RevokeIssuedBefore,
+        reason: revoke::reason(view, RetireReason::RevokeIssuedBefore),
+    })
+    .collect()
+}

@@ -1,0 +1,220 @@
+//! All that a decision about one grant is made of.
+
+use std::{collections::HashSet, ops::Deref};
+
+use chrono::TimeDelta;
+
+use super::{Account, Attempt, Failing, Grant, Retirement};
+use crate::{
+    api::token_policy::Binding,
+    core::{
+        Time,
+        address::ClusterAddress,
+        credential::keys::TokenKeys,
+        failure::Failure,
+        id::{GrantKey, Name, Secs, Uid, stable_hash},
+        place::{
+            record::{Bond, Token},
+            secret::{Anchor, Fence, Target},
+        },
+        policy::{Policy, PolicyState},
+        schedule::{self, Renewal},
+        windows::Due,
+    },
+};
+
+/// An account must be unselected this long before its tokens go: editing a selector in two steps must not
+/// revoke anything.
+pub const UNSELECTED_FOR: TimeDelta = TimeDelta::seconds(10);
+
+/// An object with its name and resourceVersion.
+#[derive(Debug)]
+pub struct Placed<'a, T> {
+    /// `metadata.name`.
+    pub name: Name,
+    /// `metadata.resourceVersion`.
+    pub version: u64,
+    /// The object.
+    pub object: &'a T,
+}
+
+impl<T> Clone for Placed<'_, T> {
+    fn clone(&self) -> Self {
+        Self { name: self.name.clone(), version: self.version, object: self.object }
+    }
+}
+
+impl<T> Deref for Placed<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.object
+    }
+}
+
+/// An anchor of the grant.
+#[derive(Debug)]
+pub struct PlacedAnchor<'a> {
+    /// The anchor.
+    pub anchor: Placed<'a, Anchor>,
+    /// When this process first saw it.
+    pub seen: Secs,
+    /// The order in which this process saw it: the server's instants are whole seconds.
+    pub order: u32,
+    /// The token bound to it, where a target named it once and does no more.
+    pub token_id: Option<Uid>,
+    /// That target was deleted.
+    pub target_deleted: bool,
+}
+
+impl Deref for PlacedAnchor<'_> {
+    type Target = Anchor;
+
+    fn deref(&self) -> &Anchor {
+        &self.anchor
+    }
+}
+
+/// What live GETs have shown of the policy. It is the policy's, so that a thousand grants cost one GET.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PolicyProof {
+    /// No policy of this name exists.
+    pub absent: bool,
+    /// A GET is under way.
+    pub looking: bool,
+    /// When it was last looked at and was there.
+    pub seen: Option<Time>,
+}
+
+/// All that a decision is made of.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// Now.
+    pub now: Time,
+    /// Policy and account.
+    pub key: GrantKey,
+    /// Where consumers reach the API server.
+    pub address: &'a ClusterAddress,
+    /// Keys and issuers.
+    pub keys: &'a TokenKeys,
+    /// The policy, if one of that name is known.
+    pub policy: Option<&'a PolicyState>,
+    /// What is proved of it.
+    pub policy_proof: PolicyProof,
+    /// Digests of the UIDs of the namespace's policies.
+    pub living: Option<&'a HashSet<u32>>,
+    /// The account, if one of that name is known.
+    pub account: Option<&'a Account>,
+    /// The name the policy wants, or why it cannot have it.
+    pub name: Result<Name, Failure>,
+    /// The name that its policy gives to its target, whether it can be had or not.
+    pub home: Option<Name>,
+    /// The target under that name, whoever's it is.
+    pub occupant: Option<Placed<'a, Target>>,
+    /// The policy and account that it names, if these are others.
+    pub occupied_by: Option<GrantKey>,
+    /// Targets of this grant under other names.
+    pub old: Vec<Placed<'a, Target>>,
+    /// Anchors of this grant.
+    pub anchors: Vec<PlacedAnchor<'a>>,
+    /// What the process remembers.
+    pub grant: &'a Grant,
+    /// A name for the next anchor.
+    pub fresh: Name,
+}
+
+impl<'a> View<'a> {
+    /// The policy, if it says what to do.
+    #[must_use]
+    pub fn readable(&self) -> Option<&'a Policy> {
+        self.policy.and_then(PolicyState::readable)
+    }
+
+    /// The target under the wanted name, if it is this grant's.
+    #[must_use]
+    pub fn target(&self) -> Option<&Placed<'a, Target>> {
+        self.occupant.as_ref().filter(|_| self.occupied_by.is_none())
+    }
+
+    /// Every target of this grant, the wanted one first.
+    pub fn targets(&self) -> impl Iterator<Item = &Placed<'a, Target>> {
+        self.target().into_iter().chain(&self.old)
+    }
+
+    /// Spreads grants over time; the same in every process.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let text = |uid: Option<Uid>| uid.unwrap_or_default().to_string();
+        stable_hash([&*text(self.policy.map(PolicyState::uid)), &*text(self.account.map(|account| account.uid))])
+    }
+
+    /// The issue under way.
+    #[must_use]
+    pub fn attempt(&self) -> Option<&'a Attempt> {
+        self.grant.attempt()
+    }
+
+    /// Tries that failed in a row.
+    #[must_use]
+    pub fn failing(&self) -> Option<&'a Failing> {
+        self.grant.failing()
+    }
+
+    /// Retirements under way.
+    #[must_use]
+    pub fn retiring(&self) -> &'a [Retirement] {
+        self.grant.rare.as_ref().map_or(&[], |rare| &rare.retiring)
+    }
+
+    /// The anchor of this name.
+    #[must_use]
+    pub fn anchor(&self, name: &str) -> Option<&PlacedAnchor<'a>> {
+        self.anchors.iter().find(|anchor| anchor.anchor.name == name)
+    }
+
+    /// Whether this anchor is there.
+    #[must_use]
+    pub fn lives(&self, bond: &Bond) -> bool {
+        self.anchor(&bond.name).is_some_and(|anchor| anchor.uid == bond.uid)
+    }
+
+    /// Whether the Secret that the token is bound to is there.
+    #[must_use]
+    pub fn is_bound(&self, policy: &Policy, target: &Target, token: &Token) -> bool {
+        match policy.binding() {
+            Binding::Anchor => self.lives(&token.bond),
+            Binding::Target => token.bond.uid == target.uid,
+            Binding::None => true,
+        }
+    }
+
+    /// When the published token of a target is replaced.
+    #[must_use]
+    pub fn due(&self, target: &Target) -> Option<Due> {
+        let (token, policy) = (target.token.as_ref()?, self.readable()?);
+        let renewal = self.renewal(policy, token.issued.time(), token.expires.time());
+        Some(policy.windows.place(self.now, &renewal, self.hash()))
+    }
+
+    /// The renewal of a token of this policy.
+    #[must_use]
+    pub fn renewal(&self, policy: &Policy, issued: Time, expires: Time) -> Renewal {
+        schedule::renewal(issued, expires, &policy.spec.rotation, self.hash())
+    }
+
+    /// Whether Secrets of an ended grant are removed. With the policy gone, the owner reference decides: a dangling
+    /// one meant `Delete`, none meant `Retain`, and one to a living policy means that somebody changed the annotations.
+    #[must_use]
+    pub fn deletes(&self, owner: u32) -> bool {
+        let lives = self.living.is_some_and(|living| living.contains(&owner));
+        self.readable().map_or(owner != 0 && !lives, Policy::deletes)
+    }
+}
+
+impl Placed<'_, Target> {
+    /// A write to exactly this Secret.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        Fence::Exactly { uid: self.uid, version: self.version }
+    }
+}

@@ -1,0 +1,315 @@
+//! Who is next: each namespace that waits gets an equal share of the slots, each kind of work in it too, and within a
+//! kind the earliest deadline comes first.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+};
+
+use crate::core::{Time, id::Secs};
+
+/// A scale of instants that the sleepers wake by.
+pub trait Instant: Copy + Ord {
+    /// The first instant of the scale that is not before `time`.
+    fn not_before(time: Time) -> Self;
+    /// The instant.
+    fn time(self) -> Time;
+}
+
+impl Instant for Secs {
+    fn not_before(time: Time) -> Self {
+        Self::not_before(time)
+    }
+
+    fn time(self) -> Time {
+        self.time()
+    }
+}
+
+impl Instant for Time {
+    fn not_before(time: Time) -> Self {
+        time
+    }
+
+    fn time(self) -> Time {
+        self
+    }
+}
+
+/// Work of one kind in one namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane {
+    /// Number of the namespace.
+    pub namespace: u32,
+    /// Number of the kind of work.
+    pub kind: u8,
+}
+
+/// Keys that sleep until an instant, and keys that are ready.
+#[derive(Debug)]
+pub struct Queue<K, I> {
+    sleeping: BTreeSet<(I, K)>,
+    lanes: HashMap<Lane, State<K, I>>,
+    /// Kinds of work that a namespace has lanes for, and how much of it runs.
+    namespaces: HashMap<u32, Load>,
+    /// Lanes in which somebody is ready: those of the least served namespace and lane first, then by deadline.
+    heads: BTreeSet<Head<I>>,
+    /// When each sleeper wakes.
+    wakes: HashMap<K, I>,
+    /// Deadline and lane of each that is ready. Sleepers are many, and have no room for a lane.
+    waits: HashMap<K, (I, Lane)>,
+}
+
+type Head<I> = (u32, u32, I, Lane);
+
+#[derive(Debug)]
+struct State<K, I> {
+    ready: BTreeSet<(I, K)>,
+    running: u32,
+    head: Option<Head<I>>,
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    running: u32,
+    kinds: Vec<u8>,
+}
+
+impl<K, I> Default for Queue<K, I> {
+    fn default() -> Self {
+        Self {
+            sleeping: BTreeSet::new(),
+            lanes: HashMap::new(),
+            namespaces: HashMap::new(),
+            heads: BTreeSet::new(),
+            wakes: HashMap::new(),
+            waits: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Copy + Ord + Hash, I: Instant> Queue<K, I> {
+    /// Lets a key sleep until `at`, wherever it was.
+    pub fn sleep(&mut self, key: K, at: Time) {
+        self.remove(key);
+        let at = I::not_before(at);
+        self.sleeping.insert((at, key));
+        self.wakes.insert(key, at);
+    }
+
+    /// Makes a key ready, to be taken by its deadline.
+    pub fn ready(&mut self, key: K, lane: Lane, deadline: Time) {
+        self.remove(key);
+        let deadline = I::not_before(deadline);
+        self.lane(lane).ready.insert((deadline, key));
+        self.waits.insert(key, (deadline, lane));
+        self.settle(lane);
+    }
+
+    /// Forgets a key.
+    pub fn remove(&mut self, key: K) {
+        if let Some(at) = self.wakes.remove(&key) {
+            self.sleeping.remove(&(at, key));
+        }
+        if let Some((deadline, lane)) = self.waits.remove(&key) {
+            self.lane(lane).ready.remove(&(deadline, key));
+            self.settle(lane);
+            // A map keeps the room of its fullest hour: a first list makes everything ready once.
+            if self.waits.len() < self.waits.capacity() / 8 {
+                self.waits.shrink_to(2 * self.waits.len());
+            }
+        }
+    }
+
+    /// A sleeper whose time has come; it is forgotten here.
+    pub fn woken(&mut self, now: Time) -> Option<K> {
+        let (at, key) = *self.sleeping.first().filter(|(at, _)| at.time() <= now)?;
+        self.sleeping.remove(&(at, key));
+        self.wakes.remove(&key);
+        Some(key)
+    }
+
+    /// When the next sleeper wakes.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        self.sleeping.first().map(|(at, _)| at.time())
+    }
+
+    /// Whether this key is neither asleep nor ready.
+    #[must_use]
+    pub fn is_idle(&self, key: K) -> bool {
+        !self.wakes.contains_key(&key) && !self.waits.contains_key(&key)
+    }
+
+    /// Takes the next ready key, with its lane.
+    pub fn take(&mut self) -> Option<(K, Lane)> {
+        let (_, _, _, lane) = *self.heads.first()?;
+        let (_, key) = *self.lanes.get(&lane)?.ready.first()?;
+        self.remove(key);
+        Some((key, lane))
+    }
+
+    /// Counts a call of this lane as running, until [`Queue::stopped`].
+    pub fn started(&mut self, lane: Lane) {
+        self.lane(lane).running += 1;
+        if let Some(namespace) = self.namespaces.get_mut(&lane.namespace) {
+            namespace.running += 1;
+        }
+        self.settle_all(lane);
+    }
+
+    /// Ends what [`Queue::started`] began.
+    pub fn stopped(&mut self, lane: Lane) {
+        let state = self.lane(lane);
+        state.running = state.running.saturating_sub(1);
+        if let Some(namespace) = self.namespaces.get_mut(&lane.namespace) {
+            namespace.running = namespace.running.saturating_sub(1);
+        }
+        self.settle_all(lane);
+    }
+
+    /// How many keys sleep or are ready.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.wakes.len() + self.waits.len()
+    }
+
+    /// How many keys are ready.
+    #[must_use]
+    pub fn ready_count(&self) -> usize {
+        self.waits.len()
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut State<K, I> {
+        let kinds = &mut self.namespaces.entry(lane.namespace).or_default().kinds;
+        if !kinds.contains(&lane.kind) {
+            kinds.push(lane.kind);
+        }
+        self.lanes.entry(lane).or_insert_with(|| State { ready: BTreeSet::new(), running: 0, head: None })
+    }
+
+    fn settle_all(&mut self, lane: Lane) {
+        let kinds = self.namespaces.get(&lane.namespace).map(|namespace| namespace.kinds.clone()).unwrap_or_default();
+        for kind in kinds {
+            self.settle(Lane { kind, ..lane });
+        }
+    }
+
+    /// Brings the head of a lane up to date; forgets a lane in which nothing waits or runs.
+    fn settle(&mut self, lane: Lane) {
+        let Some(namespace) = self.namespaces.get_mut(&lane.namespace) else { return };
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        let head = state.ready.first().map(|(deadline, _)| (namespace.running, state.running, *deadline, lane));
+        let before = std::mem::replace(&mut state.head, head);
+        if before != head {
+            before.map(|before| self.heads.remove(&before));
+            head.map(|head| self.heads.insert(head));
+        }
+        if state.ready.is_empty() && state.running == 0 {
+            self.lanes.remove(&lane);
+            namespace.kinds.retain(|kind| *kind != lane.kind);
+            if namespace.kinds.is_empty() {
+                self.namespaces.remove(&lane.namespace);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Numbers = Queue<u32, Secs>;
+
+    fn lane(namespace: u32, kind: u8) -> Lane {
+        Lane { namespace, kind }
+    }
+
+    fn at(seconds: i64) -> Time {
+        Time::from_timestamp(seconds, 0).unwrap()
+    }
+
+    fn run(queue: &mut Numbers) -> Option<u32> {
+        let (key, lane) = queue.take()?;
+        queue.started(lane);
+        Some(key)
+    }
+
+    #[test]
+    fn the_earliest_deadline_comes_first() {
+        let mut queue = Numbers::default();
+        queue.ready(1, lane(0, 0), at(9));
+        queue.ready(2, lane(1, 0), at(1));
+        queue.ready(1, lane(0, 0), at(0));
+        assert_eq!(
+            [queue.take(), queue.take(), queue.take()].map(|taken| taken.map(|(key, _)| key)),
+            [Some(1), Some(2), None]
+        );
+    }
+
+    #[test]
+    fn slots_are_shared_among_all_namespaces_that_wait() {
+        let mut queue = Numbers::default();
+        for key in 0..60 {
+            queue.ready(key, lane(key % 2, 0), at(i64::from(key)));
+        }
+        queue.ready(100, lane(7, 0), at(1000));
+        let taken: Vec<_> = (0..9).filter_map(|_| run(&mut queue)).collect();
+        assert!(taken[..3].contains(&100), "{taken:?}");
+        for greedy in [0, 1] {
+            assert_eq!(taken.iter().filter(|key| **key != 100 && **key % 2 == greedy).count(), 4, "{taken:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_work_share_the_slots_of_their_namespace() {
+        let mut queue = Numbers::default();
+        for key in 0..60 {
+            queue.ready(key, lane(0, 1), at(0));
+        }
+        queue.ready(100, lane(0, 0), at(1000));
+        assert_eq!([run(&mut queue), run(&mut queue)], [Some(0), Some(100)]);
+    }
+
+    #[test]
+    fn a_namespace_that_waits_is_next_when_others_end() {
+        let mut queue = Numbers::default();
+        queue.ready(1, lane(0, 0), at(0));
+        queue.ready(2, lane(0, 0), at(0));
+        run(&mut queue);
+        queue.ready(3, lane(1, 0), at(50));
+        assert_eq!(run(&mut queue), Some(3));
+        queue.stopped(lane(0, 0));
+        queue.stopped(lane(1, 0));
+        assert_eq!(run(&mut queue), Some(2));
+        queue.stopped(lane(0, 0));
+        assert!(queue.lanes.is_empty() && queue.namespaces.is_empty() && queue.heads.is_empty());
+    }
+
+    #[test]
+    fn sleepers_wake_in_time() {
+        let mut queue = Numbers::default();
+        queue.sleep(1, at(5));
+        queue.sleep(2, at(3));
+        queue.sleep(1, at(9));
+        assert_eq!(queue.next_wake(), Some(at(3)));
+        assert_eq!((queue.woken(at(5)), queue.woken(at(8))), (Some(2), None));
+        assert!(queue.is_idle(2) && !queue.is_idle(1));
+    }
+
+    proptest! {
+        #[test]
+        fn gives_everything_out_once(entries in proptest::collection::btree_map(0..60_u32, (0..3_u32, 0..2_u8, 0..100_i64), 0..60)) {
+            let mut queue = Numbers::default();
+            for (key, (namespace, kind, deadline)) in &entries {
+                queue.ready(*key, lane(*namespace, *kind), at(*deadline));
+            }
+            prop_assert_eq!(queue.ready_count(), entries.len());
+            let mut taken: Vec<u32> = std::iter::from_fn(|| queue.take()).map(|(key, _)| key).collect();
+            taken.sort_unstable();
+            prop_assert_eq!(taken, entries.keys().copied().collect::<Vec<_>>());
+        }
+    }
+}
