@@ -281,6 +281,49 @@ async fn a_missing_right_to_create_anchors_is_named_and_costs_no_token() -> Resu
 }
 
 #[tokio::test]
+async fn a_missing_right_to_delete_makes_a_revocation_loud_and_holds_up_no_rotation() -> Result<()> {
+    let scene = limited("no-delete", "secrets", "delete").await?;
+    scene.ready("p").await?;
+    let first = scene.target("p-deployer").await?;
+    // An instant that is over, so that the replacement follows at once.
+    let instant = (Utc::now() + TimeDelta::seconds(1)).to_rfc3339();
+    scene.annotate("p", "tokenward.dev/revoke-issued-before", Some(&instant)).await?;
+    let second = scene.next_target("p-deployer", &first).await?;
+    scene.bearer(second.token()).await?.lives().await?;
+    let named = refusal("secrets", "delete");
+    for kind in ["RevocationFailing", "Stalled"] {
+        let (policy, condition) = scene.condition("p", kind, "True").await?;
+        ensure!(condition.reason == "Forbidden" && condition.message.contains(&named), "{kind}: {condition:?}");
+        scene.ready("p").await.with_context(|| format!("{}", policy.data["status"]))?;
+    }
+    let told = scene.told("p", "RevocationFailing", &named).await?;
+    ensure!(told.kind == "Warning", "{told:?}");
+    scene.bearer(first.token()).await?.lives().await?;
+    // What fails is tried again and told once.
+    let mark = scene.proxy.mark();
+    let again = async || {
+        let tries = scene.proxy.calls_since(mark, "DELETE", first.anchor()).len();
+        ensure!(tries >= 2, "{tries} tries");
+        Ok(())
+    };
+    eventually(2 * SOON, "the delete is tried again", again).await?;
+    let events = scene.events("p").await?;
+    ensure!(events.iter().filter(|event| event.reason == "RevocationFailing").count() == 1, "{events:?}");
+    complete(&scene).await?;
+    // Refused calls are tried again once a minute.
+    eventually(2 * SOON, "the old anchor goes", async || scene.gone(first.anchor()).await).await?;
+    scene.bearer(first.token()).await?.dies().await?;
+    let over = async || {
+        let policy = scene.policies().get("p").await?;
+        ensure!(condition(&policy, "RevocationFailing").is_none_or(|condition| condition.status == "False"));
+        Ok(())
+    };
+    eventually(SOON, "the condition ends", over).await?;
+    assert_eq!(scene.mints(), 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_missing_right_to_list_is_named_and_heals() -> Result<()> {
     let scene = names_and_heals("no-list", "serviceaccounts", "list").await?;
     assert_eq!(scene.mints(), 1);
