@@ -294,6 +294,19 @@ impl Operator {
         self.proc_status("VmHWM:")
     }
 
+    /// CPU time of the process so far, in user and kernel mode, in hundredths of a second.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn cpu(&self) -> Result<Duration> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // proc(5): the name may hold blanks, and ends with the last parenthesis; utime and stime are fields 14 and 15.
+        let fields = text.rsplit_once(')').map(|(_, fields)| fields.split_whitespace()).context("no fields")?;
+        let ticks = fields.skip(11).take(2).map(|field| Ok(field.parse::<u64>()?)).sum::<Result<u64>>()?;
+        // Linux tells user space of 100 ticks a second on every architecture that we build for.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
     fn proc_status(&self, field: &str) -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let value = text.lines().find_map(|line| line.strip_prefix(field));

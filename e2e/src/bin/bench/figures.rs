@@ -35,6 +35,15 @@ fn rate(grants: usize, took: Duration) -> f64 {
     grants as f64 / took.as_secs_f64()
 }
 
+/// One figure at each size, and the last beside the first.
+pub fn row(name: &str, values: &[f64], digits: usize) -> String {
+    let figures = values.iter().map(|value| format!("{value:>10.digits$}")).collect::<Vec<_>>().concat();
+    match values {
+        [first, .., last] if *first > 0.0 => format!("{name:<46}{figures}{:>10.2}", last / first),
+        _ => format!("{name:<46}{figures}"),
+    }
+}
+
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -64,6 +73,12 @@ pub fn megabytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_ends_with_its_slope() {
+        assert!(row("x", &[1.0, 5.0, 2.0], 1).ends_with("1.0       5.0       2.0      2.00"));
+        assert!(row("x", &[0.0, 5.0], 0).ends_with("0         5"));
+    }
 
     #[test]
     fn the_middle_is_what_counts() {

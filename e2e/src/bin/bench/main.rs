@@ -5,6 +5,9 @@ mod bare;
 mod bootstrap;
 mod connection;
 mod figures;
+mod growth;
+mod seed;
+mod watched;
 
 use anyhow::{Context, Result};
 use bare::Bare;
@@ -36,16 +39,31 @@ async fn main() -> ExitCode {
     }
 }
 
-/// `ONLY` names one of the parts.
+/// The lists that a start cannot do without.
+const LISTS: [&str; 4] = [
+    "/apis/tokenward.dev/v1alpha1/tokenpolicies",
+    "/api/v1/serviceaccounts",
+    "/api/v1/secrets?labelSelector=tokenward.dev%2Frole%3Dtarget",
+    "/api/v1/secrets?fieldSelector=type%3Dtokenward.dev%2Fanchor",
+];
+
+/// `ONLY` names one of the parts; those that take long run only where their sizes are given.
 async fn run() -> Result<()> {
     let only = std::env::var("ONLY").unwrap_or_default();
-    if only != "bootstrap" {
+    let wanted = |part: &str| only.is_empty() || only == part;
+    if wanted("grants") {
         grants().await?;
     }
-    if only != "grants" {
+    if wanted("bootstrap") {
         bootstrap::run().await?;
     }
-    Ok(())
+    if let Some(sizes) = std::env::var("GROWTH").ok().filter(|_| wanted("growth")) {
+        growth::run(&sizes).await?;
+    }
+    match setting("SEED", 0)? {
+        many if many > 0 && wanted("seed") => seed::run(many).await,
+        _ => Ok(()),
+    }
 }
 
 async fn grants() -> Result<()> {
@@ -215,27 +233,17 @@ impl Bench<'_> {
         eventually_every(Duration::from_millis(20), Duration::from_mins(10), name, check).await
     }
 
+    /// Size of a list's answer.
+    async fn list(&self, path: &str, connection: &Connection) -> Result<usize> {
+        let (_, body) = connection.call(Call { method: Method::GET, path, accept: METADATA_LIST, body: None }).await?;
+        Ok(body.len())
+    }
+
     /// A restart beside the lists that it cannot do without.
     async fn restart(&self, grants: usize) -> Result<()> {
-        let lists = [
-            "/apis/tokenward.dev/v1alpha1/tokenpolicies",
-            "/api/v1/serviceaccounts",
-            "/api/v1/secrets?labelSelector=tokenward.dev%2Frole%3Dtarget",
-            "/api/v1/secrets?fieldSelector=type%3Dtokenward.dev%2Fanchor",
-        ];
         println!("\nrestart with {grants} grants");
         for _ in 0..3 {
-            let start = Instant::now();
-            let list = async |(path, connection): (&str, &Connection)| {
-                let (_, body) =
-                    connection.call(Call { method: Method::GET, path, accept: METADATA_LIST, body: None }).await?;
-                Ok::<usize, anyhow::Error>(body.len())
-            };
-            let bytes: usize = futures::future::try_join_all(lists.into_iter().zip(&self.connections).map(list))
-                .await?
-                .into_iter()
-                .sum();
-            let listed = start.elapsed();
+            let (bytes, listed) = self.lists().await?;
             self.operator.restart()?;
             let ready = self.operator.ready().await?;
             println!(
