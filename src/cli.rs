@@ -10,12 +10,12 @@ use crate::core::bootstrap::Cleaner;
 #[derive(Debug, Parser)]
 #[command(name = "tokenward", version)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the program can do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs the operator, with KUBECONFIG or the pod's own account.

@@ -14,7 +14,7 @@ use tokenward::{
 use tracing_subscriber::EnvFilter;
 use zeroizing_alloc::ZeroAlloc;
 
-/// What is freed is wiped: HTTP, TLS and JSON put copies of tokens into buffers that are not ours to wipe.
+/// Freed memory is wiped: HTTP, TLS and JSON put copies of tokens into buffers that are not ours to wipe.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 

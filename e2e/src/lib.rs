@@ -15,6 +15,7 @@ pub mod poll;
 mod ports;
 pub mod process;
 pub mod proxy;
+pub mod scene;
 
 pub use cluster::Cluster;
 pub use control_plane::{Component, ControlPlane, Profile, Signing, audit::AuditEvent};

@@ -1,10 +1,7 @@
 //! What goes wrong around the operator: nothing is lost, nothing runs wild, and people are told what to do.
 
-mod common;
-
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use common::{SOON, Scene, Target, condition, operator, plane, spec};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, RoleBinding};
@@ -14,6 +11,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, apply_overlay, token};
 use tokenward_e2e::proxy::Seen;
+use tokenward_e2e::scene::{SOON, Scene, Target, condition, operator, plane, spec};
 use tokenward_e2e::{Act, Call, Component, ControlPlane, Operator, Options, Rule, eventually};
 
 /// A stop takes at most 10 s; the rest is for a busy machine to notice it.

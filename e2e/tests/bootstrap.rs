@@ -1,11 +1,7 @@
 //! Bootstrap tokens on a real API server: what is deleted, what stays, what is capped, and what people see of it.
 
-mod common;
-
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use common::overlay::with_component;
-use common::{SOON, plane};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
@@ -14,6 +10,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokenward_e2e::operator::apply_overlay;
 use tokenward_e2e::proxy::{Act, Call, Rule};
+use tokenward_e2e::scene::overlay::with_component;
+use tokenward_e2e::scene::{SOON, plane};
 use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually};
 use tokio::sync::{Mutex, MutexGuard};
 

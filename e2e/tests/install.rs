@@ -1,16 +1,14 @@
 //! What `config/` installs, on a real API server, as the README says to install it.
 
-mod common;
-
 use anyhow::{Context, Result, ensure};
-use common::overlay::{arguments, pod_template, render, with_component};
-use common::{Bearer, SOON, Target, operator, plane, policies};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use tokenward_e2e::operator::{apply_overlay, install};
+use tokenward_e2e::scene::overlay::{arguments, pod_template, render, with_component};
+use tokenward_e2e::scene::{Bearer, SOON, Target, operator, plane, policies};
 use tokenward_e2e::{ControlPlane, Operator, Options, Profile, Proxy, eventually, target_dir, workspace_dir};
 
 /// Every folder of `config/` that kustomize can build.
@@ -90,7 +88,7 @@ async fn ready(plane: &ControlPlane, namespace: &str, policy: &str) -> Result<()
     let policies = policies(&plane.client().await?, namespace);
     let check = async || {
         let policy = policies.get(policy).await?;
-        let ready = common::condition(&policy, "Ready").context("no condition")?;
+        let ready = tokenward_e2e::scene::condition(&policy, "Ready").context("no condition")?;
         ensure!(ready.status == "True", "{}", ready.message);
         Ok(())
     };
@@ -157,7 +155,7 @@ async fn the_operators_removal_revokes_nothing_and_leaves_the_checks_for_its_ret
     let proxy = Proxy::start(plane)?;
     let operator = operator(plane, "default", &proxy, Options::default()).await?;
     let policies = policies(&plane.client().await?, "default");
-    common::apply_policy(&policies, "p", &json!({"serviceAccounts": {"names": ["default"]}})).await?;
+    tokenward_e2e::scene::apply_policy(&policies, "p", &json!({"serviceAccounts": {"names": ["default"]}})).await?;
     ready(plane, "default", "p").await?;
     let may_write = ["--verb=get,patch", "--resource=tokenpolicies.tokenward.dev"];
     plane.kubectl_ok(["create", "role", "ann"].into_iter().chain(may_write)).await?;
@@ -185,7 +183,7 @@ async fn the_checks_are_on(plane: &ControlPlane) -> Result<()> {
     let limited = async |hours: u32| {
         let spec = json!({"serviceAccounts": {"names": ["default"]}, "token": {"duration": format!("{hours}h")}});
         let policies = policies(&plane.client().await?, "default");
-        common::apply_policy(&policies, &format!("h{hours}"), &spec).await
+        tokenward_e2e::scene::apply_policy(&policies, &format!("h{hours}"), &spec).await
     };
     limited(30).await?;
     let refusal = limited(31).await.err().context("31h is accepted")?;
@@ -221,7 +219,7 @@ async fn an_upgrade_by_applying_again_costs_no_token_and_no_status() -> Result<(
     let policies = policies(&plane.client().await?, "default");
     let format = json!({"type": "Kubeconfig", "kubeconfig": {"key": "value"}});
     let spec = json!({"serviceAccounts": {"names": ["default"]}, "secret": {"format": format}});
-    common::apply_policy(&policies, "p", &spec).await?;
+    tokenward_e2e::scene::apply_policy(&policies, "p", &spec).await?;
     ready(plane, "default", "p").await?;
     let secrets: Api<Secret> = Api::namespaced(plane.client().await?, "default");
     let before = secrets.get("p-default").await?;
@@ -263,7 +261,7 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     let operator = Operator::start(plane, options).await?;
     operator.ready().await?;
     let spec = json!({"serviceAccounts": {"names": ["deployer"]}});
-    common::apply_policy(&policies(&plane.client().await?, "ci"), "p", &spec).await?;
+    tokenward_e2e::scene::apply_policy(&policies(&plane.client().await?, "ci"), "p", &spec).await?;
     ready(plane, "ci", "p").await?;
     let calls = proxy.requests();
     let refused = calls.iter().filter(|seen| seen.status == Some(403)).map(|seen| &seen.path);

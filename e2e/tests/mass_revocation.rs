@@ -1,16 +1,14 @@
 //! A revocation of a thousand tokens, with a crash in the middle of it.
 
-mod common;
-
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use common::{Scene, Target, claims};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokenward_e2e::poll::eventually_every;
 use tokenward_e2e::proxy::Minted;
+use tokenward_e2e::scene::{Scene, Target, claims};
 use tokenward_e2e::{Act, Call, Rule};
 
 const GRANTS: usize = 1_000;

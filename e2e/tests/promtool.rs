@@ -1,12 +1,10 @@
 //! What the operator says is what Prometheus' own checker accepts.
 
-mod common;
-
 use anyhow::{Context, Result, ensure};
-use common::Scene;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tokenward_e2e::control_plane::binaries;
+use tokenward_e2e::scene::Scene;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
 

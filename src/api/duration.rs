@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The grammar as a CEL rule, because a `pattern` that fails cannot say what to write instead.
 const RULE: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')";
-/// What to write.
+/// The syntax.
 const HINT: &str = "write a duration of one to four parts like 24h, 1h30m or 90s (units h, m, s, ms; a day is 24h)";
 
 /// A length of time of at most 4 × 99,999 hours, in whole milliseconds.

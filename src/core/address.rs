@@ -1,6 +1,6 @@
 //! Where consumers reach the API server.
 
-/// What the operator writes into every target besides the token.
+/// The data that every target holds besides the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterAddress {
     /// URL of the API server as consumers reach it.

@@ -58,7 +58,7 @@ impl std::fmt::Display for Expiry {
     }
 }
 
-/// What the in-tree cleaner would do with a token.
+/// The in-tree cleaner's verdict on a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It never expires.
@@ -80,7 +80,7 @@ pub fn verdict(now: Time, expiration: Expiration) -> Verdict {
     }
 }
 
-/// What the cleaner does with tokens that are to be deleted.
+/// The cleaner's mode for tokens that are to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cleaner {
     /// It deletes them.
@@ -91,7 +91,7 @@ pub enum Cleaner {
     Off,
 }
 
-/// What to do with a token now.
+/// The next act on a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenAct {
     /// Nothing.

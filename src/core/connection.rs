@@ -7,13 +7,13 @@ use http::Uri;
 /// Why no token may travel on this connection, and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsafe {
-    /// Whoever is on the way reads along.
+    /// Anybody on the way reads along.
     #[error(
         "it is no https URL, so whoever is on the way could read tokens: write an https URL as `server` of the kubeconfig's \
          cluster; plain http is accepted on loopback only, as for kubectl proxy"
     )]
     Plain,
-    /// Whoever is on the way can be the API server.
+    /// Anybody on the way can be the API server.
     #[error(
         "`insecure-skip-tls-verify` is set, so whoever is on the way could be the API server: remove it from the \
          kubeconfig's cluster, and give the cluster's CA in `certificate-authority-data`"

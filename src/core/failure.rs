@@ -17,7 +17,7 @@ const LONGEST_PAUSE: TimeDelta = TimeDelta::seconds(60);
 pub struct Failure {
     /// From the closed list.
     pub reason: FailureReason,
-    /// What happened, to which object, and what to do.
+    /// The event, its object, and the cure.
     pub message: String,
     /// The pause that the API server asked for (`Retry-After`).
     pub retry_after: Option<TimeDelta>,
@@ -34,7 +34,7 @@ impl Failure {
     #[must_use]
     pub fn refused(operation: &str, status: &Status) -> Self {
         let message = status.message.as_deref().unwrap_or("no reason given");
-        // What an admission policy says is worth the room; which policy and binding said so is not.
+        // The message of an admission policy is worth the room; the names of policy and binding are not.
         let policy = message.split_once("ValidatingAdmissionPolicy");
         let said = policy.and_then(|(_, rest)| rest.split_once(" denied request: ")).map_or(message, |(_, said)| said);
         let said = if status.code == Some(401) { UNAUTHORIZED } else { said };
@@ -70,7 +70,7 @@ fn classify(status: &Status) -> FailureReason {
         404 if kind(status) == "namespaces" => FailureReason::NamespaceTerminating,
         404 | 409 => FailureReason::Conflict,
         422 if text("immutable") => FailureReason::TargetImmutable,
-        // How a failed `test` of a JSON patch is answered: the object is another one by now.
+        // The answer to a failed `test` of a JSON patch: the object is another one by now.
         422 if text("rejected our request due to an error in our request") => FailureReason::Conflict,
         422 if has_field(status, "metadata.uid") => FailureReason::Conflict,
         400 | 413 | 422 => FailureReason::Invalid,

@@ -36,7 +36,7 @@ impl LeaseRecord {
     }
 }
 
-/// What to do with the lease now.
+/// The next step of the election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseStep {
     /// There is none.
@@ -82,7 +82,7 @@ impl Election {
         if renewed {
             self.seen = Some(now);
         }
-        // Whoever wrote another name into it: from now on it is not ours. Without any lease it is, as others wait.
+        // Another name is in it: from now on it is not ours. Without any lease it is, as others wait.
         if record.as_ref().is_some_and(|record| record.holder.as_ref() != Some(&self.identity)) {
             self.renewed = None;
         }
@@ -96,7 +96,7 @@ impl Election {
         self.renewed = Some(begun);
     }
 
-    /// What to do after a read.
+    /// The step after a read.
     #[must_use]
     pub fn step(&self, now: Duration) -> LeaseStep {
         let expired = self.seen.is_some_and(|seen| now.saturating_sub(seen) >= LEASE);
@@ -117,13 +117,13 @@ impl Election {
         self.renewed.map(|renewed| renewed + RENEW_DEADLINE)
     }
 
-    /// What is left to be released: the lease, while it is ours.
+    /// The lease to release, while it is ours.
     #[must_use]
     pub fn release(&self) -> Option<&LeaseRecord> {
         self.record.as_ref().filter(|_| self.renewed.is_some())
     }
 
-    /// Who holds the lease, as far as it tells.
+    /// The holder, as the lease names it.
     #[must_use]
     pub fn holder(&self) -> &str {
         self.record.as_ref().and_then(|record| record.holder.as_deref()).unwrap_or_default()

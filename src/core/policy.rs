@@ -46,7 +46,7 @@ pub struct Policy {
     pub token_inputs: Box<str>,
     /// Fingerprint of what needs only a new rendering when it changes.
     pub layout: Box<str>,
-    /// What our Apply entry owns after a write for this policy.
+    /// The fields that our Apply entry owns after a write for this policy.
     pub applied: AppliedFields,
     /// The status as stored, to write only differences.
     pub status: TokenPolicyStatus,
@@ -105,6 +105,12 @@ impl PolicyState {
             Self::Readable(policy) => Some(policy),
             Self::Unreadable { .. } => None,
         }
+    }
+
+    /// Its status, if it can be read.
+    #[must_use]
+    pub fn status(&self) -> Option<&TokenPolicyStatus> {
+        self.readable().map(|policy| &policy.status)
     }
 
     /// Whether both ask for the same: they differ in nothing but their status.

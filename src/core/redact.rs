@@ -23,7 +23,7 @@ pub fn message(text: &str) -> String {
     out.chars().take(MAX_MESSAGE).collect()
 }
 
-/// What is told of a panic: its text may quote what was worked on, which may be a token.
+/// The text of a panic for the log: the panic's own may quote its input, which may be a token.
 #[must_use]
 pub fn panic(panic: &PanicHookInfo<'_>) -> String {
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);

@@ -14,7 +14,7 @@ use super::{
     reason::FailureReason,
 };
 
-/// What is done to the object.
+/// The verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// GET of an object or a list.
@@ -47,7 +47,7 @@ pub enum Accept {
 /// One call.
 #[derive(Debug)]
 pub struct Request {
-    /// What is done.
+    /// The verb.
     pub verb: Verb,
     /// Path and query.
     pub path: String,
@@ -55,7 +55,7 @@ pub struct Request {
     pub accept: Accept,
     /// The body; empty for none.
     pub body: SecretString,
-    /// What is being done to which object, for messages: "create Secret ci/x".
+    /// Verb and object for messages: "create Secret ci/x".
     pub what: String,
 }
 
@@ -67,7 +67,7 @@ pub type Answer = Result<SecretString, Box<Refusal>>;
 pub struct Refusal {
     /// The HTTP status, if the API server itself answered.
     pub code: Option<u16>,
-    /// What it was about, when the server said so: `details.name`.
+    /// The object's name, when the server said it: `details.name`.
     pub object: Option<String>,
     /// For people.
     pub failure: Failure,

@@ -11,7 +11,7 @@ const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(1);
 /// Longest reason that is taken over; what is longer is no word.
 const MAX_REASON: usize = 63;
 
-/// What somebody asked to revoke.
+/// A revocation that somebody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// Tokens issued before this are revoked once it is reached.

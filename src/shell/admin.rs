@@ -98,7 +98,7 @@ const CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(10);
 /// Longest head of a request.
 const MAX_HEAD: usize = 16 << 10;
-/// What keeps a connection from being accepted, too many open files above all, passes.
+/// An error of accept, too many open files above all, passes.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Serves every new connection at once; of too many the oldest makes room, so those that only wait keep nobody out.

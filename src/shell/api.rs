@@ -37,11 +37,12 @@ pub struct Api {
     leadership: Leadership,
 }
 
-/// A client whose calls are counted.
+/// A client whose calls are counted. It repeats none: who calls knows whether and when to.
 ///
 /// # Errors
 /// When the TLS or authentication settings of the configuration cannot be used.
-pub fn client(config: Config, calls: &Calls) -> Result<Client, kube::Error> {
+pub fn client(mut config: Config, calls: &Calls) -> Result<Client, kube::Error> {
+    config.default_retry = false;
     Ok(ClientBuilder::try_from(config)?.with_layer(calls).build())
 }
 
@@ -50,8 +51,7 @@ impl Api {
     ///
     /// # Errors
     /// When the TLS or authentication settings of the configuration cannot be used.
-    pub fn new(mut config: Config, clock: Arc<Clock>, calls: &Calls) -> Result<Self, kube::Error> {
-        config.default_retry = false;
+    pub fn new(config: Config, clock: Arc<Clock>, calls: &Calls) -> Result<Self, kube::Error> {
         Ok(Self::over(client(config, calls)?, clock))
     }
 

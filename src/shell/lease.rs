@@ -237,7 +237,7 @@ fn namespace(config: &Config) -> String {
     own.or(context).filter(|name| !name.is_empty()).unwrap_or_else(|| INSTALL_NAMESPACE.into())
 }
 
-/// What is read of `coordination.k8s.io/v1` Lease. Its times and its duration are what somebody else believes.
+/// The fields of a `coordination.k8s.io/v1` Lease that are read. Its times and its duration are somebody else's belief.
 #[derive(Deserialize)]
 struct Lease {
     metadata: Meta,

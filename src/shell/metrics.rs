@@ -31,7 +31,7 @@ use policies::Policies;
 const MAX_REASONS: usize = 20;
 /// Keys that have signed tokens are labels: a cluster has one or two at a time.
 const MAX_KEYS: usize = 20;
-/// What the further ones are counted as.
+/// The label that all further ones share.
 const OTHER: &str = "Other";
 
 /// From a rotation that needed no wait to one that an outage held up, in seconds.
@@ -239,14 +239,12 @@ impl Metrics {
     }
 
     /// A key that has signed no token any more has no series. Of too many keys those with the fewest tokens are one.
-    fn tokens_by_key(&self, mut counts: Vec<(&str, i64)>) {
-        counts.sort_unstable_by_key(|(key, count)| (-count, *key));
-        let others: i64 = counts.iter().skip(MAX_KEYS).map(|(_, count)| count).sum();
-        counts.truncate(MAX_KEYS);
-        counts.extend((others > 0).then_some((OTHER, others)));
+    fn tokens_by_key(&self, mut counts: Vec<(Option<&str>, i64)>) {
+        counts.sort_unstable_by_key(|(key, count)| (key.is_none(), -count, *key));
         self.tokens.clear();
-        for (key_id, count) in counts {
-            self.tokens.get_or_create(&KeyLabel { key_id: key_id.to_owned() }).set(count);
+        for (nth, (key, count)) in counts.into_iter().enumerate() {
+            let key_id = key.filter(|_| nth < MAX_KEYS).unwrap_or(OTHER).to_owned();
+            self.tokens.get_or_create(&KeyLabel { key_id }).inc_by(count);
         }
     }
 
@@ -315,14 +313,15 @@ mod tests {
     fn a_key_without_tokens_has_no_series_and_many_keys_share_one() {
         let metrics = Metrics::default();
         let keys: Vec<String> = (0..30).map(|n| format!("key-{n}")).collect();
-        metrics.tokens_by_key(keys.iter().zip(1..).map(|(key, count)| (key.as_str(), count)).collect());
+        metrics.tokens_by_key(keys.iter().zip(1..).map(|(key, count)| (Some(key.as_str()), count)).collect());
         let text = metrics.encode().unwrap();
         let series = text.lines().filter(|line| line.starts_with("tokenward_tokens{")).count();
         assert_eq!(series, MAX_KEYS + 1);
         assert!(text.contains("tokenward_tokens{key_id=\"Other\"} 55\n"), "1 to 10: {text}");
-        metrics.tokens_by_key(vec![("key-3", 7)]);
+        metrics.tokens_by_key(vec![(Some("key-3"), 7), (None, 2), (None, 3)]);
         let text = metrics.encode().unwrap();
-        assert_eq!(text.lines().filter(|line| line.starts_with("tokenward_tokens{")).count(), 1, "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("tokenward_tokens{")).count(), 2, "{text}");
+        assert!(text.contains("tokenward_tokens{key_id=\"Other\"} 5\n"), "not published: {text}");
     }
 
     #[test]

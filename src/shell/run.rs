@@ -131,7 +131,7 @@ async fn serve(
     Ok(())
 }
 
-/// What takes part in the election, if there is one, and what writes only while that leads.
+/// The candidate of the election, if there is one, and the client that writes only while that leads.
 fn apis(config: &Config, metrics: &Metrics, settings: &Settings) -> Result<(Option<Candidate>, Api), kube::Error> {
     let clock = Arc::default();
     let new = || Api::new(config.clone(), Arc::clone(&clock), &metrics.calls);
@@ -178,18 +178,25 @@ fn unconnected(config: &Config, why: &str) -> Readiness {
     Readiness { ready: false, lacks: vec![format!("waiting for the API server at {}{why}", config.cluster_url)] }
 }
 
-/// Joins the loops, and then what sends the events that they reported.
-async fn finish(mut loops: JoinSet<()>, mut sending: JoinHandle<()>) {
-    join_all(&mut loops).await;
-    match timeout(EVENTS, &mut sending).await {
-        Ok(ended) => drop(joined(ended)),
-        Err(_late) => error!("stopped with events that could not be sent; the log has them"),
+/// Joins the loops, and then the task that sends the events that they reported; whether each call has ended.
+async fn finish(mut loops: JoinSet<bool>, mut sending: JoinHandle<()>) -> bool {
+    let mut finished = true;
+    while let Some(ended) = loops.join_next().await {
+        finished &= joined(ended).unwrap_or(false);
     }
+    if let Ok(ended) = timeout(EVENTS, &mut sending).await {
+        joined(ended);
+    } else {
+        error!("stopped with events that could not be sent; the log has them");
+        sending.abort();
+        joined(sending.await);
+    }
+    finished
 }
 
 /// Campaigns while the work goes on, in a task of its own as the loops may be busy. The lease is released when nothing
-/// is under way any more.
-async fn lead(candidate: Option<Candidate>, work: impl Future<Output = ()>) -> Result<(), Lost> {
+/// is under way any more; after a call without an end it is left to run out.
+async fn lead(candidate: Option<Candidate>, work: impl Future<Output = bool>) -> Result<(), Lost> {
     let Some(candidate) = candidate else {
         work.await;
         return Ok(());
@@ -198,8 +205,12 @@ async fn lead(candidate: Option<Candidate>, work: impl Future<Output = ()>) -> R
     let mut campaign = tokio::spawn(candidate.campaign(ended));
     let lost = tokio::select! {
         lost = &mut campaign => lost,
-        () = work => {
-            drop(done);
+        finished = work => {
+            if finished {
+                drop(done);
+            } else {
+                campaign.abort();
+            }
             campaign.await
         }
     };
@@ -238,7 +249,7 @@ impl Operator<'_> {
         (inputs, receiver): Inputs<Grants>,
         address: ClusterAddress,
         readiness: watch::Sender<Readiness>,
-        loops: &mut JoinSet<()>,
+        loops: &mut JoinSet<bool>,
         tasks: &mut JoinSet<()>,
     ) -> Result<(), RunError> {
         let scopes = scopes(self.settings);
@@ -257,7 +268,7 @@ impl Operator<'_> {
     fn serve_bootstrap(
         &self,
         (inputs, receiver): Inputs<Bootstrap>,
-        loops: &mut JoinSet<()>,
+        loops: &mut JoinSet<bool>,
         tasks: &mut JoinSet<()>,
     ) -> Result<(), RunError> {
         let (cleaner, signs) = (self.settings.bootstrap_token_cleaner, self.settings.bootstrap_signer);

@@ -24,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(8);
 /// Inputs that are taken in, and decisions that are made, before the loop looks up: leadership, a scrape or a watch waits
 /// for so many at most.
 pub const BATCH: usize = 256;
+/// Of so many slots one more is there for statuses: with a policy for each account every fifth write is one.
+const STATUS_SHARE: usize = 3;
 /// The longest sleep: the clock may be set meanwhile.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -71,14 +73,14 @@ pub struct Turns<C: Controller, H> {
 }
 
 impl<C: Controller, H: Host<C>> Turns<C, H> {
-    /// Nothing is under way. At most `slots` calls, and a quarter as many writes of a status, are at once.
+    /// Nothing is under way. At most `slots` calls, and a third as many writes of a status, are at once.
     pub fn new(controller: C, host: H, api: Api, slots: usize) -> Self {
         let leads = api.leadership().leads();
         Self { controller, host, api, slots, calls: JoinSet::new(), statuses: JoinSet::new(), leads }
     }
 
-    /// Serves until `stop` turns true, and finishes the calls under way.
-    pub async fn serve(mut self, mut inputs: mpsc::Receiver<Input<C>>, mut stop: watch::Receiver<bool>) {
+    /// Serves until `stop` turns true, and finishes the calls under way; whether each of them has ended.
+    pub async fn serve(mut self, mut inputs: mpsc::Receiver<Input<C>>, mut stop: watch::Receiver<bool>) -> bool {
         let mut batch = Vec::with_capacity(BATCH);
         let mut leadership = self.api.leadership().clone();
         while !*stop.borrow() {
@@ -94,7 +96,7 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
             }
             self.turn();
         }
-        self.drain().await;
+        self.drain().await
     }
 
     fn now(&self) -> Time {
@@ -114,7 +116,7 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
     }
 
     fn status_slots(&self) -> usize {
-        (self.slots / 4).max(1)
+        (self.slots / STATUS_SHARE).max(1)
     }
 
     fn take_in(&mut self, input: Input<C>) {
@@ -151,7 +153,9 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
         {
             self.calls.spawn(send(self.api.clone(), ticket, request));
         }
-        while let Some((ticket, request)) = self.controller.take_status(self.status_slots(), now) {
+        while self.statuses.len() < self.status_slots()
+            && let Some((ticket, request)) = self.controller.take_status(self.status_slots(), now)
+        {
             self.statuses.spawn(send(self.api.clone(), ticket, request));
         }
     }
@@ -178,7 +182,7 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
     }
 
     /// Finishes the work under way, token by token, but decides nothing new.
-    async fn drain(&mut self) {
+    async fn drain(&mut self) -> bool {
         let finish = async {
             while let Some(done) = self.calls.join_next().await {
                 self.answered(done);
@@ -192,9 +196,13 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
                 self.answered(done);
             }
         };
-        if timeout(GRACE, finish).await.is_err() {
+        let finished = timeout(GRACE, finish).await.is_ok();
+        if !finished {
             error!("stopped with calls unanswered; the next start puts them right");
+            self.calls.shutdown().await;
+            self.statuses.shutdown().await;
         }
+        finished
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 use futures::StreamExt as _;
 use k8s_openapi::{
     api::core::v1::{Secret, ServiceAccount},
-    apimachinery::pkg::apis::meta::v1::Status,
+    apimachinery::pkg::apis::meta::v1::{Status, StatusDetails},
 };
 use kube::{
     Client,
@@ -41,6 +41,8 @@ const RENEW_SECONDS: u32 = 60;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause: what comes back (the CRD, a right, the server) is seen within this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause that the API server may ask for.
+const LONGEST_ASKED: Duration = Duration::from_mins(1);
 /// Errors in a row after which a watch begins anew with a list: its resourceVersion may be too old to resume.
 const ERRORS_BEFORE_LIST: u32 = 4;
 
@@ -176,9 +178,12 @@ impl<C: Controller> Watch<C> {
     }
 
     fn pause(&self, error: &watcher::Error, errors: u32) -> Duration {
-        let absent = api_error(error).is_some_and(|status| matches!(status.code, Some(403 | 404)));
+        let refusal = api_error(error);
+        let absent = refusal.as_ref().is_some_and(|status| matches!(status.code, Some(403 | 404)));
+        let asked = refusal.and_then(|status| status.details?.retry_after_seconds);
+        let asked = Duration::from_secs(asked.and_then(|seconds| seconds.try_into().ok()).unwrap_or_default());
         let usual = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors)).min(LONGEST_PAUSE);
-        self.absent_pause.filter(|_| absent).unwrap_or(usual)
+        self.absent_pause.filter(|_| absent).unwrap_or(usual).max(asked.min(LONGEST_ASKED))
     }
 
     fn failure(&self, error: &watcher::Error) -> Failure {
@@ -209,7 +214,7 @@ fn watch_event<K: Resource, V>(
         watcher::Event::InitDone => WatchEvent::Listed,
         watcher::Event::Apply(object) => {
             let (key, at) = (key(&object), version(object.meta()));
-            // What is not ours any more is to us as if it were deleted.
+            // An object that is not ours any more counts as deleted.
             read(object).map_or(WatchEvent::Deleted(key.clone(), at), |(version, value)| {
                 WatchEvent::Applied(key, version, value)
             })
@@ -227,5 +232,13 @@ fn api_error(error: &watcher::Error) -> Option<Status> {
     else {
         return None;
     };
-    Some(Status { code: Some(i32::from(status.code)), message: Some(status.message.clone()), ..Status::default() })
+    let asked =
+        status.details.as_ref().map(|details| details.retry_after_seconds).and_then(|asked| asked.try_into().ok());
+    let details = StatusDetails { retry_after_seconds: asked, ..StatusDetails::default() };
+    Some(Status {
+        code: Some(i32::from(status.code)),
+        message: Some(status.message.clone()),
+        details: Some(details),
+        ..Status::default()
+    })
 }

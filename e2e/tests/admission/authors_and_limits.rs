@@ -1,13 +1,13 @@
 //! `config/admission` for people: who may ask for tokens and how far, and whom it leaves alone.
 
-use crate::common::caller::Wanted::{Accepted, Refused};
-use crate::common::caller::{Caller, Wanted, grant, in_force, policy, policy_path, secret_path, token_path};
-use crate::common::limits::limit;
-use crate::common::{SOON, plane, policies, spec};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, DeleteParams, PostParams, PropagationPolicy};
 use serde_json::{Value, json};
+use tokenward_e2e::scene::caller::Wanted::{Accepted, Refused};
+use tokenward_e2e::scene::caller::{Caller, Wanted, grant, in_force, policy, policy_path, secret_path, token_path};
+use tokenward_e2e::scene::limits::limit;
+use tokenward_e2e::scene::{SOON, plane, policies, spec};
 use tokenward_e2e::{ControlPlane, eventually};
 use tokio::sync::OnceCell;
 
@@ -114,7 +114,8 @@ async fn a_seventeenth_account_is_never_accepted() -> Result<()> {
     let names = names(17);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let asked = policies(&plane.client().await?, "seventeen");
-    let error = crate::common::apply_policy(&asked, "p", &spec(&names, json!({}))).await.err().context("accepted")?;
+    let error =
+        tokenward_e2e::scene::apply_policy(&asked, "p", &spec(&names, json!({}))).await.err().context("accepted")?;
     ensure!(format!("{error:#}").contains("16"), "{error:#}");
     Ok(())
 }
@@ -123,7 +124,7 @@ async fn a_seventeenth_account_is_never_accepted() -> Result<()> {
 async fn kept(plane: &ControlPlane, namespace: &str, name: &str) -> Result<Caller> {
     grant(plane, namespace, "keeper", &json!([writes_policies()])).await?;
     let spec = spec(&["a"], json!({"suspend": true}));
-    crate::common::apply_policy(&policies(&plane.client().await?, namespace), name, &spec).await?;
+    tokenward_e2e::scene::apply_policy(&policies(&plane.client().await?, namespace), name, &spec).await?;
     Caller::user(plane, "keeper").await
 }
 
@@ -391,7 +392,9 @@ async fn let_others_work(plane: &ControlPlane) -> Result<()> {
     (binding["roleRef"]["name"], binding["metadata"]["name"]) = ("migrator".into(), "migrator".into());
     binding["subjects"] = json!([{"apiGroup": group, "kind": "User", "name": MIGRATOR}]);
     plane.apply(&format!("{role}\n---\n{binding}")).await?;
-    plane.apply(&crate::common::caller::administrator("system:serviceaccount:others:gitops").to_string()).await?;
+    plane
+        .apply(&tokenward_e2e::scene::caller::administrator("system:serviceaccount:others:gitops").to_string())
+        .await?;
     Ok(())
 }
 

@@ -1,7 +1,5 @@
 //! Admission on a real API server: who may ask for tokens, how far, and what the operator's own identity may not do.
 
 mod authors_and_limits;
-#[path = "../common/mod.rs"]
-mod common;
 mod operator;
 mod overlays;

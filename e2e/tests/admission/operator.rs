@@ -1,9 +1,5 @@
 //! The seat belts of `config/admission` on the operator's own identity: what its token can be abused for.
 
-use crate::common::caller::Wanted::{Accepted, Refused};
-use crate::common::caller::{Caller, in_force, policy, policy_path, secret_path, token_path};
-use crate::common::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, marks, request};
-use crate::common::{Scene, Target, spec};
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -12,6 +8,10 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
+use tokenward_e2e::scene::caller::Wanted::{Accepted, Refused};
+use tokenward_e2e::scene::caller::{Caller, in_force, policy, policy_path, secret_path, token_path};
+use tokenward_e2e::scene::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, marks, request};
+use tokenward_e2e::scene::{Scene, Target, spec};
 use tokenward_e2e::{ControlPlane, eventually};
 
 /// Somebody who has stolen a token of the operator.
@@ -188,7 +188,7 @@ fn elsewhere(loot: &Loot<'_>) -> Vec<Forged> {
         forged("the limits' end", "DELETE", limits, Value::Null, RBAC),
         forged("the namespace's limits", "MERGE", space.clone(), annotation, RBAC),
         forged("the belt's end", "DELETE", admission.to_owned(), Value::Null, RBAC),
-        forged("a role", "POST", binding.to_owned(), crate::common::caller::administrator("x"), RBAC),
+        forged("a role", "POST", binding.to_owned(), tokenward_e2e::scene::caller::administrator("x"), RBAC),
         forged("a policy", "POST", policy_path(&loot.scene.namespace, ""), policy("x", &spec(&["a"], json!({}))), RBAC),
         forged("another policy", "MERGE", policies, json!({"spec": {"suspend": true}}), RBAC),
         forged("a pod", "POST", format!("{space}/pods"), pod, RBAC),
@@ -289,7 +289,7 @@ async fn a_lowered_limit_shows_at_the_next_mint_and_costs_no_token_before() -> R
         ensure!(told.reason == "AdmissionDenied", "{told:?}");
         Ok(told.message)
     };
-    let message = eventually(crate::common::SOON, "the limit is the reason", told).await?;
+    let message = eventually(tokenward_e2e::scene::SOON, "the limit is the reason", told).await?;
     assert!(message.contains("86400s is over the limit 1h (Namespace lowered,"), "{message}");
     let whole =
         "or for one namespace by its annotation tokenward.dev/max-duration; change the limit that the message names";
@@ -323,7 +323,7 @@ async fn a_target_whose_label_was_stripped_is_mended_under_the_belts() -> Result
         ensure!(labels.get("tokenward.dev/role").is_some_and(|role| role == "target"), "{labels:?}");
         Ok(now)
     };
-    let now = eventually(crate::common::SOON, "the label is back", mended).await?;
+    let now = eventually(tokenward_e2e::scene::SOON, "the label is back", mended).await?;
     assert_eq!(now.token_id(), target.token_id());
     scene.delete_policy("p").await?;
     scene.gone("p-deployer").await

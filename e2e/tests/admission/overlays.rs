@@ -1,15 +1,15 @@
 //! `config/admission` as overlays and administrators change it: each test has a control plane of its own.
 
-use crate::common::caller::Wanted::{Accepted, Refused, Unprocessable};
-use crate::common::caller::{Caller, administrator, in_force, policy, policy_path, secret_path, token_path};
-use crate::common::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, request};
-use crate::common::limits::limit;
-use crate::common::spec;
 use anyhow::{Context, Result, ensure};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, token};
+use tokenward_e2e::scene::caller::Wanted::{Accepted, Refused, Unprocessable};
+use tokenward_e2e::scene::caller::{Caller, administrator, in_force, policy, policy_path, secret_path, token_path};
+use tokenward_e2e::scene::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, request};
+use tokenward_e2e::scene::limits::limit;
+use tokenward_e2e::scene::spec;
 use tokenward_e2e::{ControlPlane, Operator, Options, Profile, target_dir, write_overlay};
 
 /// A control plane with `config/install` seen through an overlay with this text.

@@ -1,12 +1,8 @@
 //! Of two operators with `--leader-elect` one acts, whatever becomes of it, of its calls and of the lease.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod rollout;
 
 use anyhow::{Context, Result, ensure};
-use common::metrics::Scrape;
-use common::{SOON, Scene, Target, claims, operator, plane, spec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -16,6 +12,8 @@ use serde_json::{Value, json};
 use std::process::ExitStatus;
 use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
+use tokenward_e2e::scene::metrics::Scrape;
+use tokenward_e2e::scene::{SOON, Scene, Target, claims, operator, plane, spec};
 use tokenward_e2e::{Act, AuditEvent, Call, ControlPlane, Operator, Options, Rule, eventually};
 
 const ROLE: &str = "tokenward-leader-election";

@@ -1,9 +1,9 @@
 //! A rollout: three replicas are replaced one after the other, and no Secret notices.
 
-use crate::common::{SOON, Scene, operator, plane};
 use crate::{candidate, credential, grant, holder, leads, lease};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use tokenward_e2e::scene::{SOON, Scene, operator, plane};
 use tokenward_e2e::{Operator, Options, eventually};
 
 const PODS: [&str; 3] = ["a", "b", "c"];

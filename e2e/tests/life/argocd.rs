@@ -1,6 +1,5 @@
 //! What Argo CD shows of a policy: `config/argocd` in the Lua that Argo CD has.
 
-use crate::common::{SOON, Scene, plane, spec};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -8,6 +7,7 @@ use mlua::serde::SerializeOptions;
 use mlua::{Lua, LuaOptions, LuaSerdeExt, StdLib, Table};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokenward_e2e::scene::{SOON, Scene, plane, spec};
 use tokenward_e2e::{Act, Call, Rule, eventually, workspace_dir};
 
 const SCRIPT: &str = include_str!("../../../config/argocd/health.lua");
@@ -77,13 +77,19 @@ async fn the_documented_command_adds_the_keys_and_keeps_the_others() -> Result<(
     Ok(())
 }
 
-impl Scene {
+/// A policy as Argo CD sees it.
+trait ArgoCd {
     /// What Argo CD would show of the policy `p` now.
+    async fn health(&self) -> Result<Health>;
+    /// Waits until Argo CD would show this, with a message that contains `text`.
+    async fn shown(&self, wanted: &str, text: &str) -> Result<()>;
+}
+
+impl ArgoCd for Scene {
     async fn health(&self) -> Result<Health> {
         health(&serde_json::to_value(self.policies().get("p").await?)?)
     }
 
-    /// Waits until Argo CD would show this, with a message that contains `text`.
     async fn shown(&self, wanted: &str, text: &str) -> Result<()> {
         let check = async || {
             let Health(found, message) = self.health().await?;

@@ -1,13 +1,13 @@
 //! Attacks of docs/threat-model.md that people with rights in a namespace can try, each with an ordinary request.
 
-use crate::common::caller::{Caller, policy, policy_path};
-use crate::common::{SOON, Scene, Target, plane, spec};
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokenward_e2e::scene::caller::{Caller, policy, policy_path};
+use tokenward_e2e::scene::{SOON, Scene, Target, plane, spec};
 use tokenward_e2e::{Act, Call, Options, Rule, eventually};
 
 const TARGET: &str = "p-deployer";

@@ -1,12 +1,12 @@
 //! What people get wrong: each time they are told what to do, nothing is lost, and nothing else stops.
 
-use crate::common::refused::refused;
-use crate::common::{SOON, Scene, Target, apply_policy, claims, condition, plane, spec};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use tokenward_e2e::scene::refused::refused;
+use tokenward_e2e::scene::{SOON, Scene, Target, apply_policy, claims, condition, plane, spec};
 use tokenward_e2e::{Options, eventually};
 
 fn one(more: Value) -> Value {

@@ -1,7 +1,6 @@
 //! The cluster changes its signing keys or its issuer: nothing happens while the old one still counts, and when it is
 //! gone every token is replaced once, the most urgent first.
 
-use crate::common::{SOON, Scene, Target, claims, condition, spec};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
@@ -9,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokenward_e2e::control_plane::ISSUER;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, install, token};
+use tokenward_e2e::scene::{SOON, Scene, Target, claims, condition, spec};
 use tokenward_e2e::{Act, Call, ControlPlane, Options, Profile, Rule, Signing, eventually, target_dir};
 
 /// Keys are looked at once a minute, and are gone after three looks; it decides nothing but when to give up.
@@ -49,8 +49,21 @@ impl Seal {
     }
 }
 
-impl Scene {
+/// Tokens by the key that signed them.
+trait Keys {
     /// Waits for so many answers to the question which keys there are, counted from `mark`.
+    async fn polls(&self, mark: usize, times: usize) -> Result<()>;
+    /// Waits until the tokens of all targets differ from `old`, and returns the targets.
+    async fn all_but(&self, old: &Seal) -> Result<BTreeMap<String, Target>>;
+    /// Waits until the policy has no tokens of different keys or issuers.
+    async fn agrees(&self, policy: &str) -> Result<()>;
+    /// Waits until so many published tokens are counted for a key; no series is none.
+    async fn signed(&self, key: &str, tokens: usize) -> Result<()>;
+    /// The seal that all targets have.
+    async fn seal(&self) -> Result<Seal>;
+}
+
+impl Keys for Scene {
     async fn polls(&self, mark: usize, times: usize) -> Result<()> {
         let check = async || {
             let polls = self.proxy.calls_since(mark, "GET", "/openid/v1/jwks");
@@ -62,7 +75,6 @@ impl Scene {
         polled.with_context(|| self.log_end())
     }
 
-    /// Waits until the tokens of all targets differ from `old`, and returns the targets.
     async fn all_but(&self, old: &Seal) -> Result<BTreeMap<String, Target>> {
         let check = async || {
             let targets = self.targets().await?;
@@ -74,7 +86,6 @@ impl Scene {
         eventually(SOON, "every token is new", check).await.with_context(|| self.log_end())
     }
 
-    /// Waits until the policy has no tokens of different keys or issuers.
     async fn agrees(&self, policy: &str) -> Result<()> {
         let check = async || {
             let policy = self.policies().get(policy).await?;
@@ -85,7 +96,6 @@ impl Scene {
         eventually(SOON, &format!("{policy} has tokens of one key"), check).await
     }
 
-    /// Waits until so many published tokens are counted for a key; no series is none.
     async fn signed(&self, key: &str, tokens: usize) -> Result<()> {
         let wanted = f64::from(u32::try_from(tokens)?);
         let check = async || {
@@ -96,7 +106,6 @@ impl Scene {
         eventually(SOON, &format!("{tokens} tokens of key {key}"), check).await
     }
 
-    /// The seal that all targets have.
     async fn seal(&self) -> Result<Seal> {
         let mut seals = Vec::new();
         for target in self.targets().await?.values() {

@@ -1,12 +1,12 @@
 //! A server that grants less than what is asked: one token, its real life told, and no second try.
 
-use crate::common::{Scene, claims, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use kube::api::DynamicObject;
 use serde_json::json;
 use std::time::Duration;
 use tokenward_e2e::operator::install;
+use tokenward_e2e::scene::{Scene, claims, spec};
 use tokenward_e2e::{ControlPlane, Options, Profile, target_dir};
 use tokio::sync::OnceCell;
 

@@ -1,7 +1,6 @@
 //! The acceptance of rotation: clients that read their Secret once a minute see no 401 while tokens are rotated every
 //! minute and the operator is killed again and again. The only test of its file, as it needs the time to itself.
 
-use crate::common::{Bearer, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -15,6 +14,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokenward_e2e::poll::eventually_every;
+use tokenward_e2e::scene::{Bearer, Scene, Target, spec};
 use tokio::time::{Instant, interval, sleep};
 
 const ACCOUNTS: u64 = 10;

@@ -1,6 +1,5 @@
 //! On which connections to the API server the operator works at all.
 
-use crate::common::{SOON, plane};
 use anyhow::{Context, Result};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use std::time::Duration;
 use tokenward_e2e::control_plane::binaries::Binaries;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
 use tokenward_e2e::process::Process;
+use tokenward_e2e::scene::{SOON, plane};
 use tokenward_e2e::{ControlPlane, Operator, Options, eventually, kubeconfig};
 
 /// Where this file's operators run.

@@ -1,7 +1,5 @@
 //! What a crash, a lost answer or a wrong one leaves behind, and how it is put right.
 
-use crate::common::grants::SWEEP;
-use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{TimeDelta, Utc};
 use futures::future::try_join_all;
@@ -10,6 +8,8 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::operator::token;
 use tokenward_e2e::poll::eventually_every;
+use tokenward_e2e::scene::grants::SWEEP;
+use tokenward_e2e::scene::{SOON, Scene, Target, spec};
 use tokenward_e2e::{Act, Call, Rule, eventually};
 
 const TARGET: &str = "p-deployer";

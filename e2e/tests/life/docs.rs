@@ -1,12 +1,12 @@
 //! The documents say what the code says: each word has its entry, each link leads somewhere, and each policy in them
 //! passes a real API server.
 
-use crate::common::{Scene, limits, plane};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use tokenward_e2e::scene::{Scene, limits, plane};
 use tokenward_e2e::workspace_dir;
 
 const REFERENCE: &str = "docs/reference.md";

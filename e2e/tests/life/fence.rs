@@ -1,6 +1,5 @@
 //! Two operators at once, both acting: what protects is the fence of every write, never a lease.
 
-use crate::common::{SOON, Scene, Target, claims, operator, spec};
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
@@ -11,6 +10,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokenward_e2e::scene::{SOON, Scene, Target, claims, operator, spec};
 use tokenward_e2e::{Act, Call, Operator, Options, Rule, eventually};
 use tokio::sync::Notify;
 

@@ -1,6 +1,5 @@
 //! Attacks of docs/threat-model.md by mass: connections, requests, edits, bytes. Counts and states are asserted, not times.
 
-use crate::common::{SOON, Scene, spec};
 use anyhow::{Context, Result, ensure};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -9,6 +8,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
+use tokenward_e2e::scene::{SOON, Scene, spec};
 use tokenward_e2e::{Act, Call, Options, Rule, eventually};
 
 const TARGET: &str = "p-deployer";
@@ -132,18 +132,18 @@ async fn a_namespace_whose_calls_all_hang_leaves_room_for_others() -> Result<()>
         args: vec!["--concurrency=4".to_owned()],
         ..Options::default()
     };
-    crate::common::plane().await?.create_namespace("modest").await?;
+    tokenward_e2e::scene::plane().await?.create_namespace("modest").await?;
     let scene = Scene::start_with("greedy", options).await?;
     scene.many(60, "g").await?;
     let hung = scene.proxy.add(Rule::before(|call| call.is_mint() && call.path.contains("/greedy/"), Act::Hold));
     let selector = json!({"matchLabels": {"e2e": "many"}});
     scene.policy("p", &json!({"serviceAccounts": {"selector": selector}})).await?;
     hung.reached_times(4, SOON).await?;
-    let modest = crate::common::policies(&scene.client, "modest");
-    crate::common::apply_policy(&modest, "p", &spec(&["default"], json!({}))).await?;
+    let modest = tokenward_e2e::scene::policies(&scene.client, "modest");
+    tokenward_e2e::scene::apply_policy(&modest, "p", &spec(&["default"], json!({}))).await?;
     let ready = async || {
         let policy = modest.get("p").await?;
-        let ready = crate::common::condition(&policy, "Ready").context("no condition")?;
+        let ready = tokenward_e2e::scene::condition(&policy, "Ready").context("no condition")?;
         ensure!(ready.status == "True", "{ready:?}");
         Ok(())
     };
@@ -197,7 +197,7 @@ async fn what_is_too_large_is_refused() -> Result<()> {
         (one(json!({"rotation": {"windows": vec![window; 1_000]}})), "must have at most 8 items"),
         (json!({"serviceAccounts": {"selector": {"matchExpressions": [expression]}}}), "must have at most 64 items"),
     ];
-    crate::common::refused::refused("too-large", &cases).await
+    tokenward_e2e::scene::refused::refused("too-large", &cases).await
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! What the API server refuses of formats, labels and annotations, and what it says to do.
 
-use crate::common::refused::{accepted, refused};
-use crate::common::spec;
 use anyhow::Result;
 use serde_json::{Value, json};
+use tokenward_e2e::scene::refused::{accepted, refused};
+use tokenward_e2e::scene::spec;
 
 const NOT_OURS: &str = "choose other keys";
 

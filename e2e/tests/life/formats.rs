@@ -1,7 +1,5 @@
 //! Each format, read by what it is made for, or by the strictest reader of its documented shape.
 
-use crate::common::consumers::Mount;
-use crate::common::{Bearer, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::api::core::v1::Secret;
@@ -11,6 +9,8 @@ use serde_json::{Value, json};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokenward_e2e::scene::consumers::Mount;
+use tokenward_e2e::scene::{Bearer, Scene, Target, claims, spec};
 
 /// The field `secret` of a policy with this format.
 fn format(format: &Value) -> Value {
@@ -105,7 +105,7 @@ async fn kubectl_works_with_a_kubeconfig_before_and_after_a_rotation() -> Result
         ensure!(complaint.contains("must be logged in"), "{complaint}");
         Ok(())
     };
-    tokenward_e2e::eventually(crate::common::SOON, "the old kubeconfig is refused", dead).await
+    tokenward_e2e::eventually(tokenward_e2e::scene::SOON, "the old kubeconfig is refused", dead).await
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! Policies that live in Git: tools apply them again and again, label and annotate them, and wait for their status.
 
-use crate::common::kstatus::{Kstatus, Record, is_consistent, kstatus};
-use crate::common::{SOON, Scene, claims, spec};
 use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenward_e2e::proxy::Seen;
+use tokenward_e2e::scene::kstatus::{Kstatus, Record, is_consistent, kstatus};
+use tokenward_e2e::scene::{SOON, Scene, claims, spec};
 use tokenward_e2e::{Act, Call, Rule, eventually};
 
 /// What others put on a policy, and on nothing else.

@@ -1,6 +1,5 @@
 //! Token text is in the Secret's data and in the TLS stream, and nowhere else, whatever happens and at any log level.
 
-use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use tokenward_e2e::control_plane::ISSUER;
 use tokenward_e2e::leak::Scanner;
 use tokenward_e2e::operator::token;
+use tokenward_e2e::scene::{SOON, Scene, Target, spec};
 use tokenward_e2e::{Act, Call, Options, Rule, eventually};
 
 const TARGET: &str = "p-deployer";

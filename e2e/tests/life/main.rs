@@ -7,8 +7,6 @@ mod bad_input;
 mod changed_keys;
 mod clamp;
 mod clients;
-#[path = "../common/mod.rs"]
-mod common;
 mod connection;
 mod crash;
 mod docs;

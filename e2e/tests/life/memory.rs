@@ -1,7 +1,6 @@
 //! What the operator's memory holds, and who may look into it.
 #![cfg(target_os = "linux")]
 
-use crate::common::{SOON, Scene, spec};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, geteuid};
 use serde_json::json;
@@ -13,6 +12,7 @@ use std::process::{Command, Output};
 use tokenward_e2e::control_plane::ISSUER;
 use tokenward_e2e::leak::{Kind, Scanner};
 use tokenward_e2e::proxy::Minted;
+use tokenward_e2e::scene::{SOON, Scene, spec};
 use tokenward_e2e::{Act, Options, Rule, eventually};
 
 /// Each of the 32 slots of `--concurrency` has a connection, and each connection a buffer for what comes and one for what

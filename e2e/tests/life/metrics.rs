@@ -1,11 +1,11 @@
 //! What Prometheus sees: every metric with its labels and a plausible value.
 
-use crate::common::metrics::Scrape;
-use crate::common::{SOON, Scene, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use tokenward_e2e::scene::metrics::Scrape;
+use tokenward_e2e::scene::{SOON, Scene, spec};
 use tokenward_e2e::{Act, Call, Rule, eventually};
 
 const LIFE_LEFT: &str = "remaining_life_at_publication_ratio";
@@ -137,8 +137,13 @@ async fn a_revocation_is_counted_under_its_reason() -> Result<()> {
     scene.counts("tokens_published_total", &[("reason", "Revoked")], 1.0).await
 }
 
-impl Scene {
+/// What the operator knows by now.
+trait Knowledge {
     /// Waits until the operator knows a token of `p` that expires otherwise than at `before`.
+    async fn knows_another(&self, before: Option<f64>) -> Result<Option<f64>>;
+}
+
+impl Knowledge for Scene {
     async fn knows_another(&self, before: Option<f64>) -> Result<Option<f64>> {
         let labels = [("namespace", self.namespace.as_str()), ("policy", "p")];
         let check = async || {
@@ -236,7 +241,7 @@ async fn a_deleted_policy_loses_all_of_its_series() -> Result<()> {
     let scene = Scene::start("forgotten").await?;
     scene.story().await?;
     let series = async || Ok::<_, anyhow::Error>(scene.scrape().await?.samples);
-    let of = |policy: &str, sample: &crate::common::metrics::Sample| sample.label("policy") == policy;
+    let of = |policy: &str, sample: &tokenward_e2e::scene::metrics::Sample| sample.label("policy") == policy;
     let kept = async || {
         let samples = series().await?;
         let names: BTreeSet<&str> =

@@ -1,13 +1,13 @@
 //! Recovery by itself: whatever is done to an account, a target or an anchor from outside, it is put right with one
 //! fresh token where a new one is needed, with none where only metadata differ, and the event says why.
 
-use crate::common::grants::SWEEP;
-use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Map, Value, json};
 use tokenward_e2e::proxy::RuleHandle;
+use tokenward_e2e::scene::grants::SWEEP;
+use tokenward_e2e::scene::{SOON, Scene, Target, spec};
 use tokenward_e2e::{Act, Rule, eventually};
 
 const TARGET: &str = "p-deployer";

@@ -1,7 +1,6 @@
 //! What comes back: targets and anchors from a backup, the namespace, the CRD. All of it works again, and nothing
 //! that was dead is brought to life.
 
-use crate::common::{SOON, Scene, Target, spec};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -9,6 +8,7 @@ use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::json;
 use tokenward_e2e::eventually;
 use tokenward_e2e::operator::apply_overlay;
+use tokenward_e2e::scene::{SOON, Scene, Target, spec};
 
 const TARGET: &str = "p-deployer";
 

@@ -1,9 +1,9 @@
 //! Revocation: by a time, on a policy or on one target; by deleting what a token belongs to; with the operator down.
 
-use crate::common::{SOON, Scene, Target, claims, condition, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
+use tokenward_e2e::scene::{SOON, Scene, Target, claims, condition, spec};
 use tokenward_e2e::{Act, Call, Rule, eventually};
 
 const TARGET: &str = "p-deployer";

@@ -1,11 +1,11 @@
 //! Revocations at their edges: tokens from before a change of the binding, tokens that nothing can revoke, instants to
 //! come, and the ids that are told of tokens that no Secret names any more.
 
-use crate::common::{SOON, Scene, Target, condition, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokenward_e2e::eventually;
+use tokenward_e2e::scene::{SOON, Scene, Target, condition, spec};
 
 const TARGET: &str = "p-deployer";
 const BEFORE: &str = "tokenward.dev/revoke-issued-before";

@@ -1,11 +1,11 @@
 //! Every field of a policy, changed: which of them need a new token, which only write the Secret again, and which
 //! touch nothing.
 
-use crate::common::limits::OTHER_SERVER;
-use crate::common::{SOON, Scene, Target, is_current};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokenward_e2e::eventually;
+use tokenward_e2e::scene::limits::OTHER_SERVER;
+use tokenward_e2e::scene::{SOON, Scene, Target, is_current};
 
 /// What a change brings about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ fn secret(secret: Value) -> Value {
 
 /// Policy and account are called as the field is.
 fn spec(name: &str, more: &Value) -> Value {
-    crate::common::spec(&[name], more.clone())
+    tokenward_e2e::scene::spec(&[name], more.clone())
 }
 
 /// Waits until the operator has taken the policy's current generation in.
@@ -128,7 +128,7 @@ async fn nothing_else(scene: &Scene, name: &str, before: &Target, effect: Effect
     ensure!(after.version().0 == before.version().0, "another Secret");
     let minted = scene.proxy.minted();
     let first = minted.iter().find(|minted| minted.account == name).context("no token")?;
-    let audience = crate::common::claims(first.token())?["aud"][0].clone();
+    let audience = tokenward_e2e::scene::claims(first.token())?["aud"][0].clone();
     if audience.as_str().is_some_and(|audience| audience.starts_with("https://")) {
         ensure!(scene.user(first.token()).await?.is_some(), "the first token is dead");
     }
@@ -200,7 +200,7 @@ async fn another_name_brings_a_new_secret_with_a_token_of_its_own() -> Result<()
     let scene = Scene::start("names").await?;
     let first = scene.deployer(json!({})).await?;
     for name in ["second", "third", "{policy}-{serviceAccount}"] {
-        scene.policy("p", &crate::common::spec(&["deployer"], json!({"secret": {"name": name}}))).await?;
+        scene.policy("p", &tokenward_e2e::scene::spec(&["deployer"], json!({"secret": {"name": name}}))).await?;
         scene.ready("p").await?;
     }
     for gone in ["second", "third"] {

@@ -1,10 +1,10 @@
 //! The life of a token, as a user sees it.
 
-use crate::common::{SOON, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tokenward_e2e::scene::{SOON, Scene, Target, claims, spec};
 use tokenward_e2e::{Act, Rule, eventually};
 
 #[tokio::test]
@@ -473,7 +473,7 @@ async fn suspend_stops_issuing_and_says_so() -> Result<()> {
     let second = scene.next_target("p-deployer", &first).await?;
     scene.bearer(second.token()).await?.lives().await?;
     let policy = scene.ready("p").await?;
-    assert_eq!(crate::common::condition(&policy, "Suspended"), None);
+    assert_eq!(tokenward_e2e::scene::condition(&policy, "Suspended"), None);
     Ok(())
 }
 

@@ -1,12 +1,12 @@
 //! Windows on a real API server: a rotation waits for one, comes early for one, and goes ahead where there is none.
 
-use crate::common::{SOON, Scene, condition, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward_e2e::eventually;
+use tokenward_e2e::scene::{SOON, Scene, condition, spec};
 
 /// A token of ten minutes is due after half of its life, with a reserve of five: nothing here lasts as long.
 fn windowed(windows: &Value) -> Value {

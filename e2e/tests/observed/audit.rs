@@ -1,12 +1,12 @@
 //! What the operator costs the API server, counted in the audit log.
 
-use crate::common::audited::{Audited, lines, on_secrets};
-use crate::common::spec;
 use anyhow::{Result, ensure};
 use chrono::Utc;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokenward_e2e::scene::audited::{Audited, lines, on_secrets};
+use tokenward_e2e::scene::spec;
 use tokenward_e2e::{AuditEvent, eventually};
 
 const GRANTS: usize = 200;
@@ -54,14 +54,14 @@ async fn a_rotation_in_the_second_of_the_issue_costs_no_more() -> Result<()> {
     let fraction = Utc::now().timestamp_subsec_millis();
     tokio::time::sleep(Duration::from_millis(1000 - u64::from(fraction % 1000))).await;
     scene.policy("p", &spec(&["deployer"], json!({}))).await?;
-    eventually(crate::common::SOON, "a target", async || scene.target("p-deployer").await).await?;
+    eventually(tokenward_e2e::scene::SOON, "a target", async || scene.target("p-deployer").await).await?;
     scene.rotate("p", "1").await?;
     let rotated = async || {
         let target = scene.target("p-deployer").await?;
         ensure!(target.says("rotate") == "1", "still {:?}", target.says("rotate"));
         Ok(target)
     };
-    let target = eventually(crate::common::SOON, "the rotation", rotated).await?;
+    let target = eventually(tokenward_e2e::scene::SOON, "the rotation", rotated).await?;
     scene.bearer(target.token()).await?.lives().await?;
     let calls = on_secrets(&audited.calls_until_rest(start).await?);
     assert_eq!(calls.iter().filter(|call| call.starts_with("create serviceaccounts/token")).count(), 2, "{calls:#?}");

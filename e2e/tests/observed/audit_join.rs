@@ -1,10 +1,10 @@
 //! Who issued the token that made a request? Every request in the audit log is joined to policy, account and
 //! generation, from what the operator leaves behind: its log, its events, the annotations of its targets.
 
-use crate::common::{SOON, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use tokenward_e2e::scene::{SOON, Scene, Target, claims, spec};
 use tokenward_e2e::{AuditEvent, Options, eventually};
 
 /// Who issued a token.

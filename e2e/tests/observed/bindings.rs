@@ -1,10 +1,10 @@
 //! `token.binding`: what a token is bound to, what that costs, and what kills it.
 
-use crate::common::audited::{Audited, on_secrets};
-use crate::common::{SOON, Scene, Target, claims, spec};
 use anyhow::{Context, Result, ensure};
 use chrono::Utc;
 use serde_json::{Value, json};
+use tokenward_e2e::scene::audited::{Audited, on_secrets};
+use tokenward_e2e::scene::{SOON, Scene, Target, claims, spec};
 use tokenward_e2e::{Act, Call, Rule, eventually};
 
 const TARGET: &str = "p-deployer";

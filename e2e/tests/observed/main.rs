@@ -4,5 +4,3 @@
 mod audit;
 mod audit_join;
 mod bindings;
-#[path = "../common/mod.rs"]
-mod common;

@@ -1,7 +1,5 @@
 //! What the operator may do and what it does, for each shape of the installation: neither is more than the other.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod granted;
 mod namespaces;
 mod shape;
@@ -9,10 +7,10 @@ mod shipped;
 mod tour;
 mod used;
 
-use crate::common::overlay::with_component;
 use crate::shape::Shape;
 use crate::tour::{cap, clean, grants, hand_over, sign};
 use anyhow::Result;
+use tokenward_e2e::scene::overlay::with_component;
 use tokenward_e2e::{target_dir, workspace_dir};
 
 /// What is refused in every cluster install without its component: the operator looks once a minute whether the optional

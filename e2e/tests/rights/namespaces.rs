@@ -1,13 +1,13 @@
 //! One of several namespaces grants nothing: the others work, everybody is told which one and what, and it heals.
 
-use crate::common::metrics::Scrape;
-use crate::common::overlay::{arguments, render};
-use crate::common::{SOON, Scene, spec};
 use crate::shape::Shape;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::json;
+use tokenward_e2e::scene::metrics::Scrape;
+use tokenward_e2e::scene::overlay::{arguments, render};
+use tokenward_e2e::scene::{SOON, Scene, spec};
 use tokenward_e2e::{eventually, target_dir, write_overlay};
 
 /// `config/multi-namespace`, where the list names `team-c` as well and the binding was forgotten.

@@ -1,7 +1,5 @@
 //! An installation on a control plane of its own, with operators as its Deployment starts them.
 
-use crate::common::Scene;
-use crate::common::overlay::{arguments, render};
 use crate::granted::{Right, granted};
 use crate::used::equal;
 use anyhow::{Context, Result, ensure};
@@ -9,6 +7,8 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, garbage_collector_knows};
+use tokenward_e2e::scene::Scene;
+use tokenward_e2e::scene::overlay::{arguments, render};
 use tokenward_e2e::{AuditEvent, Component, ControlPlane, Operator, Options, Profile, Proxy, target_dir};
 
 /// A shape under test.

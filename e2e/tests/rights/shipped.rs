@@ -1,12 +1,12 @@
 //! What no role in `config/` may hold, whoever it is for.
 
-use crate::common::overlay::{arguments, render, with_component};
 use crate::granted::{granted, list};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE};
+use tokenward_e2e::scene::overlay::{arguments, render, with_component};
 use tokenward_e2e::{target_dir, workspace_dir};
 
 /// Verbs by which a right becomes any other right.

@@ -1,6 +1,5 @@
 //! Everything that the operator does, once.
 
-use crate::common::{SOON, Scene, Target, spec};
 use crate::shape::Shape;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -8,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokenward_e2e::eventually;
+use tokenward_e2e::scene::{SOON, Scene, Target, spec};
 
 const SYSTEM: &str = "kube-system";
 

@@ -77,18 +77,18 @@ fn sign(payload: &str, id: &str, secret: &[u8]) -> String {
     format!("{header}..{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
-/// What the signatures should be, against what they are.
+/// The wanted signatures against the present ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Keys of the ConfigMap to set, or to remove.
     pub changes: BTreeMap<String, Option<String>>,
-    /// What the keys shall be then.
+    /// The keys after it.
     wanted: BTreeMap<String, String>,
     /// When the first of the signing tokens ends.
     next: Option<Time>,
     /// The ConfigMap's resourceVersion.
     version: Option<String>,
-    /// Who wrote signatures besides this operator.
+    /// Field managers of signatures besides this operator.
     others: Vec<String>,
 }
 
@@ -170,11 +170,13 @@ impl Pass {
 /// When to sign, and whether to.
 #[derive(Debug, Default)]
 pub struct ClusterInfoSigner {
+    /// The API server asked for a pause until then.
+    not_before: Option<Time>,
     due: Option<Time>,
     busy: bool,
     last_pass: Option<Time>,
     failures: u32,
-    /// What we wrote last: if it has changed though we want the same, somebody else wrote.
+    /// The last write: if the map has changed though we want the same, somebody else wrote.
     written: Option<BTreeMap<String, String>>,
     rewrites: VecDeque<Time>,
     contested: Option<Contest>,
@@ -199,6 +201,7 @@ impl ClusterInfoSigner {
     /// Something that is signed, or that signs, may have changed.
     pub fn mark(&mut self, now: Time) {
         let earliest = self.last_pass.map_or(now, |last| (last + BETWEEN_PASSES).clamp(now, now + BETWEEN_PASSES));
+        let earliest = self.not_before.map_or(earliest, |at| at.max(earliest));
         self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
     }
 
@@ -219,7 +222,7 @@ impl ClusterInfoSigner {
         if self.busy || self.due.is_none_or(|due| due > now) {
             return None;
         }
-        (self.busy, self.due, self.last_pass) = (true, None, Some(now));
+        (self.busy, self.due, self.last_pass, self.not_before) = (true, None, Some(now), None);
         Some(self.contested.as_ref().is_none_or(|contest| contest.until <= now))
     }
 
@@ -229,7 +232,9 @@ impl ClusterInfoSigner {
         let (plan, again) = match pass {
             Pass::Failed(_) | Pass::Conflict => {
                 self.failures += 1;
-                (None, Some(now + quick_retry(self.failures, LONGEST_PAUSE)))
+                let asked = if let Pass::Failed(failure) = pass { failure.not_before(now) } else { now };
+                self.not_before = Some(asked).filter(|at| *at > now);
+                (None, Some(asked.max(now + quick_retry(self.failures, LONGEST_PAUSE))))
             }
             Pass::Unchanged(plan) | Pass::Written(plan) | Pass::Contested(plan) => {
                 self.failures = 0;

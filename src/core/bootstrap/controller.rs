@@ -47,9 +47,9 @@ const LONGEST_CAP_PAUSE: TimeDelta = TimeDelta::minutes(1);
 /// All work is in one namespace and of one kind.
 const LANE: Lane = Lane { namespace: 0, kind: 0 };
 
-/// What the watch of the tokens is called.
+/// Name of the watch of the tokens.
 pub const TOKENS: &str = "secrets (bootstrap tokens)";
-/// What calls about single tokens are called.
+/// Name of calls about single tokens.
 const CALLS: &str = "calls";
 
 /// A step of a watch.
@@ -75,7 +75,7 @@ struct TokenLink {
     reported: Option<Uid>,
 }
 
-/// What is kept beside a policy.
+/// The link beside a policy.
 #[derive(Debug)]
 struct BootstrapPolicyLink {
     name: Name,
@@ -106,7 +106,16 @@ enum TokenStep {
     Look,
 }
 
-/// What is counted.
+/// How a call about a token ended.
+#[derive(Clone, Copy)]
+struct CallEnd {
+    /// It was a cap.
+    caps: bool,
+    /// It looked at a token that had changed.
+    conflicts: bool,
+}
+
+/// A count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// A delete ended so.
@@ -162,7 +171,7 @@ impl Bootstrap {
         self.cleaner != Cleaner::Off || self.signer.is_some() || self.policies.len() > 0
     }
 
-    /// What is to be counted since the last call.
+    /// Counts since the last call.
     pub fn counts(&mut self) -> Vec<Count> {
         std::mem::take(&mut self.counts)
     }
@@ -363,7 +372,7 @@ impl Bootstrap {
             Err(refusal) => ("failed", Some(refusal.failure)),
         };
         self.counts.extend(counted.then_some(Count::Deletion(word)));
-        self.settle(id, &token, failure.clone(), caps, now);
+        self.settle(id, &token, failure.clone(), CallEnd { caps, conflicts: word == "conflict" }, now);
         Outcome { failure, ..Outcome::default() }
     }
 
@@ -411,7 +420,7 @@ impl Bootstrap {
         self.tokens.newer(0, &key, version, token, |key| TokenLink::new(&key.name));
     }
 
-    /// What was deleted is gone, unless another of that name has come since.
+    /// A deleted token is gone, unless another of that name has come since.
     fn gone(&mut self, id: u32, token: &BootstrapToken) {
         let Some(name) = self.tokens.link(id).map(|link| link.name.clone()) else { return };
         let version = self.tokens.version(id);
@@ -425,7 +434,8 @@ impl Bootstrap {
     }
 
     /// A call about a token has ended: it is judged again, after a pause if that failed.
-    fn settle(&mut self, id: u32, token: &BootstrapToken, failure: Option<Failure>, caps: bool, now: Time) {
+    fn settle(&mut self, id: u32, token: &BootstrapToken, failure: Option<Failure>, end: CallEnd, now: Time) {
+        let CallEnd { caps, conflicts } = end;
         let mut again = now;
         if let Some(failure) = failure {
             self.bump(id);
@@ -433,6 +443,11 @@ impl Bootstrap {
             self.report_failure(failure, id, token, now);
             let longest = if caps { LONGEST_CAP_PAUSE } else { LONGEST_PAUSE };
             again = asked.max(now + quick_retry(self.tokens.link(id).map_or(1, |link| link.failures), longest));
+        } else if conflicts {
+            // The first is settled by the look. Later ones wait: the look may show less than the watch has shown.
+            let again_and_again =
+                self.tokens.link(id).map_or(0, |link| link.failures).checked_sub(1).filter(|n| *n > 0);
+            again = again_and_again.map_or(now, |n| now + quick_retry(n, LONGEST_PAUSE));
         } else {
             self.tokens.link_mut(id).into_iter().for_each(|link| link.failures = 0);
             self.recovered(id, now);

@@ -14,7 +14,7 @@ pub struct BootstrapEvent {
     pub what: BootstrapNews,
 }
 
-/// What happened.
+/// The event.
 #[derive(Clone, Debug)]
 pub enum BootstrapNews {
     /// It was deleted.

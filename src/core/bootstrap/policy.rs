@@ -14,7 +14,7 @@ use crate::{
 /// The shortest cap: the schema says so, and a policy stored before it did cannot undercut it.
 const MIN_MAX_AGE: TimeDelta = TimeDelta::minutes(10);
 
-/// What it asks for.
+/// Its spec.
 #[derive(Clone, Debug)]
 pub struct BootstrapPolicy {
     /// `metadata.uid`.
@@ -41,7 +41,7 @@ pub enum BootstrapPolicyState {
     Unreadable {
         /// `metadata.uid`.
         uid: Box<str>,
-        /// What is wrong with it.
+        /// The error.
         error: String,
     },
 }

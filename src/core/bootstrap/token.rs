@@ -1,4 +1,4 @@
-//! What is known of a bootstrap token, without the token.
+//! Facts about a bootstrap token, without the token.
 
 use std::{collections::BTreeMap, fmt};
 

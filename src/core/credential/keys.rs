@@ -1,15 +1,19 @@
-//! What the API server signs with and how it calls itself, as it publishes both, and the tokens signed so.
+//! The API server's keys and issuer, as it publishes both, and the tokens signed with them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
+use chrono::TimeDelta;
+
 use crate::core::{Time, id::Secs, reason::IssueReason};
 
 /// A key or issuer that was published is gone when so many polls in a row lack it: sets flicker, as several API
 /// servers answer and each changes in its own time.
 const POLLS: u32 = 3;
+/// A signer stays in use for so long at least: a rolling update of API servers takes a few minutes.
+const CALM: TimeDelta = TimeDelta::minutes(1);
 /// Keys and issuers that are remembered of each: an API server publishes a few at a time.
 const REMEMBERED: usize = 64;
 
@@ -29,9 +33,11 @@ pub struct TokenKeys {
     issuers: Published,
     /// Every signer that a target names, once.
     pool: HashSet<Arc<Signer>>,
+    /// When the pool has so many, those that nobody holds go.
+    sweep_at: usize,
     /// How many published tokens each key has signed.
     tokens: BTreeMap<Box<str>, usize>,
-    /// When the youngest token that this process was given was issued, and by whom.
+    /// The signer in use, and the first token that this process was given of it.
     minted: Option<(Secs, Arc<Signer>)>,
 }
 
@@ -88,21 +94,17 @@ impl TokenKeys {
         self.issuers.has_gone(&signer.issuer, issued).then_some(IssueReason::IssuerChanged)
     }
 
-    /// The one copy of this signer.
+    /// The one copy of this signer. Copies that nobody holds any more go whenever their number may have doubled.
     pub fn share(&mut self, signer: Arc<Signer>) -> Arc<Signer> {
         if let Some(known) = self.pool.get(&signer) {
             return known.clone();
         }
+        if self.pool.len() >= self.sweep_at {
+            self.pool.retain(|signer| Arc::strong_count(signer) > 1);
+            self.sweep_at = (2 * self.pool.len()).max(REMEMBERED);
+        }
         self.pool.insert(signer.clone());
         signer
-    }
-
-    /// Lets a target's signer go; the last one takes the copy along.
-    pub fn release(&mut self, signer: &Arc<Signer>) {
-        // One in the pool, one here.
-        if Arc::strong_count(signer) <= 2 {
-            self.pool.remove(signer);
-        }
     }
 
     /// Every signer that is held.
@@ -127,14 +129,16 @@ impl TokenKeys {
     }
 
     /// A token was issued to this process; whether another signer is in use by that. Only such a token is proof: anybody
-    /// can write annotations.
+    /// can write annotations. While two API servers sign with different keys, the one in use changes at most once in
+    /// [`CALM`].
     pub fn minted(&mut self, issued: Secs, signer: Signer) -> bool {
-        if self.minted.as_ref().is_some_and(|(known, _)| *known > issued) {
+        let same = self.minted.as_ref().is_some_and(|(_, known)| **known == signer);
+        let early = |(since, _): &(Secs, Arc<Signer>)| issued.time() < since.time() + CALM;
+        if same || self.minted.as_ref().is_some_and(early) {
             return false;
         }
-        let changed = self.minted.as_ref().is_none_or(|(_, known)| **known != signer);
         self.minted = Some((issued, self.share(Arc::new(signer))));
-        changed
+        true
     }
 
     /// The signer of the youngest token that this process was given.
@@ -143,9 +147,11 @@ impl TokenKeys {
         self.minted.as_ref().map(|(_, signer)| signer)
     }
 
-    /// How many published tokens each key has signed.
-    pub fn tokens(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.tokens.iter().map(|(key, count)| (&**key, *count))
+    /// How many published tokens each key has signed, by name as far as the API server publishes it: anybody can write
+    /// annotations. Without a name are those of all other keys, unless nothing is known of what it publishes.
+    pub fn tokens(&self) -> impl Iterator<Item = (Option<&str>, usize)> {
+        let known = |key: &str| self.keys.0.is_empty() || self.keys.0.contains_key(key);
+        self.tokens.iter().map(move |(key, count)| (Some(&**key).filter(|key| known(key)), *count))
     }
 }
 
@@ -221,7 +227,19 @@ mod tests {
         assert!(keys.minted(second(0), signer("a", "i")) && !keys.minted(second(1), signer("a", "i")));
         assert!(keys.minted(second(60), signer("b", "i")), "another key is in use");
         assert!(!keys.minted(second(30), signer("a", "i")), "an older answer that came late");
+        assert!(!keys.minted(second(90), signer("a", "i")), "two API servers sign with different keys");
         assert_eq!(keys.in_use().map(|signer| &*signer.key_id), Some("b"));
+    }
+
+    #[test]
+    fn a_key_that_is_not_published_has_no_name() {
+        let mut keys = TokenKeys::default();
+        let (real, forged) = (signer("real", "i"), signer("forged", "i"));
+        keys.count(&real);
+        keys.count(&forged);
+        assert!(keys.tokens().all(|(key, _)| key.is_some()), "nothing is known of what is published");
+        keys.observe(Some(&BTreeSet::from(["real".to_owned()])), None, at(0));
+        assert_eq!(keys.tokens().collect::<Vec<_>>(), [(None, 1), (Some("real"), 1)]);
     }
 
     #[test]
@@ -231,9 +249,9 @@ mod tests {
             let signer = keys.share(Arc::new(signer(&format!("k{n}"), "i")));
             keys.count(&signer);
             keys.uncount(&signer);
-            keys.release(&signer);
             keys.observe(Some(&BTreeSet::from([n.to_string()])), None, at(n));
         }
-        assert_eq!((keys.pool.len(), keys.tokens().count(), keys.keys.0.len()), (0, 0, REMEMBERED));
+        assert!(keys.pool.len() <= 2 * REMEMBERED, "{}", keys.pool.len());
+        assert_eq!((keys.tokens().count(), keys.keys.0.len()), (0, REMEMBERED));
     }
 }

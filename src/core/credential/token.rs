@@ -62,7 +62,7 @@ pub enum Malformed {
 pub struct Minted {
     /// The token itself.
     pub secret: SecretString,
-    /// What it says about itself.
+    /// Its claims.
     pub claims: Claims,
 }
 

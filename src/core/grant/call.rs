@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What a call is a step of, for whoever reads its answer.
+/// The step that a call belongs to, for the reader of its answer.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// A live GET.
@@ -63,7 +63,7 @@ pub enum Step {
 /// A call of a grant.
 #[derive(Debug)]
 pub struct Call {
-    /// What it is a step of.
+    /// The step it belongs to.
     pub step: Step,
     /// The call itself.
     pub request: Request,

@@ -34,7 +34,7 @@ pub struct Case<'a> {
     pub target: Option<&'a Placed<'a, Target>>,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// The grant has ended.
@@ -115,7 +115,7 @@ pub const CHECKS: [Check; 22] = [
     spares(8, due),
 ];
 
-/// What only the surroundings of a right token need. Nothing of it kills but a layout that nobody asks for any more.
+/// Needs of the surroundings of a right token. None of them kills but a layout that nobody asks for any more.
 pub const SURROUNDINGS: [Check; 2] = [kills(9, layout_changed), spares(9, metadata_changed)];
 
 impl<'a> Case<'a> {

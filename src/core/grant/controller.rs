@@ -9,10 +9,7 @@ mod statuses;
 mod trouble;
 mod work;
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use chrono::TimeDelta;
 use hashbrown::HashTable;
@@ -90,8 +87,10 @@ struct PolicyLink {
     members: HashMap<u32, u32>,
     totals: Totals,
     proof: PolicyProof,
-    /// The status that was written last.
+    /// The status that was written last, until the watch shows it.
     written: Option<Box<TokenPolicyStatus>>,
+    /// This process has judged it.
+    judged: bool,
     /// The concern that was reported last.
     reported: Option<String>,
 }
@@ -135,7 +134,8 @@ struct Left {
 #[derive(Debug)]
 enum Work {
     Grant(GrantCall),
-    Status(u32),
+    /// Of the policy in this row, which has this UID.
+    Status(u32, Uid),
 }
 
 #[derive(Debug)]
@@ -356,8 +356,8 @@ impl Grants {
         self.anchors.len()
     }
 
-    /// How many published tokens each key has signed.
-    pub fn tokens_by_key(&self) -> impl Iterator<Item = (&str, usize)> {
+    /// How many published tokens each key has signed; those of keys that are not published have no name.
+    pub fn tokens_by_key(&self) -> impl Iterator<Item = (Option<&str>, usize)> {
         self.keys.tokens()
     }
 
@@ -386,9 +386,4 @@ impl Grants {
 /// The rows of a chain.
 fn chain(first: Ref, next: impl Fn(u32) -> Ref) -> impl Iterator<Item = u32> {
     std::iter::successors(first.get(), move |id| next(*id).get())
-}
-
-/// The signer of a target's token.
-fn signer(target: &Target) -> Option<Arc<crate::core::credential::keys::Signer>> {
-    target.token.as_ref().map(|token| token.signer.clone())
 }

@@ -268,3 +268,58 @@ fn an_echo_differs_from_a_change_by_what_the_policy_asks() {
     });
     assert_eq!(decided, 0);
 }
+
+/// One of two policies that want one name has no account to issue for; the other's follows when it lets go.
+#[test]
+fn a_name_that_is_let_go_goes_to_the_next_in_line() {
+    for edit in [
+        (|server| server.delete_policy("ci", "first")) as fn(&mut Server),
+        |server| server.policy("ci", "first", |policy| names(policy, Vec::new())),
+        |server| server.policy("ci", "first", |policy| policy.spec.secret.name = "own-{serviceAccount}".into()),
+    ] {
+        let mut server = Server::new();
+        server.account("ci", "app", &[]);
+        for (name, account) in [("first", "missing"), ("second", "app")] {
+            server.policy("ci", name, |policy| {
+                names(policy, vec![account.into()]);
+                policy.spec.secret.name = "shared".into();
+            });
+        }
+        let mut crowd = Crowd::start(server);
+        crowd.settle();
+        assert_eq!(crowd.server.mints, 0, "the older policy has the claim");
+        edit(&mut crowd.server);
+        crowd.settle();
+        crowd.pass(61);
+        assert_eq!(crowd.server.mints, 1);
+    }
+}
+
+#[test]
+fn without_a_free_slot_no_sleeper_wakes_the_loop() {
+    let mut crowd = Crowd::of_namespaces(500);
+    crowd.settle();
+    crowd.pass(2);
+    crowd.server.pass(TimeDelta::hours(2));
+    let now = crowd.server.now;
+    assert!(crowd.grants.next_wake(true, 0, now).is_some_and(|at| at <= now), "renewals are due");
+    assert_eq!(crowd.grants.next_wake(false, 0, now), None);
+}
+
+#[test]
+fn a_status_that_somebody_else_wrote_is_written_again() {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.pass(2);
+    let key = ("ci".to_owned(), "p".to_owned());
+    let (status, written) = (crowd.server.policies[&key].status.clone(), crowd.statuses);
+    assert!(status.is_some());
+    crowd.server.policy("ci", "p", |policy| policy.status.as_mut().unwrap().accounts = None);
+    crowd.settle();
+    crowd.pass(2);
+    assert_eq!(crowd.server.policies[&key].status, status);
+    assert_eq!(crowd.statuses, written + 1);
+}

@@ -129,7 +129,7 @@ impl Grant {
         }
     }
 
-    /// What is rarely there, to be changed.
+    /// The rare part, to be changed.
     pub fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }

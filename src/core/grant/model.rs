@@ -22,7 +22,7 @@ use crate::{
 };
 use server::{Server, address};
 
-/// What happens to one call.
+/// The fate of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
@@ -38,7 +38,7 @@ enum Fault {
 
 const FAULTS: [Fault; 4] = [Fault::Refused, Fault::Lost, Fault::CrashBefore, Fault::CrashAfter];
 
-/// What somebody else does.
+/// A deed of somebody else.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
     Rotate,
@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// What must hold after all faults are over.
+    /// The state that must hold after all faults are over.
     fn assert_settled(&self) {
         let (record, target) = self.server.published("ci", "p-a").expect("a target");
         let token = record.token.expect("a token");

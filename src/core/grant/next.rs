@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// What comes next.
+/// The next act.
 #[derive(Debug)]
 pub enum Act {
     /// Nothing before this instant, or before something changes.
@@ -35,7 +35,7 @@ pub enum Act {
     Call(Box<Call>),
 }
 
-/// What to do now.
+/// A decision about a grant.
 #[derive(Debug)]
 pub struct Decision {
     /// Secrets to delete now; nothing below holds this up.
@@ -113,8 +113,9 @@ fn prove_end(view: &View<'_>, look: Look) -> Act {
 }
 
 fn remove(view: &View<'_>) -> Act {
-    // Annotations alone must not make us delete what we never wrote.
-    let mut targets = view.targets().filter(|target| target.written && view.deletes(target.owners.policy));
+    // Annotations alone must not make us delete what we never wrote. A target that tokens are bound to is retired.
+    let ours = |target: &&Placed<'_, Target>| target.written && !target.binds_tokens(view.now);
+    let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners.policy));
     targets.next().map_or(Act::Idle(None), |target| throttled(view, || removal(view, target)))
 }
 
@@ -145,7 +146,7 @@ fn suspended(case: &Case<'_>) -> Conclusion {
 /// Row 10: the old target is kept fresh until the new name can be had.
 fn without_name(view: &View<'_>, failure: Failure) -> Conclusion {
     let Some(old) = view.old.first() else {
-        let again = view.failing().map(|failing| failing.retry_at);
+        let again = view.failing().map(|failing| failing.retry_at).filter(|at| *at > view.now);
         return Conclusion::stop(Act::Idle(again), Standing::Failing(failure));
     };
     let case = Case { view, name: old.name.clone(), target: Some(old) };

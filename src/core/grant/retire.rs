@@ -50,7 +50,7 @@ pub fn due(view: &View<'_>, drop_attempt: bool) -> Vec<Retirement> {
         Some(Retirement { secret: name.clone(), uid: anchor.uid, token_id, cause, reason: revoke::reason(view, cause) })
     });
     let under_way = |retirement: &Retirement| view.retiring().iter().any(|known| known.uid == retirement.uid);
-    anchors.chain(targets(view)).filter(|retirement| !under_way(retirement)).collect()
+    anchors.chain(targets(view, end)).filter(|retirement| !under_way(retirement)).collect()
 }
 
 /// The cause that takes all anchors of a grant, once its end is sure.
@@ -176,16 +176,17 @@ pub fn next(view: &View<'_>) -> Option<Time> {
 
 /// Targets that tokens are bound to: all such tokens die with the Secret. One that is younger than the instant has never
 /// held an older token.
-fn targets(view: &View<'_>) -> Vec<Retirement> {
-    let due = view.targets().filter(|target| {
-        target.written && target.binds_tokens(view.now) && revoke::covers(view, target.created.time())
-    });
-    due.map(|target| Retirement {
-        secret: target.name.clone(),
-        uid: target.uid,
-        token_id: target.object.token.as_ref().map(|token| token.id),
-        cause: RetireReason::RevokeIssuedBefore,
-        reason: revoke::reason(view, RetireReason::RevokeIssuedBefore),
+fn targets(view: &View<'_>, end: Option<RetireReason>) -> impl Iterator<Item = Retirement> {
+    let bound = view.targets().filter(|target| target.written && target.binds_tokens(view.now));
+    bound.filter_map(move |target| {
+        let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
+        let cause = end.filter(|_| view.deletes(target.owners.policy)).or_else(revoked)?;
+        Some(Retirement {
+            secret: target.name.clone(),
+            uid: target.uid,
+            token_id: target.object.token.as_ref().map(|token| token.id),
+            cause,
+            reason: revoke::reason(view, cause),
+        })
     })
-    .collect()
 }

@@ -43,7 +43,7 @@ pub enum Standing {
     Unselected,
 }
 
-/// What one grant adds to the counts of its policy.
+/// The share of one grant in the counts of its policy.
 #[expect(clippy::struct_excessive_bools, reason = "each is counted on its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
@@ -69,7 +69,7 @@ pub struct Counted {
     pub issued: Secs,
     /// When it is replaced.
     pub due: Secs,
-    /// Who signed it.
+    /// Its signer.
     pub signer: Option<Arc<Signer>>,
 }
 

@@ -1,6 +1,10 @@
 //! All that a decision about one grant is made of.
 
-use std::{collections::HashSet, ops::Deref};
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+    ops::Deref,
+};
 
 use chrono::TimeDelta;
 
@@ -23,6 +27,8 @@ use crate::{
     },
 };
 
+/// So many anchors are searched one by one: a grant has two or three.
+const FEW: usize = 16;
 /// An account must be unselected this long before its tokens go: editing a selector in two steps must not
 /// revoke anything.
 pub const UNSELECTED_FOR: TimeDelta = TimeDelta::seconds(10);
@@ -75,7 +81,7 @@ impl Deref for PlacedAnchor<'_> {
     }
 }
 
-/// What live GETs have shown of the policy. It is the policy's, so that a thousand grants cost one GET.
+/// Proofs about the policy by live GETs. They are the policy's, so that a thousand grants cost one GET.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PolicyProof {
     /// No policy of this name exists.
@@ -99,7 +105,7 @@ pub struct View<'a> {
     pub keys: &'a TokenKeys,
     /// The policy, if one of that name is known.
     pub policy: Option<&'a PolicyState>,
-    /// What is proved of it.
+    /// Proofs about it.
     pub policy_proof: PolicyProof,
     /// Digests of the UIDs of the namespace's policies.
     pub living: Option<&'a HashSet<u32>>,
@@ -117,7 +123,9 @@ pub struct View<'a> {
     pub old: Vec<Placed<'a, Target>>,
     /// Anchors of this grant.
     pub anchors: Vec<PlacedAnchor<'a>>,
-    /// What the process remembers.
+    /// The anchors by name, once somebody has made many of them.
+    pub by_name: OnceCell<HashMap<Name, usize>>,
+    /// The memory of the process.
     pub grant: &'a Grant,
     /// A name for the next anchor.
     pub fresh: Name,
@@ -169,7 +177,12 @@ impl<'a> View<'a> {
     /// The anchor of this name.
     #[must_use]
     pub fn anchor(&self, name: &str) -> Option<&PlacedAnchor<'a>> {
-        self.anchors.iter().find(|anchor| anchor.anchor.name == name)
+        if self.anchors.len() <= FEW {
+            return self.anchors.iter().find(|anchor| anchor.anchor.name == name);
+        }
+        let names = self.anchors.iter().map(|anchor| anchor.anchor.name.clone());
+        let by_name = self.by_name.get_or_init(|| names.zip(0..).collect());
+        self.anchors.get(*by_name.get(name)?)
     }
 
     /// Whether this anchor is there.

@@ -1,4 +1,4 @@
-//! What the loop drives: a controller takes in what watches and answers show, and says which calls come next. It calls
+//! The trait that the loop drives: a controller takes in news of watches and answers, and says which calls come next. It calls
 //! nobody back.
 
 use crate::core::{
@@ -7,7 +7,7 @@ use crate::core::{
     request::{Answer, Request},
 };
 
-/// What an answer is worth counting for.
+/// The part of an answer that is counted.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// A token was issued.
@@ -44,7 +44,7 @@ pub trait Controller {
     /// statuses may be written at once.
     fn next_wake(&self, free: bool, writes: usize, now: Time) -> Option<Time>;
 
-    /// What happened since the last call.
+    /// News since the last call.
     fn news(&mut self) -> Vec<Self::News>;
 
     /// This process begins to act.

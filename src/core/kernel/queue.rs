@@ -1,4 +1,4 @@
-//! Who is next: each namespace that waits gets an equal share of the slots, each kind of work in it too, and within a
+//! The order of work: each namespace that waits gets an equal share of the slots, each kind of work in it too, and within a
 //! kind the earliest deadline comes first.
 
 use std::{
@@ -52,26 +52,35 @@ pub struct Queue<K, I> {
     lanes: HashMap<Lane, State<K, I>>,
     /// Kinds of work that a namespace has lanes for, and how much of it runs.
     namespaces: HashMap<u32, Load>,
-    /// Lanes in which somebody is ready: those of the least served namespace and lane first, then by deadline.
+    /// Lanes in which somebody is ready: those of the least served namespace and lane first, then by kind and deadline.
     heads: BTreeSet<Head<I>>,
+    /// Service that the namespace had received whose work began last: a newcomer begins there, and catches up on nothing.
+    clock: u64,
     /// When each sleeper wakes.
     wakes: HashMap<K, I>,
     /// Deadline and lane of each that is ready. Sleepers are many, and have no room for a lane.
     waits: HashMap<K, (I, Lane)>,
 }
 
-type Head<I> = (u32, u32, I, Lane);
+/// Work under way and received of a namespace, the same of a lane, then kind and deadline.
+type Head<I> = ((u32, u64), (u32, u64), u8, I, Lane);
 
 #[derive(Debug)]
 struct State<K, I> {
     ready: BTreeSet<(I, K)>,
     running: u32,
+    /// Calls begun, counted from where its namespace's other lanes stood when it came.
+    served: u64,
     head: Option<Head<I>>,
 }
 
 #[derive(Debug, Default)]
 struct Load {
     running: u32,
+    /// Calls begun, counted from where the others stood when it came.
+    served: u64,
+    /// As [`Queue::clock`], for its lanes.
+    clock: u64,
     kinds: Vec<u8>,
 }
 
@@ -82,6 +91,7 @@ impl<K, I> Default for Queue<K, I> {
             lanes: HashMap::new(),
             namespaces: HashMap::new(),
             heads: BTreeSet::new(),
+            clock: 0,
             wakes: HashMap::new(),
             waits: HashMap::new(),
         }
@@ -136,14 +146,14 @@ impl<K: Copy + Ord + Hash, I: Instant> Queue<K, I> {
     }
 
     /// Whether this key is neither asleep nor ready.
-    #[must_use]
+    #[cfg(test)]
     pub fn is_idle(&self, key: K) -> bool {
         !self.wakes.contains_key(&key) && !self.waits.contains_key(&key)
     }
 
     /// Takes the next ready key, with its lane.
     pub fn take(&mut self) -> Option<(K, Lane)> {
-        let (_, _, _, lane) = *self.heads.first()?;
+        let (.., lane) = *self.heads.first()?;
         let (_, key) = *self.lanes.get(&lane)?.ready.first()?;
         self.remove(key);
         Some((key, lane))
@@ -151,9 +161,13 @@ impl<K: Copy + Ord + Hash, I: Instant> Queue<K, I> {
 
     /// Counts a call of this lane as running, until [`Queue::stopped`].
     pub fn started(&mut self, lane: Lane) {
-        self.lane(lane).running += 1;
+        let state = self.lane(lane);
+        let received = state.served;
+        (state.running, state.served) = (state.running + 1, received + 1);
         if let Some(namespace) = self.namespaces.get_mut(&lane.namespace) {
-            namespace.running += 1;
+            self.clock = self.clock.max(namespace.served);
+            namespace.clock = namespace.clock.max(received);
+            (namespace.running, namespace.served) = (namespace.running + 1, namespace.served + 1);
         }
         self.settle_all(lane);
     }
@@ -181,11 +195,13 @@ impl<K: Copy + Ord + Hash, I: Instant> Queue<K, I> {
     }
 
     fn lane(&mut self, lane: Lane) -> &mut State<K, I> {
-        let kinds = &mut self.namespaces.entry(lane.namespace).or_default().kinds;
-        if !kinds.contains(&lane.kind) {
-            kinds.push(lane.kind);
+        let newcomer = || Load { served: self.clock, ..Load::default() };
+        let namespace = self.namespaces.entry(lane.namespace).or_insert_with(newcomer);
+        if !namespace.kinds.contains(&lane.kind) {
+            namespace.kinds.push(lane.kind);
         }
-        self.lanes.entry(lane).or_insert_with(|| State { ready: BTreeSet::new(), running: 0, head: None })
+        let served = namespace.clock;
+        self.lanes.entry(lane).or_insert_with(|| State { ready: BTreeSet::new(), running: 0, served, head: None })
     }
 
     fn settle_all(&mut self, lane: Lane) {
@@ -199,7 +215,8 @@ impl<K: Copy + Ord + Hash, I: Instant> Queue<K, I> {
     fn settle(&mut self, lane: Lane) {
         let Some(namespace) = self.namespaces.get_mut(&lane.namespace) else { return };
         let Some(state) = self.lanes.get_mut(&lane) else { return };
-        let head = state.ready.first().map(|(deadline, _)| (namespace.running, state.running, *deadline, lane));
+        let (of_all, of_it) = ((namespace.running, namespace.served), (state.running, state.served));
+        let head = state.ready.first().map(|(deadline, _)| (of_all, of_it, lane.kind, *deadline, lane));
         let before = std::mem::replace(&mut state.head, head);
         if before != head {
             before.map(|before| self.heads.remove(&before));
@@ -264,13 +281,60 @@ mod tests {
     }
 
     #[test]
+    fn more_namespaces_than_slots_are_served_in_turn() {
+        let mut queue = Numbers::default();
+        for key in 0..400 {
+            queue.ready(key, lane(key % 40, 2), at(0));
+        }
+        let mut running: std::collections::VecDeque<Lane> = std::collections::VecDeque::new();
+        let mut next = |queue: &mut Numbers| {
+            if running.len() == 8 {
+                queue.stopped(running.pop_front().unwrap());
+            }
+            let (key, lane) = queue.take().unwrap();
+            queue.started(lane);
+            running.push_back(lane);
+            key
+        };
+        let round: std::collections::BTreeSet<u32> = (0..40).map(|_| next(&mut queue) % 40).collect();
+        assert_eq!(round.len(), 40, "each once before any twice");
+        queue.ready(1000, lane(90, 1), at(50_000));
+        let waited = (0..400).find(|_| next(&mut queue) == 1000).unwrap();
+        assert!(waited <= 41, "{waited} calls before a newcomer's");
+    }
+
+    #[test]
+    fn with_one_slot_each_kind_of_work_has_its_turn_and_hands_come_first() {
+        let mut queue = Numbers::default();
+        for key in 0..60 {
+            queue.ready(key, lane(0, 2), at(0));
+        }
+        let one = |queue: &mut Numbers| {
+            let (key, lane) = queue.take().unwrap();
+            queue.started(lane);
+            queue.stopped(lane);
+            key
+        };
+        for _ in 0..5 {
+            one(&mut queue);
+        }
+        for key in 100..103 {
+            queue.ready(key, lane(0, 0), at(1000));
+            queue.ready(key + 100, lane(0, 1), at(500));
+        }
+        let taken: Vec<u32> = (0..9).map(|_| one(&mut queue)).collect();
+        assert_eq!(taken[..2], [100, 200], "{taken:?}");
+        assert_eq!(taken.iter().filter(|key| **key >= 100).count(), 6, "{taken:?}");
+    }
+
+    #[test]
     fn kinds_of_work_share_the_slots_of_their_namespace() {
         let mut queue = Numbers::default();
         for key in 0..60 {
             queue.ready(key, lane(0, 1), at(0));
         }
         queue.ready(100, lane(0, 0), at(1000));
-        assert_eq!([run(&mut queue), run(&mut queue)], [Some(0), Some(100)]);
+        assert_eq!([run(&mut queue), run(&mut queue)], [Some(100), Some(0)]);
     }
 
     #[test]

@@ -107,13 +107,13 @@ impl<V, L> Store<V, L> {
         self.rows.get_mut(id)?.value.as_mut()
     }
 
-    /// What is kept beside the object.
+    /// The link that is kept beside the object.
     #[must_use]
     pub fn link(&self, id: u32) -> Option<&L> {
         self.rows.get(id).map(|row| &row.link)
     }
 
-    /// What is kept beside the object.
+    /// The link that is kept beside the object.
     pub fn link_mut(&mut self, id: u32) -> Option<&mut L> {
         self.rows.get_mut(id).map(|row| &mut row.link)
     }
@@ -203,7 +203,7 @@ impl<V, L> Store<V, L> {
         self.put(id, version, value)
     }
 
-    /// What the watch or an answer to a call shows. Within one watch resourceVersions grow; an older one is news from
+    /// News of a watch or an answer. Within one watch resourceVersions grow; an older one is news from
     /// before a write of our own.
     pub fn newer(
         &mut self,

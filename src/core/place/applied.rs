@@ -1,4 +1,4 @@
-//! Who last wrote which field, read from `metadata.managedFields`: an edit of a token is visible here
+//! The last writer of each field, read from `metadata.managedFields`: an edit of a token is visible here
 //! without reading the token.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub struct AppliedFields {
 }
 
 impl AppliedFields {
-    /// What we own right after an apply of these keys.
+    /// The fields that we own right after an apply of these keys.
     #[must_use]
     pub fn expected<'a>(
         data: impl IntoIterator<Item = &'a str>,
@@ -35,7 +35,7 @@ impl AppliedFields {
         Self { data: set_hash(data), metadata: set_hash(labels).wrapping_add(set_hash(annotations)) }
     }
 
-    /// What our Apply entry owns now; nothing if there is no such entry.
+    /// The fields that our Apply entry owns now; none if there is no such entry.
     #[must_use]
     pub fn read(meta: &ObjectMeta) -> Self {
         let fields = apply_entry(meta);
@@ -59,7 +59,7 @@ pub fn owns_data(meta: &ObjectMeta, key: &str) -> bool {
     owned_keys(apply_entry(meta), "/f:data").any(|owned| owned == key)
 }
 
-/// What our Apply entry owns after writing a target for this policy.
+/// The fields that our Apply entry owns after writing a target for this policy.
 #[must_use]
 pub fn after_apply(policy_uid: &Uid, options: &Secret) -> AppliedFields {
     let annotations = annotations(options);
@@ -70,7 +70,7 @@ pub fn after_apply(policy_uid: &Uid, options: &Secret) -> AppliedFields {
     )
 }
 
-/// What the policy asks for, what its format needs, and ours, each winning over the one before.
+/// The labels that the policy asks for, those that its format needs, and ours, each winning over the one before.
 #[must_use]
 pub fn labels(policy_uid: &Uid, options: &Secret) -> BTreeMap<String, String> {
     let own = [

@@ -12,7 +12,7 @@ use crate::core::{
     names::{self, is_object_name},
 };
 
-/// What a token lives and dies with.
+/// The Secret that a token lives and dies with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bond {
     /// Name of the Secret it is bound to: its anchor, or the target itself; empty for none.
@@ -32,14 +32,14 @@ pub struct Token {
     pub issued: Secs,
     /// `exp`.
     pub expires: Secs,
-    /// What it is bound to.
+    /// The Secret it is bound to.
     pub bond: Bond,
 }
 
 /// An older token that may still be valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Previous {
-    /// What it is bound to.
+    /// The Secret it is bound to.
     pub bond: Bond,
     /// `jti`.
     pub id: Uid,

@@ -39,7 +39,7 @@ pub struct Target {
     pub token_inputs: u32,
     /// Hash of the fingerprint that the Secret was written under.
     pub layout: u32,
-    /// What our Apply entry owns.
+    /// The fields that our Apply entry owns.
     pub applied: AppliedFields,
     /// There is an Apply entry of ours: we wrote it, whatever its annotations say.
     pub written: bool,
@@ -51,7 +51,7 @@ pub struct Target {
     pub more: Option<Box<More>>,
 }
 
-/// What few targets have.
+/// The parts that few targets have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct More {
     /// Its name, unless that is the one that its policy gives to its account.
@@ -145,7 +145,7 @@ impl Target {
         self.more.as_ref().and_then(|more| more.revocation.as_ref())
     }
 
-    /// What each of its tokens is bound to, with the token's id.
+    /// The bond of each of its tokens, with the token's id.
     pub fn bonds(&self) -> impl Iterator<Item = (&super::record::Bond, Uid)> {
         let current = self.token.iter().map(|token| (&token.bond, token.id));
         current.chain(self.previous().iter().map(|entry| (&entry.bond, entry.id)))
@@ -226,7 +226,7 @@ impl Anchor {
     }
 }
 
-/// What the write must find.
+/// The state that the write must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fence {
     /// No Secret of that name.

@@ -116,7 +116,7 @@ fn text_of_others() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..3).prop_map(|pieces| pieces.concat())
 }
 
-/// What a consumer or the API server reads: JSON by JSON's rules, and the same by YAML's.
+/// The reading of a consumer or the API server: JSON by JSON's rules, and the same by YAML's.
 fn read(body: &str) -> Value {
     let json: Value = serde_json::from_str(body).unwrap();
     assert_eq!(serde_saphyr::from_str::<Value>(body).unwrap(), json);

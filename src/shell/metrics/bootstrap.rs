@@ -1,4 +1,4 @@
-//! What is counted about bootstrap tokens.
+//! Metrics of bootstrap tokens.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,

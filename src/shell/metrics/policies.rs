@@ -1,4 +1,4 @@
-//! What is told of every policy: gauges that are taken from its status, and vanish with it.
+//! Metrics of every policy: gauges that are taken from its status, and vanish with it.
 
 use std::{
     fmt,

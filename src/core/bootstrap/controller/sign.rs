@@ -20,7 +20,7 @@ use crate::core::{
 
 /// Tokens per page: a Secret is far smaller than a hundredth of what an answer may hold.
 const PAGE: usize = 500;
-/// What its failures are called.
+/// Name of its failures.
 const SIGNER: &str = "signer";
 
 /// A pass under way. The secrets of tokens are held for the length of a pass.
@@ -124,10 +124,7 @@ impl Bootstrap {
         let object = config_map_key();
         let event = |what| BootstrapEvent { object: object.clone(), uid: "".into(), what };
         self.events.extend(turn.into_iter().chain(news).map(event));
-        match failing.clone() {
-            Some(failure) => drop(self.failures.insert(SIGNER, failure)),
-            None => drop(self.failures.remove(SIGNER)),
-        }
+        self.note_failure(SIGNER, failing.clone(), now);
         Outcome { failure: failing, ..Outcome::default() }
     }
 }

@@ -39,7 +39,7 @@ impl Grants {
     pub(super) fn take_answer(&mut self, ticket: u32, answer: Answer, now: Time) -> Outcome {
         match self.calls.remove(ticket) {
             Some(Work::Grant(call)) => self.grant_answered(call, answer, now),
-            Some(Work::Status(policy)) => self.status_answered(policy, answer, now),
+            Some(Work::Status(policy, uid)) => self.status_answered(policy, uid, answer, now),
             None => Outcome::default(),
         }
     }
@@ -64,9 +64,7 @@ impl Grants {
         }
         self.queue.remove(id);
         self.decide(id, lane, now);
-        if self.queue.is_idle(id) {
-            self.forget_empty(id);
-        }
+        self.forget_empty(id, now);
         Outcome { minted: minted && failure.is_none(), failure, silent: false }
     }
 
@@ -292,7 +290,7 @@ impl Grants {
         let scope = self.scope_of(key);
         let (other, anchor) = self.seen_anchor(&place, seen, now);
         self.anchor_step(scope, WatchEvent::Applied(place, meta::version(meta), anchor), Some(id), now);
-        other.into_iter().filter(|other| *other != id).for_each(|other| self.forget_empty(other));
+        other.into_iter().filter(|other| *other != id).for_each(|other| self.forget_empty(other, now));
     }
 
     fn anchor_absent(&mut self, id: u32, key: &GrantKey, name: &Name, known: Known, now: Time) {

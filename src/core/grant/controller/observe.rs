@@ -3,7 +3,6 @@
 use super::{
     AnchorLink, Change, Grants, Left, TargetLink,
     relations::{account_link, name_hash, policy_link},
-    signer,
 };
 use crate::core::{
     Time,
@@ -58,7 +57,8 @@ impl Grants {
         if let (Some(before), Some(after)) = (before, after)
             && before.asks_as(after)
         {
-            return;
+            let other = before.status() != after.status();
+            return self.status_seen(id, other, now);
         }
         self.schedule_revocation(id, before, now);
         self.register(id, before, now);
@@ -92,7 +92,7 @@ impl Grants {
         let template = readable.map(|policy| policy.spec.secret.name.clone());
         let Some(link) = self.policies.link_mut(id) else { return };
         if was.is_some() && uid != was {
-            (link.written, link.reported) = (None, None);
+            (link.written, link.reported, link.judged) = (None, None, false);
             self.outbox.forget(id);
         }
         if uid.is_some() {
@@ -106,6 +106,9 @@ impl Grants {
         }
         if let Some(template) = rename {
             self.rename(id, &template, now);
+        }
+        if was.is_some() && uid != was {
+            self.wake_rivals_of_policy(id, now);
         }
     }
 
@@ -215,27 +218,19 @@ impl Grants {
 
     fn target_step(&mut self, scope: u16, event: WatchEvent<Target>, owner: Option<u32>, now: Time) {
         let unused = TargetLink { grant: Ref::NONE, next: Ref::NONE };
-        let news = match &event {
-            WatchEvent::Item(.., target) | WatchEvent::Applied(.., target) => signer(target),
-            _ => None,
-        };
         for Changed { id, before } in self.targets.apply(scope, event, |_| unused) {
-            self.target_changed(id, before, owner, now);
-        }
-        // Old news may have brought a signer that nobody names.
-        if let Some(signer) = news {
-            self.keys.release(&signer);
+            self.target_changed(id, before.as_ref(), owner, now);
         }
         if let Some(owner) = owner {
-            self.forget_empty(owner);
+            self.forget_empty(owner, now);
         }
     }
 
     /// A target came, changed or went.
-    pub(super) fn target_changed(&mut self, id: u32, before: Option<Target>, owner: Option<u32>, now: Time) {
+    pub(super) fn target_changed(&mut self, id: u32, before: Option<&Target>, owner: Option<u32>, now: Time) {
         let known = self.targets.link(id).map_or(Ref::NONE, |link| link.grant);
         let after = owner.filter(|_| self.targets.get(id).is_some()).map_or(Ref::NONE, Ref::to);
-        if let Some(before) = &before {
+        if let Some(before) = before {
             self.remember_tokens(id, before);
         }
         if known != after {
@@ -249,7 +244,7 @@ impl Grants {
             grant.published |= self.targets.get(id).is_some_and(|target| target.token.is_some());
         }
         self.adopt_named(id, now);
-        let name = match (self.targets.get(id), &before) {
+        let name = match (self.targets.get(id), before) {
             (Some(target), _) => self.name_of(target, after),
             (None, Some(before)) => self.name_of(before, known),
             (None, None) => Name::default(),
@@ -258,9 +253,6 @@ impl Grants {
         let namespace = namespace.map(|grant| self.place(grant).0);
         if self.targets.get(id).is_none() {
             self.targets.release(id);
-        }
-        if let Some(before) = before {
-            self.dispose(before);
         }
         for grant in [known.get().filter(|_| known != after), after.get()].into_iter().flatten() {
             self.settle(grant, now);
@@ -342,7 +334,7 @@ impl Grants {
             self.anchor_changed(id, before.as_ref(), owner, now);
         }
         if let Some(owner) = owner {
-            self.forget_empty(owner);
+            self.forget_empty(owner, now);
         }
     }
 
@@ -425,7 +417,7 @@ impl Grants {
         if claims && !claimed {
             self.claim(id, now);
         } else if claimed && !claims {
-            self.unclaim(id);
+            self.unclaim(id, now);
         }
     }
 
@@ -450,16 +442,16 @@ impl Grants {
     /// Makes a grant due; forgets it when nothing is left of it.
     pub(super) fn settle(&mut self, id: u32, now: Time) {
         if self.is_over(id) {
-            self.forget(id);
+            self.forget(id, now);
         } else {
             self.wake(id, now);
         }
     }
 
     /// Forgets a grant that only old news told of.
-    pub(super) fn forget_empty(&mut self, id: u32) {
+    pub(super) fn forget_empty(&mut self, id: u32, now: Time) {
         if self.is_over(id) {
-            self.forget(id);
+            self.forget(id, now);
         }
     }
 

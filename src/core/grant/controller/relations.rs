@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{AccountLink, Grants, Namespace, PolicyLink, chain, signer};
+use super::{AccountLink, Grants, Namespace, PolicyLink, chain};
 use crate::core::{
     Time,
-    grant::{Grant, claims::Claim, status::Totals, view::PolicyProof},
+    grant::{Grant, claims::Claim, event::GrantNews, status::Totals, view::PolicyProof},
     id::{Name, Ref, Uid, stable_hash},
     names,
     place::secret::Target,
@@ -83,12 +83,15 @@ impl Grants {
     }
 
     /// Forgets a grant of which nothing is left.
-    pub(super) fn forget(&mut self, id: u32) {
-        self.unclaim(id);
-        self.uncount(id);
+    pub(super) fn forget(&mut self, id: u32, now: Time) {
+        if self.grants.get(id).is_some_and(|grant| grant.rare.as_ref().is_some_and(|rare| rare.unrevoked.is_some())) {
+            self.report(id, GrantNews::RevocationDone);
+        }
+        self.unclaim(id, now);
+        self.uncount(id, now);
         self.queue.remove(id);
         self.held.remove(&id);
-        self.recovered(id);
+        self.recovered(id, now);
         let Some(grant) = self.grants.get(id) else { return };
         let (policy, account, next) = (grant.policy, grant.account, grant.next_of_account);
         let before = self
@@ -224,15 +227,6 @@ impl Grants {
         target
     }
 
-    /// Lets go of a target that is not kept any more.
-    pub(super) fn dispose(&mut self, target: Target) {
-        let signer = signer(&target);
-        drop(target);
-        if let Some(signer) = signer {
-            self.keys.release(&signer);
-        }
-    }
-
     /// Whether the anchor is named by a target of the grant that it belongs to.
     pub(super) fn is_named(&self, id: u32) -> bool {
         let Some(link) = self.anchors.link(id) else { return false };
@@ -279,15 +273,25 @@ impl Grants {
         self.wake_rivals(hash, id, now);
     }
 
-    /// Ends what [`Grants::claim`] began.
-    pub(super) fn unclaim(&mut self, id: u32) {
+    /// Ends what [`Grants::claim`] began: the next in line may have the name now.
+    pub(super) fn unclaim(&mut self, id: u32, now: Time) {
         let Some(hash) = self.claim_hash(id) else { return };
         if let Ok(entry) = self.claims.find_entry(spread(hash), |claim| *claim == (hash, id)) {
             entry.remove();
+            self.wake_rivals(hash, id, now);
         }
         if let Some(grant) = self.grants.get_mut(id) {
             grant.claims = false;
             grant.proof.target_absent = false;
+        }
+    }
+
+    /// A policy is another one by now, and of two claims the older wins: rivals of its grants decide again.
+    pub(super) fn wake_rivals_of_policy(&mut self, policy: u32, now: Time) {
+        for id in self.grants_of_policy(policy) {
+            if let Some(hash) = self.claim_hash(id) {
+                self.wake_rivals(hash, id, now);
+            }
         }
     }
 
@@ -341,11 +345,7 @@ impl Grants {
             self.spell_out(*id);
         }
         for id in &claims {
-            let hash = self.claim_hash(*id);
-            self.unclaim(*id);
-            if let Some(hash) = hash {
-                self.wake_rivals(hash, *id, now);
-            }
+            self.unclaim(*id, now);
         }
         if let Some(link) = self.policies.link_mut(policy) {
             link.template = template.into();
@@ -404,6 +404,7 @@ pub(super) fn policy_link(namespace: u32, name: &str) -> PolicyLink {
         totals: Totals::default(),
         proof: PolicyProof::default(),
         written: None,
+        judged: false,
         reported: None,
     }
 }

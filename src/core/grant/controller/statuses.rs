@@ -10,7 +10,7 @@ use crate::{
             event::{EVERY_ACCOUNT, GrantEvent, GrantNews},
             status::{self, Context, NamedAccount, Unrevoked},
         },
-        id::{GrantKey, Key},
+        id::{GrantKey, Key, Uid},
         kernel::controller::Outcome,
         policy::PolicyState,
         reason::FailureReason,
@@ -47,7 +47,8 @@ impl Grants {
     pub(super) fn next_status(&mut self, most: usize, now: Time) -> Option<(u32, Request)> {
         while let Some(id) = self.outbox.take(most, now) {
             if let Some(request) = self.status_request(id, now) {
-                return Some((self.calls.insert(Work::Status(id)), request));
+                let uid = self.policies.get(id).map(PolicyState::uid).unwrap_or_default();
+                return Some((self.calls.insert(Work::Status(id, uid)), request));
             }
             self.outbox.unchanged(id);
         }
@@ -70,29 +71,44 @@ impl Grants {
             .then(|| request::apply_status("TokenPolicy", "tokenpolicies", &key, state.uid(), &status));
         self.report_concern(id, concern);
         if let Some(link) = self.policies.link_mut(id) {
-            link.written = Some(Box::new(status));
+            link.judged = true;
+            link.written = request.as_ref().map(|_| Box::new(status)).or_else(|| link.written.take());
         }
         request
     }
 
     /// A status was written, or not: then it is tried again in a while, against the stored one. An object that is gone
-    /// needs none.
-    pub(super) fn status_answered(&mut self, id: u32, answer: Answer, now: Time) -> Outcome {
+    /// needs none, and what was written for it says nothing of another one in its row.
+    pub(super) fn status_answered(&mut self, id: u32, uid: Uid, answer: Answer, now: Time) -> Outcome {
+        if self.policies.get(id).map(PolicyState::uid) != Some(uid) {
+            return Outcome::default();
+        }
         let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
         let failure = failure.map(|refusal| refusal.failure);
-        if failure.is_some()
-            && let Some(link) = self.policies.link_mut(id)
-        {
-            link.written = None;
+        if let Some(link) = self.policies.link_mut(id) {
+            link.written.take_if(|_| failure.is_some());
         }
         self.outbox.written(id, failure.as_ref(), now);
         Outcome { failure, silent: true, ..Outcome::default() }
     }
 
+    /// The watch shows a policy that asks for the same as before. A status that is not the one that we wrote last is
+    /// somebody else's, unless ours is still to be shown: then it is that of an earlier write.
+    pub(super) fn status_seen(&mut self, id: u32, other: bool, now: Time) {
+        let shown = self.policies.get(id).and_then(PolicyState::status).cloned();
+        let Some(link) = self.policies.link_mut(id) else { return };
+        if link.written.take_if(|written| Some(&**written) == shown.as_ref()).is_none()
+            && link.written.is_none()
+            && other
+        {
+            self.mark(id, now);
+        }
+    }
+
     /// The status that was written last, or that the watch showed.
     fn stored(&self, id: u32) -> Option<TokenPolicyStatus> {
-        let written = self.policies.link(id)?.written.as_deref().cloned();
-        written.or_else(|| Some(self.policies.get(id)?.readable()?.status.clone()))
+        let written = self.policies.link(id)?.written.as_deref();
+        written.or_else(|| self.policies.get(id)?.status()).cloned()
     }
 
     /// The failure that keeps the operator from serving a policy as a whole.
@@ -193,8 +209,11 @@ impl Grants {
         Some(Unrevoked { account, failure, asked: failing.asked })
     }
 
-    /// The status of every policy that has one, for metrics.
+    /// The status of every policy that this process has judged, for metrics.
     pub fn statuses(&self) -> impl Iterator<Item = (Key, &TokenPolicyStatus)> {
-        self.policies.iter().filter_map(|(id, _, link)| Some((self.policy_key(id), link.written.as_deref()?)))
+        let judged = self.policies.iter().filter(|(.., link)| link.judged);
+        judged.filter_map(|(id, state, link)| {
+            Some((self.policy_key(id), link.written.as_deref().or_else(|| state?.status())?))
+        })
     }
 }

@@ -145,9 +145,9 @@ impl Grants {
     }
 
     /// As [`Grants::release`], for a grant that is forgotten.
-    pub(super) fn recovered(&mut self, id: u32) {
+    pub(super) fn recovered(&mut self, id: u32, now: Time) {
         for (waiting, kind) in self.troubles.leave(id, |_| false) {
-            self.try_now(waiting, kind, Time::MIN_UTC);
+            self.try_now(waiting, kind, now);
         }
     }
 

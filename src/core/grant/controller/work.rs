@@ -1,4 +1,6 @@
-//! Who is decided next, and what the decision means for the grant.
+//! The order of decisions, and their effect on the grant.
+
+use std::cell::OnceCell;
 
 use chrono::TimeDelta;
 
@@ -30,6 +32,9 @@ use crate::core::{
 const FIRST_WITHIN: TimeDelta = TimeDelta::seconds(60);
 /// A token that is being renewed should be done this long before it expires.
 const BEFORE_EXPIRY: TimeDelta = TimeDelta::seconds(60);
+
+/// Retirements of one grant at once; the next decision goes on. Somebody may have made thousands of anchors.
+const MAX_RETIRING: usize = 8;
 
 /// Kinds of work, which share the slots of their namespace.
 mod kind {
@@ -78,6 +83,7 @@ impl Grants {
             *decisions = decisions.checked_sub(1)?;
             let (id, lane) = self.queue.take()?;
             self.decide(id, lane, now);
+            self.forget_empty(id, now);
         }
     }
 
@@ -85,7 +91,9 @@ impl Grants {
     /// statuses may be written at once.
     pub(super) fn wakes_at(&self, free: bool, writes: usize, now: Time) -> Option<Time> {
         let ready = free && (self.queue.ready_count() > 0 || !self.pending.is_empty());
-        ready.then_some(now).into_iter().chain(self.queue.next_wake()).chain(self.outbox.next_wake(writes, now)).min()
+        // Without a free slot nobody is decided: to wake for a sleeper would be to spin.
+        let woken = self.queue.next_wake().filter(|_| free);
+        ready.then_some(now).into_iter().chain(woken).chain(self.outbox.next_wake(writes, now)).min()
     }
 
     /// Decides for one grant: calls to begin, or sleep.
@@ -145,7 +153,8 @@ impl Grants {
         if unrevoked.is_some() && due.is_empty() && grant.rare.as_ref().is_some_and(|rare| rare.retiring.is_empty()) {
             self.revoked(id, now);
         }
-        for retirement in due {
+        let under_way = self.grants.get(id).and_then(|grant| grant.rare.as_ref()).map_or(0, |rare| rare.retiring.len());
+        for retirement in due.into_iter().take(MAX_RETIRING.saturating_sub(under_way)) {
             let Retirement { secret, uid, .. } = &retirement;
             let request = Request::delete_secret(&key.namespace, secret, *uid, None);
             if let Some(grant) = self.grants.get_mut(id) {
@@ -217,6 +226,7 @@ impl Grants {
             occupant: occupant.and_then(|target| self.placed(target)),
             occupied_by: other.map(|other| self.key(other)),
             old: old.filter_map(|target| self.placed(target)).collect(),
+            by_name: OnceCell::new(),
             anchors: self.anchors_of(grant).filter_map(|anchor| self.placed_anchor(anchor)).collect(),
             key,
             home,
@@ -319,13 +329,17 @@ impl Grants {
     }
 
     /// Ends what [`Grants::count`] began.
-    pub(super) fn uncount(&mut self, id: u32) {
+    pub(super) fn uncount(&mut self, id: u32, now: Time) {
         let Some(grant) = self.grants.get_mut(id) else { return };
         let (policy, before) = (grant.policy, std::mem::take(&mut grant.counted));
+        if before == Counted::default() {
+            return;
+        }
         if let Some(link) = self.policies.link_mut(policy) {
             link.totals.remove(id, &before);
         }
         before.signer.iter().for_each(|signer| self.keys.uncount(signer));
+        self.mark(policy, now);
     }
 
     /// Takes down a retirement that has ended.

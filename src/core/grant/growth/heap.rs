@@ -16,7 +16,7 @@ use crate::core::{
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// What one grant may take: names, UIDs and instants of account, target, anchor and token, and the way to find each.
+/// The room of one grant: names, UIDs and instants of account, target, anchor and token, and the way to find each.
 const BYTES_PER_GRANT: usize = 580;
 
 /// Runs an ignored test of this module alone.

@@ -100,3 +100,43 @@ fn a_rotation_goes_on_beside_a_delete_that_is_not_answered() {
     let (record, _) = crowd.server.published("ci", "p-app").unwrap();
     assert_eq!(&*record.rotate, "2");
 }
+
+#[test]
+fn a_target_that_tokens_are_bound_to_and_that_cannot_be_deleted_is_as_loud() {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    server.policy("ci", "p", |policy| {
+        names(policy, vec!["app".into()]);
+        policy.spec.token.binding = crate::api::token_policy::Binding::Target;
+        policy.spec.rotation.overlap = None;
+    });
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.events();
+    crowd.server.policy("ci", "p", |policy| names(policy, vec!["another".into()]));
+    without_delete(&mut crowd, 60);
+    let events = crowd.events();
+    assert_eq!(count(&events, |news| matches!(news, GrantNews::RevocationFailing(_))), 1);
+    assert_eq!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
+    crowd.pass(61);
+    crowd.pass(2);
+    assert!(crowd.server.secrets.is_empty(), "{:?}", crowd.server.secrets.keys());
+    assert_ne!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
+}
+
+#[test]
+fn a_revocation_that_failed_is_over_when_somebody_deletes_the_anchor() {
+    let mut crowd = one();
+    crowd.server.policy("ci", "p", |policy| names(policy, vec!["another".into()]));
+    without_delete(&mut crowd, 60);
+    assert_eq!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
+    crowd.events();
+    for secret in crowd.server.secrets.keys().cloned().collect::<Vec<_>>() {
+        crowd.server.secrets.remove(&secret);
+        crowd.server.tell_secret(&secret.0, &secret.1);
+    }
+    crowd.settle();
+    crowd.pass(2);
+    assert_eq!(count(&crowd.events(), |news| matches!(news, GrantNews::RevocationDone)), 1);
+    assert_ne!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
+}

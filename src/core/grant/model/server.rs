@@ -142,7 +142,7 @@ impl Server {
         self.log.push(Change::Policy(WatchEvent::Deleted(Key::new(namespace, name), at)));
     }
 
-    /// What first lists show.
+    /// The content of first lists.
     pub fn lists(&self) -> Vec<Change> {
         let mut changes = vec![Change::Policy(WatchEvent::Listing)];
         for ((namespace, name), policy) in &self.policies {
@@ -208,8 +208,8 @@ impl Server {
                 let key = (namespace.to_owned(), (*name).to_owned());
                 let mut policy = self.policies.get(&key).cloned().ok_or_else(|| refuse(what, 404, name))?;
                 policy.status = serde_json::from_value(body()["status"].clone()).unwrap();
-                self.store_policy(key, policy);
-                Ok(text(json!({})))
+                self.store_policy(key.clone(), policy);
+                Ok(text(json!({"metadata": self.policies[&key].metadata})))
             }
             (Verb::Create, ["secrets"]) => {
                 let meta = body()["metadata"].clone();

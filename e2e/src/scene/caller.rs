@@ -1,12 +1,12 @@
 //! Somebody who sends a request exactly as it is written: a user of any name, or the holder of a token.
 
 use super::SOON;
+use crate::{ControlPlane, eventually, kubeconfig};
 use anyhow::{Context, Result, bail, ensure};
 use hyper::http::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use std::fmt;
-use tokenward_e2e::{ControlPlane, eventually, kubeconfig};
 
 /// A caller of the API server.
 pub struct Caller(kube::Client);

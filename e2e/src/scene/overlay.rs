@@ -1,11 +1,11 @@
 //! What is in `config/`, as kustomize renders it.
 
+use crate::control_plane::binaries::Binaries;
+use crate::write_overlay;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tokenward_e2e::control_plane::binaries::Binaries;
-use tokenward_e2e::write_overlay;
 
 /// An overlay of `config/install` with this component, as the component's comment says.
 pub fn with_component(folder: PathBuf, component: &str) -> Result<PathBuf> {

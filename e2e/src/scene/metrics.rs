@@ -1,10 +1,10 @@
 //! Reading a scrape.
 
 use super::{SOON, Scene, Target, spec};
+use crate::eventually;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::collections::BTreeMap;
-use tokenward_e2e::eventually;
 
 /// One line of a scrape.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,12 +1,12 @@
 //! The operator's calls, as the API server's audit log tells them.
 
 use super::{Scene, claims, plane};
+use crate::operator::{ACCOUNT, NAMESPACE, token};
+use crate::{AuditEvent, Options, eventually};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::ExposeSecret;
 use std::time::Duration;
-use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
-use tokenward_e2e::{AuditEvent, Options, eventually};
 
 /// Without a call for so long the operator is at rest.
 const QUIET: TimeDelta = TimeDelta::seconds(6);

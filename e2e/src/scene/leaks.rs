@@ -1,13 +1,13 @@
 //! No token text where people or other programs read. Any scenario may end with [`Scene::keeps_secrets`].
 
 use super::Scene;
+use crate::control_plane::ISSUER;
+use crate::leak::{Finding, Scanner};
+use crate::proxy::Minted;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
 use std::fs;
-use tokenward_e2e::control_plane::ISSUER;
-use tokenward_e2e::leak::{Finding, Scanner};
-use tokenward_e2e::proxy::Minted;
 
 /// A text with its name.
 pub type Text = (String, Vec<u8>);

@@ -1,6 +1,7 @@
 //! Looking at all the grants of a scene at once.
 
 use super::{SOON, Scene, Target, claims};
+use crate::eventually;
 use anyhow::{Context, Result, ensure};
 use chrono::{TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt};
@@ -9,7 +10,6 @@ use kube::api::{Api, ListParams, PostParams};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokenward_e2e::eventually;
 
 /// What leaves no trace in a target is swept within this, counted from a start of the operator.
 pub const SWEEP: Duration = Duration::from_secs(100);

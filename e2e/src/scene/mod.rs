@@ -1,5 +1,11 @@
 //! What the scenarios share: one installed control plane per test binary; one namespace, proxy and operator per test.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    reason = "only scenarios call this, and each function fails when what it waits for does not come"
+)]
 
 pub mod audited;
 pub mod caller;
@@ -13,6 +19,9 @@ pub mod metrics;
 pub mod overlay;
 pub mod refused;
 
+use crate::control_plane::shared;
+use crate::operator::install;
+use crate::{ControlPlane, Operator, Options, Proxy, eventually, kubeconfig};
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hyper::http::Request;
@@ -26,9 +35,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokenward_e2e::control_plane::shared;
-use tokenward_e2e::operator::install;
-use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually, kubeconfig};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How long anything that comes by itself may take; it decides nothing but when to give up.
@@ -49,6 +55,7 @@ pub struct Scene {
     pub proxy: Proxy,
     pub operator: Operator,
     pub client: kube::Client,
+    #[expect(dead_code, reason = "held until the scene ends")]
     turn: Turn,
 }
 
