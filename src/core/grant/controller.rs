@@ -87,7 +87,7 @@ struct PolicyLink {
     members: HashMap<u32, u32>,
     totals: Totals,
     proof: PolicyProof,
-    /// The status that was written last, until the watch shows it.
+    /// The status that is being written.
     written: Option<Box<TokenPolicyStatus>>,
     /// This process has judged it.
     judged: bool,

@@ -322,4 +322,19 @@ fn a_status_that_somebody_else_wrote_is_written_again() {
     crowd.pass(2);
     assert_eq!(crowd.server.policies[&key].status, status);
     assert_eq!(crowd.statuses, written + 1);
+    // A field that our apply cannot take away stops no other repair.
+    for ready in [7, 8] {
+        crowd.server.policy("ci", "p", |policy| {
+            let status = policy.status.as_mut().unwrap();
+            status.accounts.as_mut().unwrap().ready = ready;
+        });
+        crowd.settle();
+        crowd.pass(2);
+        assert_eq!(crowd.server.policies[&key].status, status);
+    }
+    // An echo of our own is no reason to write.
+    let written = crowd.statuses;
+    crowd.server.policy("ci", "p", |_| ());
+    crowd.pass(5);
+    assert_eq!(crowd.statuses, written);
 }

@@ -160,7 +160,7 @@ fn serve(case: &Case<'_>) -> Conclusion {
         Some(Finding::Prove(_, look)) => waiting(case, usable.is_some(), || Call::looking(case.view, look)),
         Some(Finding::Issue(why)) => issue(case, why, usable),
         // The controller deletes the Secret; the next decision finds it missing.
-        Some(Finding::Dying) => Conclusion::stop(Act::Idle(None), standing(case)),
+        Some(Finding::Dying) => Conclusion::stop(Act::Idle(None), dying(case)),
         _ => settled(case),
     }
 }
@@ -194,9 +194,11 @@ fn settled(case: &Case<'_>) -> Conclusion {
         Some(old) => throttled(case.view, || removal(case.view, old)),
         None => Act::Idle(due()),
     };
-    // A request that could not be read must not pass for one that was carried out.
+    // A request that could not be read must not pass for one that was carried out, nor an old Secret for gone.
     let unheard = case.target.and_then(|target| revoke::unheard(case.view, target));
-    Conclusion::stop(act, unheard.map_or(Standing::Ready, Standing::Failing))
+    let left = || old.and(case.view.failing()).filter(|failing| !failing.is_prompt());
+    let failure = unheard.or_else(|| left().map(|failing| failing.failure.clone()));
+    Conclusion::stop(act, failure.map_or(Standing::Ready, Standing::Failing))
 }
 
 /// Row 7: a call waits while the back-off of the last failure runs.
@@ -239,6 +241,12 @@ fn standing(case: &Case<'_>) -> Standing {
         None if case.is_valid() => Standing::Ready,
         None => Standing::Working,
     }
+}
+
+/// How a grant stands whose token dies with its Secret: the deletion may fail.
+fn dying(case: &Case<'_>) -> Standing {
+    let unrevoked = case.view.grant.rare.as_ref().and_then(|rare| rare.unrevoked.as_ref());
+    unrevoked.map_or_else(|| standing(case), |failing| Standing::Failing(failing.failure.clone()))
 }
 
 /// The attempt in memory, if its token would still be the right one.

@@ -57,8 +57,11 @@ impl Grants {
         if let (Some(before), Some(after)) = (before, after)
             && before.asks_as(after)
         {
-            let other = before.status() != after.status();
-            return self.status_seen(id, other, now);
+            // Ours or somebody else's: the next look at it tells.
+            if before.status() != after.status() {
+                self.mark(id, now);
+            }
+            return;
         }
         self.schedule_revocation(id, before, now);
         self.register(id, before, now);

@@ -86,26 +86,13 @@ impl Grants {
         let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
         let failure = failure.map(|refusal| refusal.failure);
         if let Some(link) = self.policies.link_mut(id) {
-            link.written.take_if(|_| failure.is_some());
+            link.written = None;
         }
         self.outbox.written(id, failure.as_ref(), now);
         Outcome { failure, silent: true, ..Outcome::default() }
     }
 
-    /// The watch shows a policy that asks for the same as before. A status that is not the one that we wrote last is
-    /// somebody else's, unless ours is still to be shown: then it is that of an earlier write.
-    pub(super) fn status_seen(&mut self, id: u32, other: bool, now: Time) {
-        let shown = self.policies.get(id).and_then(PolicyState::status).cloned();
-        let Some(link) = self.policies.link_mut(id) else { return };
-        if link.written.take_if(|written| Some(&**written) == shown.as_ref()).is_none()
-            && link.written.is_none()
-            && other
-        {
-            self.mark(id, now);
-        }
-    }
-
-    /// The status that was written last, or that the watch showed.
+    /// The status that is being written, or that the watch showed.
     fn stored(&self, id: u32) -> Option<TokenPolicyStatus> {
         let written = self.policies.link(id)?.written.as_deref();
         written.or_else(|| self.policies.get(id)?.status()).cloned()

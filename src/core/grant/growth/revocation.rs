@@ -140,3 +140,18 @@ fn a_revocation_that_failed_is_over_when_somebody_deletes_the_anchor() {
     assert_eq!(count(&crowd.events(), |news| matches!(news, GrantNews::RevocationDone)), 1);
     assert_ne!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
 }
+
+#[test]
+fn an_old_secret_that_cannot_be_deleted_after_a_rename_is_told() {
+    let mut crowd = one();
+    crowd.events();
+    crowd.server.policy("ci", "p", |policy| policy.spec.secret.name = "another".into());
+    without_delete(&mut crowd, 60);
+    assert_eq!(condition(&crowd, "Reconciling").as_deref(), Some("True"));
+    assert_eq!(condition(&crowd, "Ready").as_deref(), Some("True"), "the new one is published");
+    assert_eq!(count(&crowd.events(), |news| matches!(news, GrantNews::Failing(_))), 1);
+    crowd.pass(61);
+    crowd.pass(2);
+    assert_eq!(condition(&crowd, "Reconciling"), None);
+    assert!(crowd.server.published("ci", "p-app").is_none());
+}
