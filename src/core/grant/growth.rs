@@ -3,6 +3,7 @@
 mod fairness;
 mod forged;
 mod heap;
+mod ready;
 mod revocation;
 
 use chrono::TimeDelta;
@@ -48,6 +49,16 @@ impl Crowd {
             grants.observe(0, change, server.now);
         }
         Self { heard: server.log.len(), server, grants, statuses: 0 }
+    }
+
+    /// One policy for one account, whose token is published.
+    fn of_one() -> Self {
+        let mut server = Server::new();
+        server.account("ci", "app", &[]);
+        server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
+        let mut crowd = Self::start(server);
+        crowd.settle();
+        crowd
     }
 
     /// One policy for every account of each of these namespaces.
@@ -308,11 +319,7 @@ fn without_a_free_slot_no_sleeper_wakes_the_loop() {
 
 #[test]
 fn a_status_that_somebody_else_wrote_is_written_again() {
-    let mut server = Server::new();
-    server.account("ci", "app", &[]);
-    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
-    let mut crowd = Crowd::start(server);
-    crowd.settle();
+    let mut crowd = Crowd::of_one();
     crowd.pass(2);
     let key = ("ci".to_owned(), "p".to_owned());
     let (status, written) = (crowd.server.policies[&key].status.clone(), crowd.statuses);

@@ -21,11 +21,7 @@ fn forge(server: &mut Server, n: usize) {
 
 #[test]
 fn a_forged_secret_changes_no_status_of_another_namespace_and_leaves_nothing_behind() {
-    let mut server = Server::new();
-    server.account("ci", "app", &[]);
-    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
-    let mut crowd = Crowd::start(server);
-    crowd.settle();
+    let mut crowd = Crowd::of_one();
     crowd.pass(2);
     let status = |crowd: &Crowd| crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone();
     let keys =

@@ -6,15 +6,6 @@ use crate::core::{
     request::{Refusal, Verb},
 };
 
-fn one() -> Crowd {
-    let mut server = Server::new();
-    server.account("ci", "app", &[]);
-    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
-    let mut crowd = Crowd::start(server);
-    crowd.settle();
-    crowd
-}
-
 fn annotate(crowd: &mut Crowd, key: &str, value: &str) {
     crowd.server.policy("ci", "p", |policy| {
         policy.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
@@ -55,7 +46,7 @@ fn count(events: &[GrantEvent], what: fn(&GrantNews) -> bool) -> usize {
 
 #[test]
 fn a_token_that_cannot_be_revoked_is_told_once_and_tried_with_growing_pauses() {
-    let mut crowd = one();
+    let mut crowd = Crowd::of_one();
     annotate(&mut crowd, crate::core::names::ROTATE, "1");
     crowd.events();
     let tries = without_delete(&mut crowd, 600);
@@ -75,7 +66,7 @@ fn a_token_that_cannot_be_revoked_is_told_once_and_tried_with_growing_pauses() {
 
 #[test]
 fn a_revocation_that_somebody_asked_for_and_fails_stalls_the_policy_and_spares_the_fresh_token() {
-    let mut crowd = one();
+    let mut crowd = Crowd::of_one();
     crowd.server.pass(TimeDelta::seconds(60));
     let now = crate::core::meta::text(crowd.server.now);
     annotate(&mut crowd, crate::core::names::REVOKE_ISSUED_BEFORE, &now);
@@ -88,7 +79,7 @@ fn a_revocation_that_somebody_asked_for_and_fails_stalls_the_policy_and_spares_t
 /// R6: deletes that hang do not hold up a publication, nor the other way round.
 #[test]
 fn a_rotation_goes_on_beside_a_delete_that_is_not_answered() {
-    let mut crowd = one();
+    let mut crowd = Crowd::of_one();
     annotate(&mut crowd, crate::core::names::ROTATE, "1");
     crowd.settle();
     crowd.server.pass(TimeDelta::seconds(61));
@@ -126,7 +117,7 @@ fn a_target_that_tokens_are_bound_to_and_that_cannot_be_deleted_is_as_loud() {
 
 #[test]
 fn a_revocation_that_failed_is_over_when_somebody_deletes_the_anchor() {
-    let mut crowd = one();
+    let mut crowd = Crowd::of_one();
     crowd.server.policy("ci", "p", |policy| names(policy, vec!["another".into()]));
     without_delete(&mut crowd, 60);
     assert_eq!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
@@ -143,7 +134,7 @@ fn a_revocation_that_failed_is_over_when_somebody_deletes_the_anchor() {
 
 #[test]
 fn an_old_secret_that_cannot_be_deleted_after_a_rename_is_told() {
-    let mut crowd = one();
+    let mut crowd = Crowd::of_one();
     crowd.events();
     crowd.server.policy("ci", "p", |policy| policy.spec.secret.name = "another".into());
     without_delete(&mut crowd, 60);
