@@ -417,7 +417,7 @@ impl Bootstrap {
     fn learn(&mut self, id: u32, version: u64, token: BootstrapToken) {
         let Some(name) = self.tokens.link(id).map(|link| link.name.clone()) else { return };
         let key = Key::new(NAMESPACE, name);
-        self.tokens.newer(0, &key, version, token, |key| TokenLink::new(&key.name));
+        self.tokens.apply(0, WatchEvent::Applied(key, version, token), |key| TokenLink::new(&key.name));
     }
 
     /// A deleted token is gone, unless another of that name has come since.
@@ -425,7 +425,8 @@ impl Bootstrap {
         let Some(name) = self.tokens.link(id).map(|link| link.name.clone()) else { return };
         let version = self.tokens.version(id);
         if self.tokens.get(id).is_some_and(|known| known.uid == token.uid) {
-            self.tokens.deleted(0, &Key::new(NAMESPACE, name), version);
+            let event = WatchEvent::Deleted(Key::new(NAMESPACE, name), version);
+            self.tokens.apply(0, event, |key| TokenLink::new(&key.name));
         }
     }
 

@@ -202,20 +202,16 @@ fn settled(case: &Case<'_>) -> Conclusion {
 }
 
 /// Row 7: a call waits while the back-off of the last failure runs.
-fn throttled(view: &View<'_>, call: impl FnOnce() -> Call) -> Act {
+fn throttled<C: Into<Option<Call>>>(view: &View<'_>, call: impl FnOnce() -> C) -> Act {
     match view.failing() {
         Some(failing) if failing.retry_at > view.now => Act::Idle(Some(failing.retry_at)),
-        _ => Act::Call(Box::new(call())),
+        _ => call().into().map_or(Act::Idle(None), |call| Act::Call(Box::new(call))),
     }
 }
 
 /// Row 7 for a step of an issue.
 fn waiting<C: Into<Option<Call>>>(case: &Case<'_>, active: bool, call: impl FnOnce() -> C) -> Conclusion {
-    let act = match case.view.failing() {
-        Some(failing) if failing.retry_at > case.view.now => Act::Idle(Some(failing.retry_at)),
-        _ => call().into().map_or(Act::Idle(None), |call| Act::Call(Box::new(call))),
-    };
-    Conclusion { act, standing: standing(case), active }
+    Conclusion { act: throttled(case.view, call), standing: standing(case), active }
 }
 
 /// Row 7 for calls that begin something: the mint budget too.

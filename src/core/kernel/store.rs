@@ -172,55 +172,35 @@ impl<V, L> Store<V, L> {
                 self.lists[usize::from(scope)].number += 1;
                 Vec::new()
             }
-            WatchEvent::Item(key, version, value) => self.item(scope, &key, version, value, link).into_iter().collect(),
+            WatchEvent::Item(key, version, value) => {
+                self.shown(scope, &key, version, value, true, link).into_iter().collect()
+            }
             WatchEvent::Listed => self.finish(scope),
             WatchEvent::Applied(key, version, value) => {
-                self.newer(scope, &key, version, value, link).into_iter().collect()
+                self.shown(scope, &key, version, value, false, link).into_iter().collect()
             }
             WatchEvent::Deleted(key, version) => self.deleted(scope, &key, version).into_iter().collect(),
         }
     }
 
-    /// A list may go back in time (a restored etcd), so it wins over everything but what was written while it ran.
-    fn item(
+    /// Takes an object in. Within one watch resourceVersions grow; an older one is news from before a write of our own. A
+    /// list may go back in time (a restored etcd), so it wins over everything but what was written while it ran.
+    fn shown(
         &mut self,
         scope: u16,
         key: &Key,
         version: u64,
         value: V,
+        listed: bool,
         link: impl FnOnce(&Key) -> L,
     ) -> Option<Changed<V>> {
         let list = self.lists[usize::from(scope)].number;
         let id = self.ensure(scope, &key.namespace, &key.name, || link(key));
         let row = self.rows.get_mut(id)?;
-        if row.list == list && row.version >= version {
-            return None;
-        }
+        let stale = row.version >= version && (!listed || row.list == list);
+        let known = row.version == version && row.value.is_some();
         row.list = list;
-        if row.version == version && row.value.is_some() {
-            return None;
-        }
-        self.put(id, version, value)
-    }
-
-    /// News of a watch or an answer. Within one watch resourceVersions grow; an older one is news from
-    /// before a write of our own.
-    pub fn newer(
-        &mut self,
-        scope: u16,
-        key: &Key,
-        version: u64,
-        value: V,
-        link: impl FnOnce(&Key) -> L,
-    ) -> Option<Changed<V>> {
-        let list = self.lists[usize::from(scope)].number;
-        let id = self.ensure(scope, &key.namespace, &key.name, || link(key));
-        let row = self.rows.get_mut(id)?;
-        row.list = list;
-        if row.version >= version {
-            return None;
-        }
-        self.put(id, version, value)
+        if stale || known { None } else { self.put(id, version, value) }
     }
 
     fn put(&mut self, id: u32, version: u64, value: V) -> Option<Changed<V>> {
@@ -233,7 +213,7 @@ impl<V, L> Store<V, L> {
     }
 
     /// There was no such object at this resourceVersion. What has come since stays.
-    pub fn deleted(&mut self, scope: u16, key: &Key, version: u64) -> Option<Changed<V>> {
+    fn deleted(&mut self, scope: u16, key: &Key, version: u64) -> Option<Changed<V>> {
         let list = &mut self.lists[usize::from(scope)];
         list.newest = list.newest.max(version);
         let number = list.number;
@@ -320,7 +300,7 @@ mod tests {
     }
 
     fn answer(store: &mut Names, name: &str, version: u64) {
-        store.newer(0, &key(name), version, version, |key| key.name.clone());
+        apply(store, 0, WatchEvent::Applied(key(name), version, version));
     }
 
     #[test]
