@@ -1,6 +1,7 @@
 //! The API types of the group `tokenward.dev`, one file per kind.
 
 pub mod bootstrap_token_policy;
+pub mod cron;
 pub mod duration;
 pub mod format;
 pub mod schema;

@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{duration::Duration, format::FormatOptions, schema};
+use super::{cron, duration::Duration, format::FormatOptions, schema};
 
 /// Keeps bound ServiceAccount tokens alive in Secrets: one Secret per selected account, rotated before
 /// its token expires.
@@ -211,10 +211,13 @@ pub struct Rotation {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// When it opens, as a CronJob's schedule: five fields, or @daily and the like.
-    #[schemars(
-        length(min = 6, max = 100),
-        regex(pattern = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^\s@=]+( +[^\s@=]+){4})$")
+    /// When it opens, as a CronJob's schedule: five fields, or @daily and the like, but not @every.
+    // Every value of every field is 391 characters; the bound keeps the cost of the CEL rules small.
+    #[schemars(length(max = 400))]
+    #[x_kube(
+        validation = Rule::new(cron::RULE).message(cron::FORM),
+        validation = Rule::new(cron::EVERY_RULE).message(cron::NO_EVERY),
+        validation = Rule::new(cron::TZ_RULE).message(cron::NO_TZ)
     )]
     pub schedule: String,
     /// How long it stays open, at least 1m.
@@ -224,7 +227,8 @@ pub struct Window {
     pub duration: Duration,
     /// Name of the time zone of the schedule, as in Europe/Berlin; by default UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new(cron::ZONE_RULE).message(cron::ZONE))]
     pub time_zone: Option<String>,
 }
 

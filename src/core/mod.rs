@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod condition;
 pub mod connection;
 pub mod credential;
+pub mod cron;
 pub mod failure;
 pub mod format;
 pub mod grant;

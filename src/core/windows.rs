@@ -1,23 +1,18 @@
 //! Windows: when a token is renewed rather than just in time. Schedules are read as a CronJob's.
 
 use chrono::TimeDelta;
-use croner::{
-    Cron,
-    parser::{CronParser, Seconds, Year},
-};
 use jiff::{
-    Timestamp, Zoned,
+    SignedDuration, Timestamp,
+    civil::DateTime,
     tz::{TimeZone, TimeZoneDatabase},
 };
 
 use super::{
     Time,
+    cron::Schedule,
     schedule::{Renewal, jitter},
 };
-use crate::api::token_policy;
-
-/// Where a search proves that a schedule ever happens; the instant itself does not matter.
-const EPOCH: Time = Time::UNIX_EPOCH;
+use crate::api::{cron::ZONE, token_policy};
 
 /// The windows of a policy. Without any, a token is renewed just in time.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +20,7 @@ pub struct Windows(Vec<OpenHours>);
 
 #[derive(Clone, Debug)]
 struct OpenHours {
-    opens: Cron,
+    opens: Schedule,
     zone: TimeZone,
     length: TimeDelta,
 }
@@ -43,7 +38,8 @@ impl Windows {
     /// Compiles the windows of a spec.
     ///
     /// # Errors
-    /// With the field and what is wrong with it: a schedule that is none or never happens, an unknown time zone.
+    /// With field, value, rule and cure: a schedule that is none, an unknown time zone. A schedule that never happens is
+    /// one: no token waits for it.
     pub fn read(windows: &[token_policy::Window]) -> Result<Self, String> {
         let read = |(n, window)| OpenHours::read(window).map_err(|what| format!("spec.rotation.windows[{n}].{what}"));
         windows.iter().enumerate().map(read).collect::<Result<_, _>>().map(Self)
@@ -72,42 +68,49 @@ impl Windows {
 
 impl OpenHours {
     fn read(window: &token_policy::Window) -> Result<Self, String> {
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let opens = parser.parse(&window.schedule).map_err(|error| format!("schedule: {error}"))?;
-        let name = window.time_zone.as_deref().unwrap_or("UTC");
+        let token_policy::Window { schedule, duration, time_zone } = window;
+        let opens = Schedule::read(schedule).map_err(|what| format!("schedule {schedule:?}: {what}"))?;
+        let name = time_zone.as_deref().unwrap_or("UTC");
         // The zones of this program, not of the machine: every process must come to the same result.
-        let zone = TimeZoneDatabase::bundled().get(name);
-        let zone = zone.map_err(|_| format!("timeZone: there is no time zone {name}"))?;
-        let window = Self { opens, zone, length: window.duration.delta() };
-        window.next_opening(EPOCH).map(|_| window.clone()).ok_or_else(|| "schedule: it never happens".to_owned())
+        let zone = TimeZoneDatabase::bundled().get(name).map_err(|_| format!("timeZone {name:?}: {ZONE}"))?;
+        Ok(Self { opens, zone, length: duration.delta() })
     }
 
     /// The last opening after the token was issued and up to its due time, unless it has closed.
     fn last(&self, now: Time, renewal: &Renewal) -> Option<(Time, TimeDelta)> {
-        let open = self.opens.find_previous_occurrence(&self.local(renewal.due)?, true).ok()?;
-        let open = instant(&open)?;
-        (open > renewal.issued && open + self.length > now).then_some((open, self.length))
+        let open = self.openings(renewal.issued, renewal.due).next_back()?;
+        (open + self.length > now).then_some((open, self.length))
     }
 
     /// The first opening after the due time that has not closed, if a token can wait for it.
     fn next(&self, now: Time, renewal: &Renewal) -> Option<(Time, TimeDelta)> {
-        let open = self.next_opening(renewal.due.max(now - self.length))?;
+        let open = self.openings(renewal.due.max(now - self.length), renewal.latest).next()?;
         (open < renewal.latest).then_some((open, self.length))
     }
 
-    fn next_opening(&self, after: Time) -> Option<Time> {
-        instant(&self.opens.find_next_occurrence(&self.local(after)?, false).ok()?)
+    /// All openings after one instant and up to another. In a gap several can be one.
+    fn openings(&self, after: Time, until: Time) -> impl DoubleEndedIterator<Item = Time> {
+        let shown = self.shown(after).zip(self.shown(until)).into_iter();
+        shown.flat_map(|(after, until)| self.opens.between(after, until)).filter_map(|local| self.instant(local))
     }
 
-    /// An instant on the window's clock; none is before year -9999 or after year 9999.
-    fn local(&self, time: Time) -> Option<Zoned> {
-        let timestamp = Timestamp::new(time.timestamp(), i32::try_from(time.timestamp_subsec_nanos()).ok()?).ok()?;
-        Some(timestamp.to_zoned(self.zone.clone()))
+    /// The latest time that the zone's clocks have shown by an instant: clocks that were set back show again what they
+    /// have shown. Nothing is before year -9999 or after year 9999.
+    fn shown(&self, by: Time) -> Option<DateTime> {
+        let by = Timestamp::new(by.timestamp(), i32::try_from(by.timestamp_subsec_nanos()).ok()?).ok()?;
+        let moment = SignedDuration::from_nanos(1);
+        let change = self.zone.preceding(by.checked_add(moment).ok()?).next();
+        let before = change.and_then(|change| change.timestamp().checked_sub(moment).ok());
+        before.into_iter().chain([by]).map(|instant| self.zone.to_datetime(instant)).max()
     }
-}
 
-fn instant(zoned: &Zoned) -> Option<Time> {
-    Time::from_timestamp(zoned.timestamp().as_second(), 0)
+    /// The instant at which the zone's clocks reach a time: the first of two, and the end of the gap that it lies in.
+    fn instant(&self, local: DateTime) -> Option<Time> {
+        let first = self.zone.to_ambiguous_timestamp(local).earlier().ok()?;
+        let gap = self.zone.to_datetime(first) < local;
+        let reached = if gap { self.zone.following(first).next()?.timestamp() } else { first };
+        Time::from_timestamp(reached.as_second(), 0)
+    }
 }
 
 #[cfg(test)]
@@ -218,21 +221,131 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_window_is_named() {
-        for (schedule, zone, what) in [
-            ("61 2 * * *", "", "windows[0].schedule"),
-            ("0 2 * *", "", "windows[0].schedule"),
-            ("0 0 2 * * *", "", "windows[0].schedule"),
-            ("0 2 30 2 *", "", "never happens"),
-            ("0 2 * * *", "Europe/Nowhere", "no time zone Europe/Nowhere"),
+    fn what_cannot_be_a_window_is_named_with_its_value_and_what_to_write() {
+        for (schedule, zone, told) in [
+            ("61 2 * * *", "", r#"spec.rotation.windows[0].schedule "61 2 * * *": minute "61""#),
+            ("0 2 * *", "", r#"spec.rotation.windows[0].schedule "0 2 * *": it has 4 of five fields; write"#),
+            ("@every 1h", "", r#"spec.rotation.windows[0].schedule "@every 1h": @every has no fixed instants"#),
+            (
+                "0 2 * * *",
+                "Europe/Nowhere",
+                r#"spec.rotation.windows[0].timeZone "Europe/Nowhere": timeZone must be a name"#,
+            ),
         ] {
             let error = windows(&[(schedule, "1h", zone)]).unwrap_err();
-            assert!(error.contains(what), "{schedule}: {error}");
+            assert!(error.starts_with(told), "{schedule}: {error}");
         }
-        assert!(windows(&[("@daily", "1h", ""), ("*/5 0-6 1,15 * MON-FRI", "1m", "Asia/Tokyo")]).is_ok());
+        let second = windows(&[("@midnight", "1h", ""), ("0/30 2 * * 7", "1h", "")]).unwrap_err();
+        assert!(second.starts_with("spec.rotation.windows[1].schedule"), "{second}");
+    }
+
+    #[test]
+    fn a_schedule_that_never_happens_holds_up_no_token_and_no_other_window() {
+        let renewal = renewal("2026-06-01T10:00:00Z", "2026-06-03T10:00:00Z", "2026-06-03T20:00:00Z");
+        let never = ("0 2 30 2 *", "2h", "");
+        assert_eq!(placed(&windows(&[never]).unwrap(), &renewal), ("2026-06-03T20:00:00Z".into(), true));
+        let both = windows(&[never, ("0 2 * * *", "2h", "")]).unwrap();
+        assert_eq!(placed(&both, &renewal), ("2026-06-03T02:00:00Z".into(), false));
+    }
+
+    /// Schedules with the verdict of robfig/cron v3.0.1 and the next five openings: expression as a Go string, zone, start
+    /// in Unix seconds, `invalid`, `never` or the openings.
+    const CASES: &str = include_str!("../../e2e/cases/window-schedules.tsv");
+    /// Morocco as the cases know it: since release 2026f its clocks stay at UTC from 2026-09-20 on.
+    const CASABLANCA: &[u8] = include_bytes!("../../e2e/cases/africa-casablanca-2025c.tzif");
+
+    fn hours(schedule: &str, zone: &str) -> Result<OpenHours, String> {
+        windows(&[(schedule, "1h", zone)]).map(|mut windows| windows.0.remove(0))
+    }
+
+    fn seconds(seconds: i64) -> Time {
+        Time::from_timestamp(seconds, 0).unwrap()
+    }
+
+    /// Each instant once, as a window that opens at several times of a gap opens once.
+    fn found(hours: &OpenHours, after: i64, until: i64) -> Vec<i64> {
+        let mut found: Vec<i64> = hours.openings(seconds(after), seconds(until)).map(|open| open.timestamp()).collect();
+        found.dedup();
+        found
+    }
+
+    /// Whether the clocks were changed in the 24 hours up to here. There we differ on purpose, in gap and overlap, and
+    /// robfig/cron is wrong for the rest of the day after a change of half an hour: it counts on in whole hours.
+    fn is_changed(hours: &OpenHours, second: i64) -> bool {
+        let offset = |second| hours.zone.to_offset(Timestamp::from_second(second).unwrap());
+        offset(second) != offset(second - 86_400)
+    }
+
+    #[test]
+    fn every_case_has_the_verdict_and_the_openings_of_a_cron_job() {
+        let (mut verdicts, mut intervals, mut never, mut alike, mut changed) = (0, 0, 0, 0, 0);
+        for line in CASES.lines() {
+            let [expression, zone, start, verdict] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let (expression, start): (String, i64) =
+                (serde_json::from_str(expression).unwrap(), start.parse().unwrap());
+            let read = hours(&expression, zone);
+            if expression.starts_with("@every ") {
+                assert!(read.unwrap_err().contains("no fixed instants"), "{line}");
+                intervals += 1;
+                continue;
+            }
+            assert_eq!(read.is_err(), verdict == "invalid", "{line}");
+            verdicts += 1;
+            let Ok(mut hours) = read else { continue };
+            if zone == "Africa/Casablanca" {
+                hours.zone = TimeZone::tzif(zone, CASABLANCA).unwrap();
+            }
+            if verdict == "never" {
+                // robfig/cron searches for five years.
+                assert_eq!(found(&hours, start, start + 5 * 366 * 86_400), [0; 0], "{line}");
+                never += 1;
+                continue;
+            }
+            let mut theirs: Vec<i64> = verdict.split(' ').map(|opening| opening.parse().unwrap()).collect();
+            let mut ours = found(&hours, start, theirs[4]);
+            if ours == theirs {
+                alike += 1;
+                continue;
+            }
+            ours.retain(|open| !is_changed(&hours, *open));
+            theirs.retain(|open| !is_changed(&hours, *open));
+            assert_eq!(ours, theirs, "{line}");
+            changed += 1;
+        }
+        assert_eq!((verdicts, intervals), (2985, 15));
+        assert_eq!((never, alike, changed), (3, 2151, 2));
     }
 
     proptest! {
+        #[test]
+        fn openings_are_the_instants_at_which_the_clocks_first_reach_them(
+            zone in proptest::sample::select(&["Europe/Berlin", "Australia/Lord_Howe", "America/New_York", "Africa/Casablanca", "America/St_Johns"][..]),
+            schedule in proptest::sample::select(&["* * * * *", "*/7 1-3 * * *", "30 2 * * *", "59 1 * * 0", "0 0 * * *"][..]),
+            change in 0..60_usize,
+            from in -50_i64..50,
+            until in 0_i64..50,
+        ) {
+            let hours = hours(schedule, zone).unwrap();
+            let change = hours.zone.following(Timestamp::UNIX_EPOCH).nth(change).unwrap().timestamp().as_second();
+            let (from, until) = (change + from * 900, change + (from + until) * 900);
+            // Minute by minute, as somebody who watches the clock.
+            let clock = |second: i64| hours.zone.to_datetime(Timestamp::from_second(second).unwrap());
+            let mut shown = ((change - 2 * 86_400)..=from).step_by(60).map(clock).max().unwrap();
+            let mut watched = Vec::new();
+            for second in (from + 60..=until).step_by(60) {
+                if hours.opens.between(shown, clock(second)).next().is_some() {
+                    watched.push(second);
+                }
+                shown = shown.max(clock(second));
+            }
+            let mut backwards: Vec<i64> = hours.openings(seconds(from), seconds(until)).rev().map(|at| at.timestamp()).collect();
+            backwards.reverse();
+            backwards.dedup();
+            let found = found(&hours, from, until);
+            prop_assert_eq!(&found, &watched);
+            prop_assert_eq!(found, backwards);
+        }
+
         #[test]
         fn never_after_the_latest_instant(issued in 0..2_000_000_000_i64, due in 60..1_000_000_i64, rest in 0..1_000_000_i64, passed in 0..2_000_000_i64, hash: u64) {
             let time = |seconds| Time::from_timestamp(seconds, 0).unwrap();

@@ -178,16 +178,38 @@ async fn what_needs_anchors_comes_with_anchors() -> Result<()> {
 #[tokio::test]
 async fn wrong_windows_are_refused() -> Result<()> {
     let windows = |windows: Value| one(json!({"rotation": {"windows": windows}}));
+    let scheduled = |schedule: &str| windows(json!([{"schedule": schedule, "duration": "2h"}]));
     let nightly = json!({"schedule": "0 2 * * *", "duration": "2h"});
     let cases = [
         (windows(json!(vec![&nightly; 9])), "must have at most 8 items"),
         (windows(json!([{"schedule": "0 2 * * *"}])), "duration"),
         (windows(json!([{"duration": "2h"}])), "schedule"),
-        (windows(json!([{"schedule": "0 2 * *", "duration": "2h"}])), "schedule"),
+        (scheduled("0 2 * *"), r#"windows[0].schedule: Invalid value: "0 2 * *": write five fields"#),
+        (scheduled("0 24 * * *"), "hour 0-23"),
+        (scheduled("*/0 2 * * *"), "with /n for every nth"),
+        (scheduled("@fortnightly"), "@daily or @hourly"),
+        (scheduled("@every 1h"), "@every has no fixed instants"),
+        (scheduled("TZ=Asia/Tokyo 0 2 * * *"), "write the time zone into timeZone"),
+        (scheduled(&format!("{} * * * *", "1,".repeat(200))), "Too long"),
         (windows(json!([{"schedule": "0 2 * * *", "duration": "59s"}])), "at least 1m"),
-        (windows(json!([{"schedule": "0 2 * * *", "duration": "2h", "timeZone": "Europe Berlin"}])), "timeZone"),
+        (
+            windows(json!([{"schedule": "0 2 * * *", "duration": "2h", "timeZone": "Europe Berlin"}])),
+            "write one like Europe/Berlin",
+        ),
     ];
     refused("windows", &cases).await?;
     let berlin = json!({"schedule": "@daily", "duration": "1h30m", "timeZone": "Europe/Berlin"});
-    accepted("windows-fit", &[windows(json!([nightly, berlin])), windows(json!([]))]).await
+    let mut fit = vec![windows(json!([nightly, berlin])), windows(json!([]))];
+    let schedules = [
+        "@midnight",
+        "0/30 2 * * *",
+        "5/15 * * * *",
+        "*/7,8-9,? 2 1-31/2 jan-DEC/3 Sun,MON-fri",
+        " 0\t2  * * * ",
+        "+5\u{a0}0002\u{3000}*\u{b}*\u{85}*-x",
+        ",1,, 2 ,3 * *",
+        "0 2 30 2 *",
+    ];
+    fit.extend(schedules.map(scheduled));
+    accepted("windows-fit", &fit).await
 }

@@ -1,7 +1,7 @@
 //! Windows on a real API server: a rotation waits for one, comes early for one, and goes ahead where there is none.
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use chrono::{DateTime, DurationRound, TimeDelta, Timelike, Utc};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -89,13 +89,67 @@ async fn a_rotation_by_hand_waits_for_no_window() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_schedule_that_never_happens_is_named() -> Result<()> {
+async fn the_schedules_of_cron_jobs_are_followed() -> Result<()> {
+    let scene = Scene::start("window-grammar").await?;
+    let minute = |minutes| json!([{"schedule": minutes, "duration": "1m"}]);
+    // A token of ten minutes reaches one of these in any case.
+    scene.deployer(windowed(&minute("0/2 * * * *"))).await?;
+    let next = time(&scene.ready("p").await?, "nextRotation")?;
+    ensure!(next.minute() % 2 == 0 && next.second() < 30, "{next}");
+    let windows = ["@midnight", "0/30 2 * * *", "5/15 * * * *"].map(|schedule| minute(schedule)[0].clone());
+    scene.policy("p", &spec(&["deployer"], windowed(&json!(windows)))).await?;
+    let read = async || {
+        let policy = scene.policies().get("p").await?;
+        ensure!(policy.data["status"]["observedGeneration"] == 2, "{}", policy.data["status"]);
+        ensure!(condition(&policy, "Stalled").is_none(), "{}", policy.data["status"]);
+        Ok(())
+    };
+    eventually(SOON, "the schedules are read", read).await?;
+    assert_eq!(scene.mints(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_schedule_that_never_happens_holds_up_no_token_and_no_other_window() -> Result<()> {
     let scene = Scene::start("window-never").await?;
+    let never = json!({"schedule": "0 2 30 2 *", "duration": "1h"});
+    scene.deployer(windowed(&json!([never]))).await?;
+    let (policy, told) = scene.condition("p", "WindowsUnsatisfiable", "True").await?;
+    ensure!(told.reason == "NoWindowInTime" && told.message.contains("deployer"), "{told:?}");
+    ensure!(condition(&policy, "Stalled").is_none(), "{}", policy.data["status"]);
+    let both = json!([never, {"schedule": "* * * * *", "duration": "1m"}]);
+    scene.policy("p", &spec(&["deployer"], windowed(&both))).await?;
+    let gone = async || {
+        let policy = scene.policies().get("p").await?;
+        ensure!(condition(&policy, "WindowsUnsatisfiable").is_none(), "{}", policy.data["status"]);
+        Ok(())
+    };
+    eventually(SOON, "the condition goes", gone).await?;
+    assert_eq!(scene.mints(), 1);
+    Ok(())
+}
+
+/// Admission cannot compare the ends of a range, and knows no time zones.
+#[tokio::test]
+async fn a_window_that_cannot_be_read_is_named_with_what_to_write() -> Result<()> {
+    let scene = Scene::start("window-unreadable").await?;
     scene.account("deployer", &[]).await?;
-    let windows = json!([{"schedule": "0 2 30 2 *", "duration": "1h"}]);
-    scene.policy("p", &spec(&["deployer"], windowed(&windows))).await?;
-    let (_, told) = scene.condition("p", "Stalled", "True").await?;
-    ensure!(told.message.contains("spec.rotation.windows[0].schedule"), "{told:?}");
+    for (name, window, told) in [
+        (
+            "range",
+            json!({"schedule": "45-15 2 * * *", "duration": "1h"}),
+            r#"windows[0].schedule "45-15 2 * * *": minute "45-15": this range ends before it begins; write"#,
+        ),
+        (
+            "zone",
+            json!({"schedule": "@daily", "duration": "1h", "timeZone": "Europe/Nowhere"}),
+            r#"windows[0].timeZone "Europe/Nowhere": timeZone must be"#,
+        ),
+    ] {
+        scene.policy(name, &spec(&["deployer"], windowed(&json!([window])))).await?;
+        let (_, stalled) = scene.condition(name, "Stalled", "True").await?;
+        ensure!(stalled.reason == "PolicyUnreadable" && stalled.message.contains(told), "{stalled:?}");
+    }
     assert_eq!(scene.mints(), 0);
     Ok(())
 }
