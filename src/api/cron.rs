@@ -11,7 +11,7 @@ pub const NO_TZ: &str = "a schedule has no place for TZ or CRON_TZ; write the ti
 
 /// Why a time zone is refused.
 pub const ZONE: &str =
-    "timeZone must be a name of the IANA time zone database; write one like Europe/Berlin, or remove the field for UTC";
+    "must be a name of the IANA time zone database; write one like Europe/Berlin, or remove the field for UTC";
 
 /// No schedule by intervals, as a CEL rule.
 pub const EVERY_RULE: &str = "!self.startsWith('@every')";

@@ -95,7 +95,7 @@ impl OpenHours {
     }
 
     /// The latest time that the zone's clocks have shown by an instant: clocks that were set back show again what they
-    /// have shown. Nothing is before year -9999 or after year 9999.
+    /// have shown. `None` before year -9999 and after year 9999.
     fn shown(&self, by: Time) -> Option<DateTime> {
         let by = Timestamp::new(by.timestamp(), i32::try_from(by.timestamp_subsec_nanos()).ok()?).ok()?;
         let moment = SignedDuration::from_nanos(1);
@@ -229,7 +229,7 @@ mod tests {
             (
                 "0 2 * * *",
                 "Europe/Nowhere",
-                r#"spec.rotation.windows[0].timeZone "Europe/Nowhere": timeZone must be a name"#,
+                r#"spec.rotation.windows[0].timeZone "Europe/Nowhere": must be a name of the IANA"#,
             ),
         ] {
             let error = windows(&[(schedule, "1h", zone)]).unwrap_err();
@@ -251,7 +251,7 @@ mod tests {
     /// Schedules with the verdict of robfig/cron v3.0.1 and the next five openings: expression as a Go string, zone, start
     /// in Unix seconds, `invalid`, `never` or the openings.
     const CASES: &str = include_str!("../../e2e/cases/window-schedules.tsv");
-    /// Morocco as the cases know it: since release 2026f its clocks stay at UTC from 2026-09-20 on.
+    /// Morocco as the cases know it. Release 2026f, which we have, sets its clocks otherwise from autumn 2026 on.
     const CASABLANCA: &[u8] = include_bytes!("../../e2e/cases/africa-casablanca-2025c.tzif");
 
     fn hours(schedule: &str, zone: &str) -> Result<OpenHours, String> {

@@ -143,7 +143,7 @@ async fn a_window_that_cannot_be_read_is_named_with_what_to_write() -> Result<()
         (
             "zone",
             json!({"schedule": "@daily", "duration": "1h", "timeZone": "Europe/Nowhere"}),
-            r#"windows[0].timeZone "Europe/Nowhere": timeZone must be"#,
+            r#"windows[0].timeZone "Europe/Nowhere": must be a name"#,
         ),
     ] {
         scene.policy(name, &spec(&["deployer"], windowed(&json!([window])))).await?;
