@@ -295,7 +295,8 @@ async fn a_missing_right_to_delete_makes_a_revocation_loud_and_holds_up_no_rotat
         scene.ready("p").await.with_context(|| format!("{}", policy.data["status"]))?;
     }
     let told = scene.told("p", "RevocationFailing", &named).await?;
-    ensure!(told.kind == "Warning", "{told:?}");
+    let by_hand = format!("by hand: kubectl -n {} delete secret {}", scene.namespace, first.anchor());
+    ensure!(told.kind == "Warning" && told.note.contains(&by_hand), "{told:?}");
     scene.bearer(first.token()).await?.lives().await?;
     // What fails is tried again and told once.
     let mark = scene.proxy.mark();

@@ -1,8 +1,9 @@
 //! A policy as far as decisions need it: what is asked, for whom, and the fingerprints that tell what an edit needs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref};
 
-use kube::core::{Selector, SelectorExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{DynamicObject, Selector, SelectorExt as _};
 
 use super::{
     Time,
@@ -21,9 +22,12 @@ use crate::{
     core::format,
 };
 
-/// A `TokenPolicy` that says what to do.
+/// The finalizer by which the garbage collector knows that owned objects are to stay (`kubectl delete --cascade=orphan`).
+const ORPHAN: &str = "orphan";
+
+/// Everything of a policy but its spec. It can be read whatever the spec says, so revoking never depends on the spec.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct Head {
     /// `metadata.uid`.
     pub uid: Uid,
     /// `metadata.generation`.
@@ -32,24 +36,41 @@ pub struct Policy {
     pub created: Secs,
     /// Deletion has begun.
     pub terminating: bool,
+    /// It is deleted with `--cascade=orphan`: the garbage collector lets its Secrets go.
+    pub orphans: bool,
+    /// Annotation `tokenward.dev/rotate`.
+    pub rotate: Option<String>,
+    /// Annotation `tokenward.dev/revoke-issued-before`.
+    pub revocation: Option<Result<Revocation, InvalidInstant>>,
+    /// The status as stored, to write only differences.
+    pub status: TokenPolicyStatus,
+}
+
+/// A `TokenPolicy` that says what to do.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Everything but the spec.
+    pub head: Head,
     /// The words of the user.
     pub spec: TokenPolicySpec,
     /// Which labels select, unless accounts are named.
     pub selector: Option<Selector>,
     /// When its tokens are rather renewed.
     pub windows: Windows,
-    /// Annotation `tokenward.dev/rotate`.
-    pub rotate: Option<String>,
-    /// Annotation `tokenward.dev/revoke-issued-before`.
-    pub revocation: Option<Result<Revocation, InvalidInstant>>,
     /// Fingerprint of what needs a new token when it changes.
     pub token_inputs: Box<str>,
     /// Fingerprint of what needs only a new rendering when it changes.
     pub layout: Box<str>,
     /// The fields that our Apply entry owns after a write for this policy.
     pub applied: AppliedFields,
-    /// The status as stored, to write only differences.
-    pub status: TokenPolicyStatus,
+}
+
+impl Deref for Policy {
+    type Target = Head;
+
+    fn deref(&self) -> &Head {
+        &self.head
+    }
 }
 
 /// A policy as the watch delivers it.
@@ -57,45 +78,53 @@ pub struct Policy {
 pub enum PolicyState {
     /// It says what to do.
     Readable(Box<Policy>),
-    /// It is stored but does not parse; its grants freeze.
-    Unreadable {
-        /// `metadata.uid`.
-        uid: Uid,
-        /// `metadata.generation`.
-        generation: i64,
-        /// Why it does not parse.
-        error: String,
-    },
+    /// It is stored but its spec does not parse, for this reason; nothing new is issued for it.
+    Unreadable(Box<Head>, String),
 }
 
 impl PolicyState {
     /// Reads a policy; a selector or window that does not compile makes it unreadable.
+    #[cfg(test)]
     #[must_use]
     pub fn read(policy: TokenPolicy, address: &ClusterAddress) -> Self {
-        let uid = Uid::read(policy.metadata.uid.as_deref().unwrap_or_default());
-        let generation = policy.metadata.generation.unwrap_or_default();
-        match Policy::read(policy, uid, address) {
+        Self::of(&policy.metadata, Ok(policy.spec), policy.status.unwrap_or_default(), address)
+    }
+
+    /// Reads a stored object field by field, so that a wrong one spoils no other. A spec that does not fit its schema, and a
+    /// selector or window that does not compile, make it unreadable.
+    #[must_use]
+    pub fn parse(mut object: DynamicObject, address: &ClusterAddress) -> Self {
+        let spec = serde_json::from_value(object.data["spec"].take()).map_err(|error| format!("spec: {error}"));
+        let status = serde_json::from_value(object.data["status"].take()).unwrap_or_default();
+        Self::of(&object.metadata, spec, status, address)
+    }
+
+    fn of(
+        meta: &ObjectMeta,
+        spec: Result<TokenPolicySpec, String>,
+        status: TokenPolicyStatus,
+        address: &ClusterAddress,
+    ) -> Self {
+        let head = Head::read(meta, status);
+        match spec.and_then(|spec| Policy::read(head.clone(), spec, address)) {
             Ok(policy) => Self::Readable(Box::new(policy)),
-            Err(error) => Self::Unreadable { uid, generation, error },
+            Err(error) => Self::Unreadable(Box::new(head), error),
         }
     }
 
-    /// `metadata.generation`.
+    /// Everything but its spec.
     #[must_use]
-    pub fn generation(&self) -> i64 {
+    pub fn head(&self) -> &Head {
         match self {
-            Self::Readable(policy) => policy.generation,
-            Self::Unreadable { generation, .. } => *generation,
+            Self::Readable(policy) => &policy.head,
+            Self::Unreadable(head, _) => head,
         }
     }
 
     /// `metadata.uid`.
     #[must_use]
     pub fn uid(&self) -> Uid {
-        match self {
-            Self::Readable(policy) => policy.uid,
-            Self::Unreadable { uid, .. } => *uid,
-        }
+        self.head().uid
     }
 
     /// The policy, if it can be read.
@@ -103,55 +132,62 @@ impl PolicyState {
     pub fn readable(&self) -> Option<&Policy> {
         match self {
             Self::Readable(policy) => Some(policy),
-            Self::Unreadable { .. } => None,
+            Self::Unreadable(..) => None,
         }
-    }
-
-    /// Its status, if it can be read.
-    #[must_use]
-    pub fn status(&self) -> Option<&TokenPolicyStatus> {
-        self.readable().map(|policy| &policy.status)
     }
 
     /// Whether both ask for the same: they differ in nothing but their status.
     #[must_use]
     pub fn asks_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Readable(one), Self::Readable(two)) => one.asks_as(two),
-            (Self::Unreadable { uid, generation, error }, Self::Unreadable { uid: u, generation: g, error: e }) => {
-                (uid, generation, error) == (u, g, e)
-            }
-            _ => false,
-        }
+        let error = |state: &Self| match state {
+            Self::Readable(_) => None,
+            Self::Unreadable(_, error) => Some(error.clone()),
+        };
+        self.head().asks_as(other.head()) && error(self) == error(other)
     }
 }
 
-impl Policy {
-    fn read(policy: TokenPolicy, uid: Uid, address: &ClusterAddress) -> Result<Self, String> {
-        let TokenPolicy { metadata, spec, status } = policy;
-        let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
-        let rotate = meta::annotation(&metadata, names::ROTATE).map(str::to_owned);
-        Ok(Self {
-            uid,
-            generation: metadata.generation.unwrap_or_default(),
-            created: meta::created(&metadata),
-            terminating: metadata.deletion_timestamp.is_some(),
+impl Head {
+    fn read(meta: &ObjectMeta, status: TokenPolicyStatus) -> Self {
+        let rotate = meta::annotation(meta, names::ROTATE).map(str::to_owned);
+        Self {
+            uid: Uid::read(meta.uid.as_deref().unwrap_or_default()),
+            generation: meta.generation.unwrap_or_default(),
+            created: meta::created(meta),
+            terminating: meta.deletion_timestamp.is_some(),
+            orphans: meta.finalizers.iter().flatten().any(|finalizer| finalizer == ORPHAN),
             rotate: rotate.filter(|value| !value.is_empty()),
-            revocation: Revocation::read(&metadata),
-            selector: selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?,
-            windows: Windows::read(&spec.rotation.windows)?,
-            token_inputs: token_inputs(&spec),
-            layout: layout(&spec, address),
-            applied: applied::after_apply(&uid, &spec.secret),
-            spec,
-            status: status.unwrap_or_default(),
-        })
+            revocation: Revocation::read(meta),
+            status,
+        }
     }
 
     /// The generation stands for the whole spec.
     fn asks_as(&self, other: &Self) -> bool {
-        let asked = |policy: &Self| (policy.uid, policy.generation, policy.terminating);
+        let asked = |head: &Self| (head.uid, head.generation, head.terminating, head.orphans);
         asked(self) == asked(other) && self.rotate == other.rotate && self.revocation == other.revocation
+    }
+
+    /// When a revocation was asked for that is still to come.
+    #[must_use]
+    pub fn scheduled(&self, now: Time) -> Option<Time> {
+        let asked = self.revocation.as_ref()?.as_ref().ok()?;
+        Some(asked.before).filter(|before| *before > now)
+    }
+}
+
+impl Policy {
+    fn read(head: Head, spec: TokenPolicySpec, address: &ClusterAddress) -> Result<Self, String> {
+        let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
+        Ok(Self {
+            selector: selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?,
+            windows: Windows::read(&spec.rotation.windows)?,
+            token_inputs: token_inputs(&spec),
+            layout: layout(&spec, address),
+            applied: applied::after_apply(&head.uid, &spec.secret),
+            head,
+            spec,
+        })
     }
 
     /// The bond of its tokens.
@@ -163,7 +199,7 @@ impl Policy {
     /// Whether targets and anchors go when the policy or the selection goes.
     #[must_use]
     pub fn deletes(&self) -> bool {
-        self.spec.deletion_policy == DeletionPolicy::Delete
+        self.spec.deletion_policy == DeletionPolicy::Delete && !self.orphans
     }
 
     /// The accounts that it names; none for a policy that selects by labels.
@@ -220,11 +256,4 @@ fn layout(spec: &TokenPolicySpec, address: &ClusterAddress) -> Box<str> {
 /// The version in front lets a later release tell its own hashes from these.
 fn versioned(inputs: &[String]) -> Box<str> {
     format!("v1:{:016x}", stable_hash(inputs.iter().map(String::as_str))).into()
-}
-
-/// When a revocation was asked for that is still to come.
-#[must_use]
-pub fn scheduled(policy: &Policy, now: Time) -> Option<Time> {
-    let asked = policy.revocation.as_ref()?.as_ref().ok()?;
-    Some(asked.before).filter(|before| *before > now)
 }

@@ -147,6 +147,12 @@ impl FailureReason {
         matches!(self, Self::Forbidden | Self::QuotaExceeded | Self::NamespaceTerminating | Self::ApiUnavailable)
     }
 
+    /// Whether it is a revocation that is asked for in vain.
+    #[must_use]
+    pub const fn is_unheard(self) -> bool {
+        matches!(self, Self::RevocationTimeInvalid | Self::RevocationUnsupported)
+    }
+
     /// Whether it is a state of objects, and no call failed.
     #[must_use]
     pub const fn is_state(self) -> bool {

@@ -285,15 +285,17 @@ fn gauge(count: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::reason::RetireReason;
+    use crate::core::{Time, reason::RetireReason};
 
     fn revoked(reason: &str) -> GrantNews {
         GrantNews::Retired(Retirement {
             secret: "tw-1".into(),
             uid: "u".into(),
+            version: None,
             token_id: None,
             cause: RetireReason::RevokeIssuedBefore,
             reason: Some(reason.into()),
+            since: Time::UNIX_EPOCH,
         })
     }
 

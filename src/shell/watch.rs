@@ -10,20 +10,20 @@ use k8s_openapi::{
 use kube::{
     Client,
     api::Api,
-    core::{PartialObjectMeta, Resource},
+    core::{ApiResource, DynamicObject, PartialObjectMeta, Resource},
     runtime::watcher::{self, Config},
 };
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{metrics::Metrics, turn::Input};
+use crate::api::token_policy::TokenPolicy;
 use crate::core::{
     address::ClusterAddress,
     failure::Failure,
     grant::{
         Account,
         controller::{Change, Grants, KINDS},
-        look::{self, GuardedPolicy},
     },
     id::Key,
     kernel::{
@@ -33,6 +33,7 @@ use crate::core::{
     meta::version,
     names,
     place::secret::{Anchor, Target},
+    policy::PolicyState,
 };
 
 /// A watch that is silent for so many seconds is renewed: a dead connection must not go unnoticed for minutes.
@@ -66,9 +67,9 @@ pub fn start(
         };
         let address = address.clone();
         tasks.spawn(watch(KINDS[0]).follow(
-            api::<GuardedPolicy>(client, scope),
+            policies(client, scope),
             Config::default(),
-            move |policy: GuardedPolicy| Some(look::policy(policy, &address)),
+            move |policy: DynamicObject| Some((version(&policy.metadata), PolicyState::parse(policy, &address))),
             Change::Policy,
         ));
         tasks.spawn(watch(KINDS[1]).follow(
@@ -89,6 +90,15 @@ pub fn start(
             |object| Some((version(&object.metadata), Box::new(Anchor::read(&object.metadata)?))),
             Change::Anchor,
         ));
+    }
+}
+
+/// Policies of any shape: one bad object must not stop the watch.
+fn policies(client: &Client, scope: &Scope) -> Api<DynamicObject> {
+    let kind = ApiResource::erase::<TokenPolicy>(&());
+    match scope {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+        None => Api::all_with(client.clone(), &kind),
     }
 }
 

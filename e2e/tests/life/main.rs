@@ -22,6 +22,7 @@ mod recovery;
 mod restored;
 mod revocation;
 mod revocation_edges;
+mod revocation_states;
 mod spec_changes;
 mod story;
 mod windows;

@@ -36,7 +36,7 @@ async fn unsupported(scene: &Scene) -> Result<()> {
     ensure!(told.kind == "Warning" && told.note.contains("delete the ServiceAccount"), "{told:?}");
     let says = async || {
         let policy = scene.policies().get("p").await?;
-        let found = condition(&policy, "Reconciling").context("no condition Reconciling")?;
+        let found = condition(&policy, "RevocationFailing").context("no condition RevocationFailing")?;
         ensure!(found.reason == "RevocationUnsupported", "{found:?}");
         Ok(())
     };

@@ -166,8 +166,8 @@ fn ended(case: &Case<'_>) -> Option<Finding> {
     match view.policy {
         None if view.policy_proof.absent => Some(Finding::End),
         None => Some(Finding::ProveEnd(Look::Policy)),
-        Some(PolicyState::Unreadable { .. }) => None,
-        Some(PolicyState::Readable(policy)) if policy.terminating => Some(Finding::End),
+        Some(state) if state.head().terminating => Some(Finding::End),
+        Some(PolicyState::Unreadable(..)) => None,
         Some(PolicyState::Readable(policy)) => {
             let ripe = view.grant.unselected_since()? + UNSELECTED_FOR;
             // The list of names or the labels took the account out of the selection, so one of these is looked at.
@@ -187,7 +187,7 @@ fn ended(case: &Case<'_>) -> Option<Finding> {
 
 /// Row 2.
 fn unreadable(case: &Case<'_>) -> Option<Finding> {
-    let Some(PolicyState::Unreadable { error, .. }) = case.view.policy else { return None };
+    let Some(PolicyState::Unreadable(_, error)) = case.view.policy else { return None };
     let what = format!("TokenPolicy {} does not parse: {error}", case.view.key.policy_key());
     Some(stop(FailureReason::PolicyUnreadable, &what))
 }

@@ -91,8 +91,8 @@ struct PolicyLink {
     written: Option<Box<TokenPolicyStatus>>,
     /// This process has judged it.
     judged: bool,
-    /// The concern that was reported last.
-    reported: Option<String>,
+    /// What was reported last: a concern, and a revocation that is not carried out.
+    reported: [Option<String>; 2],
 }
 
 /// The state beside an account, also beside one that does not exist while it has grants.
@@ -166,6 +166,9 @@ struct Watched {
     unhealthy: BTreeMap<&'static str, Failure>,
     /// One of its watches was refused, once at least.
     refused: bool,
+    /// Since when its first lists are waited for, and whether that is long.
+    since: Option<Secs>,
+    late: bool,
 }
 
 /// Everything known.
@@ -340,7 +343,8 @@ impl Grants {
     fn report_about(&mut self, id: u32, target: Option<Name>, what: GrantNews) {
         let Some(grant) = self.grants.get(id) else { return };
         let (key, policy) = (self.key(grant), self.policies.get(grant.policy));
-        let (policy_uid, generation) = policy.map(|policy| (policy.uid(), policy.generation())).unwrap_or_default();
+        let (policy_uid, generation) =
+            policy.map(|policy| (policy.uid(), policy.head().generation)).unwrap_or_default();
         self.events.push(GrantEvent { grant: key, policy_uid, generation, target: target.map(Into::into), what });
     }
 

@@ -87,6 +87,7 @@ impl GrantNews {
             Self::Removed => "SecretDeleted",
             Self::RevocationScheduled(_) => "RevocationScheduled",
             Self::Failing(failure) => failure.reason.into_str(),
+            Self::RevocationFailing(failure) if failure.reason.is_unheard() => failure.reason.into_str(),
             Self::RevocationFailing(_) => "RevocationFailing",
             Self::Recovered | Self::RevocationDone => "Recovered",
         }

@@ -2,6 +2,7 @@
 
 mod fairness;
 mod forged;
+mod hand;
 mod heap;
 mod ready;
 mod revocation;

@@ -1,21 +1,18 @@
 //! Live GETs: before anything is issued or deleted because something is *not* there, one says so.
 
 use k8s_openapi::{api::core::v1::ServiceAccount, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::core::{DeserializeGuard, PartialObjectMeta, Resource as _, ResourceExt as _};
+use kube::core::{DynamicObject, PartialObjectMeta};
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::Account;
-use crate::{
-    api::token_policy::TokenPolicy,
-    core::{
-        address::ClusterAddress,
-        failure::Failure,
-        id::{GrantKey, Name, Uid},
-        meta, names,
-        policy::PolicyState,
-        request::{Accept, Answer, Request, Verb, metadata, parse, secret_path},
-    },
+use crate::core::{
+    address::ClusterAddress,
+    failure::Failure,
+    id::{GrantKey, Name},
+    meta, names,
+    policy::PolicyState,
+    request::{Accept, Answer, Request, Verb, metadata, parse, secret_path},
 };
 
 /// The object that is looked for.
@@ -43,21 +40,6 @@ pub enum Found {
     Policy(u64, PolicyState),
     /// The account, with its resourceVersion.
     Account(u64, Account),
-}
-
-/// A policy, or why it cannot be read: one bad object must not stop the watch.
-pub type GuardedPolicy = DeserializeGuard<TokenPolicy>;
-
-/// Reads a policy as a watch or a GET delivers it, with its resourceVersion.
-#[must_use]
-pub fn policy(policy: GuardedPolicy, address: &ClusterAddress) -> (u64, PolicyState) {
-    let at = meta::version(policy.meta());
-    let (uid, generation) = (policy.uid().unwrap_or_default(), policy.meta().generation.unwrap_or_default());
-    let state = match policy.0 {
-        Ok(policy) => PolicyState::read(policy, address),
-        Err(invalid) => PolicyState::Unreadable { uid: Uid::read(&uid), generation, error: invalid.error },
-    };
-    (at, state)
 }
 
 /// An empty metadata list has `items: null`.
@@ -121,8 +103,8 @@ impl Look {
                 named.map_or(Found::Absent, |item| Found::Secret(item.metadata))
             }
             Self::Policy => {
-                let (version, state) = policy(parse(&what(), &body)?, address);
-                Found::Policy(version, state)
+                let policy: DynamicObject = parse(&what(), &body)?;
+                Found::Policy(meta::version(&policy.metadata), PolicyState::parse(policy, address))
             }
             Self::Account => {
                 let meta = metadata(&what(), &body)?;

@@ -210,15 +210,26 @@ pub struct Retirement {
     pub secret: Name,
     /// Its UID: a Secret re-created under the same name is another one.
     pub uid: Uid,
+    /// The only version to delete, where what this version says is the reason.
+    pub version: Option<u64>,
     /// The token bound to it, where known.
     pub token_id: Option<Uid>,
     /// Why.
     pub cause: RetireReason,
     /// The word in `revoke-reason`, where that is the cause.
     pub reason: Option<Box<str>>,
+    /// When it was decided.
+    pub since: Time,
 }
 
 impl Retirement {
+    /// Whether a person waits for it.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        use RetireReason::{PolicyDeleted, RevokeIssuedBefore, TargetDeleted};
+        matches!(self.cause, RevokeIssuedBefore | TargetDeleted | PolicyDeleted)
+    }
+
     /// Whether it only clears away what a crash, a refused request or a lost race left behind: no Secret was ever seen
     /// to hold a token that is bound to it.
     #[must_use]

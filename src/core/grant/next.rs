@@ -46,6 +46,8 @@ pub struct Decision {
     pub act: Act,
     /// When something becomes due that does not wait for the next step.
     pub wake: Option<Time>,
+    /// A deletion that somebody asked for has no answer yet.
+    pub unanswered: Option<Retirement>,
     /// For status and events.
     pub standing: Standing,
 }
@@ -70,18 +72,40 @@ impl Conclusion {
 pub fn decide(view: &View<'_>) -> Decision {
     let conclusion = conclude(view);
     let drop_attempt = view.attempt().is_some() && !conclusion.active && !view.grant.busy;
+    let ended = Case::of(view).first(1) == Some(Finding::End);
     let retire = retire::due(view, drop_attempt);
-    let wake = retire::next(view);
+    let wake = retire::next(view, &retire);
     let act = match conclusion.act {
-        Act::Idle(until) => match retire::look(view) {
-            Some(look) if retire.is_empty() && view.retiring().is_empty() => {
-                throttled(view, || Call::looking(view, look))
-            }
-            _ => Act::Idle(until.into_iter().chain(wake).min()),
-        },
+        Act::Idle(until) => sweep(view, &retire, until.into_iter().chain(wake).min()),
         act @ Act::Call(_) => act,
     };
-    Decision { retire, drop_attempt, act, wake, standing: conclusion.standing }
+    // A request that is not carried out must not pass for done, whatever else is wrong.
+    let unheard = revoke::unheard(view).filter(|_| !ended);
+    let standing = unheard.map_or(conclusion.standing, Standing::Failing);
+    Decision { retire, drop_attempt, act, wake, unanswered: retire::unanswered(view), standing }
+}
+
+/// The look that a retirement needs first, where there is nothing else to do.
+fn sweep(view: &View<'_>, retire: &[Retirement], until: Option<Time>) -> Act {
+    match retire::look(view) {
+        Some(look) if retire.is_empty() && view.retiring().is_empty() => throttled(view, || Call::looking(view, look)),
+        _ => Act::Idle(until),
+    }
+}
+
+/// The decision while the list of accounts is not complete, which revoking does not read.
+#[must_use]
+pub fn revoke_only(view: &View<'_>) -> Decision {
+    let retire: Vec<_> = retire::due(view, false).into_iter().filter(Retirement::is_asked).collect();
+    let wake = retire::next(view, &retire);
+    Decision {
+        act: sweep(view, &retire, wake),
+        retire,
+        drop_attempt: false,
+        wake,
+        unanswered: retire::unanswered(view),
+        standing: revoke::unheard(view).map_or(Standing::Unselected, Standing::Failing),
+    }
 }
 
 fn conclude(view: &View<'_>) -> Conclusion {
@@ -194,11 +218,9 @@ fn settled(case: &Case<'_>) -> Conclusion {
         Some(old) => throttled(case.view, || removal(case.view, old)),
         None => Act::Idle(due()),
     };
-    // A request that could not be read must not pass for one that was carried out, nor an old Secret for gone.
-    let unheard = case.target.and_then(|target| revoke::unheard(case.view, target));
-    let left = || old.and(case.view.failing()).filter(|failing| !failing.is_prompt());
-    let failure = unheard.or_else(|| left().map(|failing| failing.failure.clone()));
-    Conclusion::stop(act, failure.map_or(Standing::Ready, Standing::Failing))
+    // An old Secret that cannot be deleted must not pass for gone.
+    let left = old.and(case.view.failing()).filter(|failing| !failing.is_prompt());
+    Conclusion::stop(act, left.map_or(Standing::Ready, |failing| Standing::Failing(failing.failure.clone())))
 }
 
 /// Row 7: a call waits while the back-off of the last failure runs.
@@ -221,11 +243,11 @@ fn paced(case: &Case<'_>, why: IssueReason, call: impl FnOnce() -> Option<Call>)
         return waiting(case, false, call);
     }
     let exhausted = || Failure::new(FailureReason::MintBudgetExhausted, &format!("{} again and again", why.into_str()));
-    let standing = match why.is_repair() {
-        _ if case.is_valid() => Standing::Ready,
-        true => Standing::Failing(exhausted()),
+    let standing = match (why.is_repair(), case.is_valid()) {
+        (true, true) => Standing::Ready,
+        (true, false) => Standing::Failing(exhausted()),
         // Edits of the policy in a row: nobody fights us.
-        false => Standing::Working,
+        (false, _) => Standing::Working,
     };
     Conclusion::stop(Act::Idle(Some(ready_at)), standing)
 }

@@ -7,7 +7,7 @@ use super::{
     checks::{Case, Finding},
     look::Look,
     revoke,
-    view::{PlacedAnchor, View},
+    view::{Placed, PlacedAnchor, View},
 };
 use crate::core::{
     Time,
@@ -19,6 +19,10 @@ use crate::core::{
 /// An anchor that no target names was left behind by a crash, or another process is at work: after this long it
 /// is the former.
 const LOST_AFTER: TimeDelta = TimeDelta::seconds(60);
+
+/// A deletion that somebody asked for and that is not answered is told after this long. People are promised to hear within
+/// 5 s, and a status waits up to a second for its turn.
+const TOLD_AFTER: TimeDelta = TimeDelta::seconds(3);
 
 /// How a target names an anchor.
 #[derive(Clone, Copy)]
@@ -47,10 +51,31 @@ pub fn due(view: &View<'_>, drop_attempt: bool) -> Vec<Retirement> {
         // With `Retain`, and after the policy let go, an anchor still goes when its token cannot be alive.
         let cause = cause.or_else(|| is_expired(view, anchor, named).then_some(RetireReason::Expired))?;
         let token_id = token_of(view, name, anchor.uid);
-        Some(Retirement { secret: name.clone(), uid: anchor.uid, token_id, cause, reason: revoke::reason(view, cause) })
+        Some(retirement(view, &anchor.anchor, anchor.uid, token_id, cause))
     });
     let under_way = |retirement: &Retirement| view.retiring().iter().any(|known| known.uid == retirement.uid);
     anchors.chain(targets(view, end)).filter(|retirement| !under_way(retirement)).collect()
+}
+
+/// With the policy gone the owner references of exactly this version decide: the garbage collector may be taking them off
+/// (`--cascade=orphan`), and nobody here has heard of it yet.
+fn retirement<T>(
+    view: &View<'_>,
+    secret: &Placed<'_, T>,
+    uid: Uid,
+    token_id: Option<Uid>,
+    cause: RetireReason,
+) -> Retirement {
+    let version = view.policy.is_none().then_some(secret.version);
+    let reason = revoke::reason(view, cause);
+    Retirement { secret: secret.name.clone(), uid, version, token_id, cause, reason, since: view.now }
+}
+
+/// A deletion that somebody asked for and that has been under way for long.
+#[must_use]
+pub fn unanswered(view: &View<'_>) -> Option<Retirement> {
+    let late = |retirement: &&Retirement| retirement.is_asked() && retirement.since + TOLD_AFTER <= view.now;
+    view.retiring().iter().find(late).cloned()
 }
 
 /// The cause that takes all anchors of a grant, once its end is sure.
@@ -97,7 +122,8 @@ fn cause(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<R
 fn ripe(view: &View<'_>, anchor: &PlacedAnchor<'_>) -> (RetireReason, Secs) {
     let superseded = view.targets().any(|target| supersedes(view, target, anchor));
     match (superseded, view.targets().next()) {
-        (true, _) if anchor.target_deleted => (RetireReason::TargetDeleted, anchor.seen),
+        // The watch said so; the look that comes first finds a Secret that only lost its label.
+        _ if anchor.target_deleted => (RetireReason::TargetDeleted, anchor.seen),
         (true, _) => (RetireReason::Superseded, anchor.seen),
         (false, None) if view.grant.published && view.grant.proof.target_absent => {
             (RetireReason::TargetDeleted, anchor.seen)
@@ -160,9 +186,9 @@ pub fn look(view: &View<'_>) -> Option<Look> {
     view.name.clone().ok().or_else(made_for).filter(|name| !name.is_empty()).map(Look::Target)
 }
 
-/// When the next anchor has to be looked at again.
+/// When the next anchor has to be looked at again, after these retirements begin.
 #[must_use]
-pub fn next(view: &View<'_>) -> Option<Time> {
+pub fn next(view: &View<'_>, begun: &[Retirement]) -> Option<Time> {
     let times = view.anchors.iter().filter_map(|anchor| match named(view, &anchor.anchor.name, anchor.uid) {
         Mention::Current { .. } => None,
         Mention::Previous { retires, .. } => Some(retires),
@@ -171,7 +197,9 @@ pub fn next(view: &View<'_>) -> Option<Time> {
     let ends = view.anchors.iter().filter_map(|anchor| anchor.dies_at_latest);
     let again = view.grant.rare.as_ref().and_then(|rare| rare.unrevoked.as_ref()).map(|failing| failing.retry_at);
     let instants = revoke::asked(view).map(|revocation| revocation.before);
-    times.chain(ends).map(Secs::time).chain(again).chain(instants).filter(|time| *time > view.now).min()
+    let asked = view.retiring().iter().chain(begun).filter(|retirement| retirement.is_asked());
+    let told = asked.map(|retirement| retirement.since + TOLD_AFTER);
+    times.chain(ends).map(Secs::time).chain(again).chain(instants).chain(told).filter(|time| *time > view.now).min()
 }
 
 /// Targets that tokens are bound to: all such tokens die with the Secret. One that is younger than the instant has never
@@ -181,12 +209,7 @@ fn targets(view: &View<'_>, end: Option<RetireReason>) -> impl Iterator<Item = R
     bound.filter_map(move |target| {
         let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
         let cause = end.filter(|_| view.deletes(target.owners.policy)).or_else(revoked)?;
-        Some(Retirement {
-            secret: target.name.clone(),
-            uid: target.uid,
-            token_id: target.object.token.as_ref().map(|token| token.id),
-            cause,
-            reason: revoke::reason(view, cause),
-        })
+        let token_id = target.object.token.as_ref().map(|token| token.id);
+        Some(retirement(view, target, target.uid, token_id, cause))
     })
 }

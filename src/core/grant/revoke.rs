@@ -4,14 +4,13 @@ use super::view::View;
 use crate::core::{
     Time,
     failure::Failure,
-    place::secret::Target,
     reason::{FailureReason, RetireReason},
     revocation::Revocation,
 };
 
 /// The revocations that somebody asks of the grant: on its policy for all of its tokens, or on one of its targets.
 pub fn asked<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Revocation> {
-    let on_policy = view.readable().and_then(|policy| policy.revocation.as_ref());
+    let on_policy = view.policy.and_then(|policy| policy.head().revocation.as_ref());
     let on_targets = view.targets().filter_map(|target| target.object.revocation());
     on_policy.into_iter().chain(on_targets).filter_map(|asked| asked.as_ref().ok())
 }
@@ -33,16 +32,19 @@ pub fn pause(view: &View<'_>) -> Option<Time> {
     reached(view).map(Revocation::replace_at).filter(|at| *at > view.now)
 }
 
-/// A request that is not carried out must not pass for done: an annotation of the target that says no instant
-/// (that of a policy is reported once for the policy), or tokens that cannot be revoked.
+/// A request that is not carried out must not pass for done: an annotation of a target that says no instant (that of a
+/// policy is reported once for the policy), or tokens that cannot be revoked.
 #[must_use]
-pub fn unheard(view: &View<'_>, target: &Target) -> Option<Failure> {
-    if let Some(Err(error)) = target.revocation() {
-        return Some(Failure::new(FailureReason::RevocationTimeInvalid, &error.to_string()));
-    }
-    let alive = target.irrevocable(view.now).any(|issued| covers(view, issued));
-    let what = "a token with binding None was issued before the instant, cannot be revoked, and lives until it expires";
-    alive.then(|| Failure::new(FailureReason::RevocationUnsupported, what))
+pub fn unheard(view: &View<'_>) -> Option<Failure> {
+    view.targets().find_map(|target| {
+        if let Some(Err(error)) = target.revocation() {
+            return Some(Failure::new(FailureReason::RevocationTimeInvalid, &error.to_string()));
+        }
+        let alive = target.irrevocable(view.now).any(|issued| covers(view, issued));
+        let what =
+            "a token with binding None was issued before the instant, cannot be revoked, and lives until it expires";
+        alive.then(|| Failure::new(FailureReason::RevocationUnsupported, what))
+    })
 }
 
 /// The word that somebody gave as the reason of a revocation they asked for.

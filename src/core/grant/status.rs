@@ -21,7 +21,7 @@ use crate::{
         format,
         id::Secs,
         meta::text,
-        policy::Policy,
+        policy::{Head, Policy},
     },
 };
 
@@ -274,17 +274,42 @@ pub fn summarise(
     }
 }
 
-/// The status of a policy that cannot be acted on at all; the last news of its tokens stay.
+/// The status of a policy of whose grants nothing is known yet; the last news of its tokens stay.
 #[must_use]
-pub fn stalled(failure: &Failure, before: &TokenPolicyStatus, generation: i64, now: Time) -> TokenPolicyStatus {
-    let reason = failure.reason.into_str();
-    let conditions =
-        [Draft::new("Ready", false, reason, &failure.message), Draft::new("Stalled", true, reason, &failure.message)];
+pub fn stalled(head: &Head, failure: &Failure, before: &TokenPolicyStatus, context: &Context<'_>) -> TokenPolicyStatus {
+    let revocation = context.unrevoked.as_ref().map(revocation_failing);
     TokenPolicyStatus {
-        observed_generation: Some(generation),
-        conditions: conditions.into_iter().map(|draft| draft.since(&before.conditions, generation, now)).collect(),
+        observed_generation: Some(head.generation),
+        conditions: stopped(failure)
+            .into_iter()
+            .chain(revocation)
+            .map(|draft| draft.since(&before.conditions, head.generation, context.now))
+            .collect(),
         ..before.clone()
     }
+}
+
+/// The status of a policy that cannot be read: nothing is issued, and it goes on telling of the tokens that live.
+#[must_use]
+pub fn frozen(
+    head: &Head,
+    failure: &Failure,
+    totals: &Totals,
+    before: &TokenPolicyStatus,
+    context: &Context<'_>,
+) -> TokenPolicyStatus {
+    TokenPolicyStatus {
+        accounts: Some(counts(totals)),
+        granted_duration: granted(totals),
+        earliest_expiration: totals.expires.0.keys().next().map(|at| text(at.time())),
+        failures: context.failing.iter().filter_map(self::failure).collect(),
+        ..stalled(head, failure, before, context)
+    }
+}
+
+fn stopped(failure: &Failure) -> [Draft; 2] {
+    let reason = failure.reason.into_str();
+    [Draft::new("Ready", false, reason, &failure.message), Draft::new("Stalled", true, reason, &failure.message)]
 }
 
 fn granted(totals: &Totals) -> Option<Duration> {
@@ -317,7 +342,7 @@ fn conditions(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Vec<Dr
     let ready = ready(policy, totals, context);
     let optional = [
         progress(policy, totals, &ready, context),
-        context.unrevoked.as_ref().map(|unrevoked| revocation_failing(totals, unrevoked)),
+        context.unrevoked.as_ref().map(revocation_failing),
         policy.spec.suspend.then(|| {
             Draft::new("Suspended", true, "Suspended", "no token is issued; set spec.suspend to false to go on")
         }),
@@ -364,14 +389,10 @@ fn progress(policy: &Policy, totals: &Totals, ready: &Draft, context: &Context<'
     }
 }
 
-fn revocation_failing(totals: &Totals, unrevoked: &Unrevoked) -> Draft {
-    let message = format!(
-        "tokens of {} accounts that are to be revoked live on; {}: {}",
-        totals.unrevoked.len(),
-        unrevoked.account,
-        unrevoked.failure.message
-    );
-    Draft::new("RevocationFailing", true, unrevoked.failure.reason.into_str(), &message)
+fn revocation_failing(unrevoked: &Unrevoked) -> Draft {
+    let Unrevoked { account, failure, .. } = unrevoked;
+    let message = format!("tokens that are to be revoked live on; {account}: {}", failure.message);
+    Draft::new("RevocationFailing", true, failure.reason.into_str(), &message)
 }
 
 fn shortened(policy: &Policy, totals: &Totals) -> Option<Draft> {

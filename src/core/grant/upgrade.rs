@@ -1,14 +1,13 @@
 //! Objects as commit 9faba8a wrote them, in every format and binding, after a rotation and with an older token: what the
 //! release before left is taken over as it is.
 
-use kube::{core::DeserializeGuard, runtime::reflector::Lookup as _};
+use kube::core::DynamicObject;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     Account,
     controller::{Change, Grants},
-    look,
 };
 use crate::core::{
     address::ClusterAddress,
@@ -16,6 +15,7 @@ use crate::core::{
     kernel::{controller::Controller as _, store::WatchEvent},
     meta,
     place::secret::{Anchor, Target},
+    policy::PolicyState,
 };
 
 #[derive(Deserialize)]
@@ -50,10 +50,10 @@ fn objects_of_the_release_before_cost_no_call() {
     let mut see = |change| grants.observe(0, change, now);
     see(Change::Policy(WatchEvent::Listing));
     for policy in capture.policies {
-        let policy: DeserializeGuard<_> = serde_json::from_value(policy).unwrap();
-        let key = Key::new("ci", policy.name().unwrap().as_ref());
-        let (at, state) = look::policy(policy, &address);
-        see(Change::Policy(WatchEvent::Item(key, at, state)));
+        let policy: DynamicObject = serde_json::from_value(policy).unwrap();
+        let key = Key::new("ci", policy.metadata.name.as_deref().unwrap());
+        let at = meta::version(&policy.metadata);
+        see(Change::Policy(WatchEvent::Item(key, at, PolicyState::parse(policy, &address))));
     }
     see(Change::Policy(WatchEvent::Listed));
     see(Change::Account(WatchEvent::Listing));

@@ -138,6 +138,12 @@ impl<'a> View<'a> {
         self.policy.and_then(PolicyState::readable)
     }
 
+    /// Whether the policy cannot be read, and its tokens only live on.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        matches!(self.policy, Some(PolicyState::Unreadable(..)))
+    }
+
     /// The target under the wanted name, if it is this grant's.
     #[must_use]
     pub fn target(&self) -> Option<&Placed<'a, Target>> {
@@ -201,6 +207,16 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether the token in a target is alive, whatever its policy asks for.
+    #[must_use]
+    pub fn is_alive(&self, target: &Target) -> bool {
+        let Some(token) = &target.token else { return false };
+        let Bond { uid, .. } = &token.bond;
+        let bound = uid.is_empty() || *uid == target.uid || self.lives(&token.bond);
+        let known = self.account.is_some_and(|account| account.uid.digest() == target.account_uid);
+        bound && known && token.expires.time() > self.now
+    }
+
     /// When the published token of a target is replaced.
     #[must_use]
     pub fn due(&self, target: &Target) -> Option<Due> {
@@ -215,12 +231,19 @@ impl<'a> View<'a> {
         schedule::renewal(issued, expires, &policy.spec.rotation, self.hash())
     }
 
-    /// Whether Secrets of an ended grant are removed. With the policy gone, the owner reference decides: a dangling
-    /// one meant `Delete`, none meant `Retain`, and one to a living policy means that somebody changed the annotations.
+    /// Whether Secrets of an ended grant are removed. Where the spec cannot say, the owner reference decides: one to this
+    /// policy, or a dangling one, meant `Delete`; none meant `Retain`; and one to another living policy means that somebody
+    /// changed the annotations.
     #[must_use]
     pub fn deletes(&self, owner: u32) -> bool {
         let lives = self.living.is_some_and(|living| living.contains(&owner));
-        self.readable().map_or(owner != 0 && !lives, Policy::deletes)
+        match self.policy {
+            Some(PolicyState::Readable(policy)) => policy.deletes(),
+            Some(PolicyState::Unreadable(head, _)) => {
+                !head.orphans && owner != 0 && (!lives || owner == head.uid.digest())
+            }
+            None => owner != 0 && !lives,
+        }
     }
 }
 

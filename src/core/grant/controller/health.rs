@@ -8,6 +8,9 @@ use crate::core::{Time, failure::Failure, id::Secs, reason::FailureReason};
 /// A token or anchor younger than this at start was probably made by the process before.
 const RESTART_CHARGE: TimeDelta = TimeDelta::seconds(10);
 
+/// People who ask for a revocation are told when the first lists take longer. They are promised to hear within 5 s.
+const LISTED_WITHIN: TimeDelta = TimeDelta::seconds(3);
+
 /// The answer of `/readyz`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
@@ -43,6 +46,45 @@ impl Grants {
 
     fn is_listed(&self, number: u16) -> bool {
         self.listed_kinds(number).iter().all(|(_, listed)| *listed)
+    }
+
+    /// Whether a grant may be decided: every list that a decision reads is complete.
+    pub(super) fn is_open(&self, id: u32) -> bool {
+        let scope = self.grants.get(id).map(|grant| usize::from(self.place(grant).1));
+        scope.and_then(|scope| self.scopes.get(scope)).is_some_and(|scope| scope.opened)
+    }
+
+    /// Whether the lists that revoking reads are complete: it reads no accounts.
+    pub(super) fn knows_secrets(&self, number: u16) -> bool {
+        self.policies.listed(number) && self.targets.listed(number) && self.anchors.listed(number)
+    }
+
+    /// Revocations that are asked for do not wait for the list of accounts.
+    pub(super) fn open_for_revoking(&mut self, number: u16, now: Time) {
+        if self.scopes.get(usize::from(number)).is_none_or(|scope| scope.opened) || !self.knows_secrets(number) {
+            return;
+        }
+        for policy in self.policies_in(number) {
+            self.grants_of_policy(policy).into_iter().for_each(|grant| self.wake(grant, now));
+        }
+    }
+
+    /// When people who ask for a revocation are told that the lists are not complete, if they still wait then.
+    pub(super) fn told_at(&self) -> Option<Time> {
+        let waiting = self.scopes.iter().filter(|scope| !scope.opened && !scope.late);
+        waiting.filter_map(|scope| scope.since).map(|since| since.time() + LISTED_WITHIN).min()
+    }
+
+    /// Takes down the scopes whose lists should be complete by now.
+    pub(super) fn note_late(&mut self, now: Time) {
+        for number in 0..u16::try_from(self.scopes.len()).unwrap_or(u16::MAX) {
+            let scope = &mut self.scopes[usize::from(number)];
+            let since = *scope.since.get_or_insert(Secs::of(now));
+            if !scope.opened && !scope.late && since.time() + LISTED_WITHIN <= now {
+                scope.late = true;
+                self.policies_in(number).into_iter().for_each(|policy| self.mark(policy, now));
+            }
+        }
     }
 
     fn listed_kinds(&self, number: u16) -> [(&'static str, bool); 4] {

@@ -13,7 +13,7 @@ use crate::core::{
         record::{Bond, Record},
         secret::{Anchor, Target},
     },
-    policy::{self, PolicyState},
+    policy::PolicyState,
     reason::RetireReason,
 };
 
@@ -30,6 +30,7 @@ impl Grants {
 
     fn listed(&mut self, scope: u16, now: Time) {
         self.readiness_changed = true;
+        self.open_for_revoking(scope, now);
         self.open(scope, now);
     }
 
@@ -58,16 +59,23 @@ impl Grants {
             && before.asks_as(after)
         {
             // Ours or somebody else's: the next look at it tells.
-            if before.status() != after.status() {
+            if before.head().status != after.head().status {
                 self.mark(id, now);
             }
             return;
         }
         self.schedule_revocation(id, before, now);
         self.register(id, before, now);
+        let asked = |state: Option<&PolicyState>| {
+            state.map(PolicyState::head).map(|head| (head.terminating, head.revocation.clone()))
+        };
+        let revoked_anew = asked(before) != asked(self.policies.get(id));
         for grant in self.grants_of_policy(id) {
             self.doubt(grant, now);
             self.reselect(grant, now);
+            if revoked_anew {
+                self.revoke_anew(grant, now);
+            }
         }
         for account in self.newly_selected(id) {
             let grant = self.grant_of(id, account, now);
@@ -79,7 +87,7 @@ impl Grants {
 
     /// Reports a revocation to come when somebody asks for it: a mistaken time zone must not look like one that is done.
     fn schedule_revocation(&mut self, id: u32, before: Option<&PolicyState>, now: Time) {
-        let asked = |state: Option<&PolicyState>| policy::scheduled(state?.readable()?, now);
+        let asked = |state: Option<&PolicyState>| state?.head().scheduled(now);
         let at = asked(self.policies.get(id));
         if let Some(at) = at.filter(|_| at != asked(before)) {
             self.report_policy(id, GrantNews::RevocationScheduled(at));
@@ -95,7 +103,7 @@ impl Grants {
         let template = readable.map(|policy| policy.spec.secret.name.clone());
         let Some(link) = self.policies.link_mut(id) else { return };
         if was.is_some() && uid != was {
-            (link.written, link.reported, link.judged) = (None, None, false);
+            (link.written, link.reported, link.judged) = (None, [None, None], false);
             self.outbox.forget(id);
         }
         if uid.is_some() {
@@ -242,6 +250,7 @@ impl Grants {
                 grant.proof.target_seen = Secs::default();
             }
             self.move_target(id, after);
+            known.get().into_iter().for_each(|grant| self.revoke_anew(grant, now));
         }
         if let Some(grant) = after.get().and_then(|grant| self.grants.get_mut(grant)) {
             grant.published |= self.targets.get(id).is_some_and(|target| target.token.is_some());
@@ -259,6 +268,10 @@ impl Grants {
         }
         for grant in [known.get().filter(|_| known != after), after.get()].into_iter().flatten() {
             self.settle(grant, now);
+        }
+        let asked = |target: Option<&Target>| target.and_then(|target| target.revocation().cloned());
+        if let Some(grant) = after.get().filter(|_| asked(before) != asked(self.targets.get(id))) {
+            self.revoke_anew(grant, now);
         }
         if let Some(namespace) = namespace {
             self.name_changed(namespace, &name, now);
@@ -359,7 +372,7 @@ impl Grants {
 
     fn anchor_gone(&mut self, id: u32, before: Option<&Anchor>, owner: Ref, now: Time) {
         if let (Some(anchor), Some(grant)) = (before, owner.get()) {
-            self.revoked_by_hand(id, anchor, grant);
+            self.revoked_by_hand(id, anchor, grant, now);
             if let Some(rare) = self.grants.get_mut(grant).and_then(|grant| grant.rare.as_mut())
                 && let Some(attempt) = &mut rare.attempt
                 && attempt.bond.as_ref().is_some_and(|bond| bond.uid == anchor.uid)
@@ -375,11 +388,10 @@ impl Grants {
 
     /// Reports that somebody else deleted an anchor that one of our targets names. The end of a policy takes them
     /// all, and is no news.
-    fn revoked_by_hand(&mut self, id: u32, anchor: &Anchor, owner: u32) {
+    fn revoked_by_hand(&mut self, id: u32, anchor: &Anchor, owner: u32, now: Time) {
         let Some(grant) = self.grants.get(owner) else { return };
         let retiring = grant.rare.as_ref().is_some_and(|rare| rare.retiring.iter().any(|one| one.uid == anchor.uid));
-        let policy = self.policies.get(grant.policy).and_then(PolicyState::readable);
-        let governed = policy.is_some_and(|policy| !policy.terminating);
+        let governed = self.policies.get(grant.policy).is_some_and(|state| !state.head().terminating);
         let Some(link) = self.anchors.link(id).filter(|_| governed && !retiring) else { return };
         let named = self.targets_of(grant).filter_map(|target| self.targets.get(target)).flat_map(Target::bonds);
         let mut named = named.filter(|(bond, _)| bond.uid == anchor.uid && bond.name == link.name);
@@ -388,7 +400,8 @@ impl Grants {
         drop(named);
         if let Some(token) = token {
             let (token_id, cause) = (Some(token), RetireReason::ByHand);
-            self.report(owner, GrantNews::Retired(Retirement { secret, uid, token_id, cause, reason: None }));
+            let retirement = Retirement { secret, uid, version: None, token_id, cause, reason: None, since: now };
+            self.report(owner, GrantNews::Retired(retirement));
         }
     }
 
@@ -426,15 +439,12 @@ impl Grants {
 
     /// A grant is counted as it was decided last, which says nothing of what its policy asks for now.
     pub(super) fn doubt(&mut self, id: u32, now: Time) {
-        let Some(grant) = self.grants.get(id) else { return };
-        let (_, scope) = self.place(grant);
-        if !self.scopes.get(usize::from(scope)).is_some_and(|scope| scope.opened) {
-            return;
-        }
+        let Some(grant) = self.grants.get(id).filter(|_| self.is_open(id)) else { return };
         let published =
             self.targets_of(grant).any(|id| self.targets.get(id).is_some_and(|target| target.token.is_some()));
+        let frozen = matches!(self.policies.get(grant.policy), Some(PolicyState::Unreadable(..)));
         let before = grant.counted.clone();
-        let counted = if grant.selected {
+        let counted = if grant.selected || frozen && published {
             Counted { selected: true, undecided: published, working: !published, ..before }
         } else {
             Counted { unrevoked: before.unrevoked, ..Counted::default() }

@@ -405,7 +405,7 @@ pub(super) fn policy_link(namespace: u32, name: &str) -> PolicyLink {
         proof: PolicyProof::default(),
         written: None,
         judged: false,
-        reported: None,
+        reported: [None, None],
     }
 }
 

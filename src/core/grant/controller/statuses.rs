@@ -12,19 +12,12 @@ use crate::{
         },
         id::{GrantKey, Key, Uid},
         kernel::controller::Outcome,
+        names,
         policy::PolicyState,
         reason::FailureReason,
         request::{self, Answer, Request},
     },
 };
-
-/// Something that concerns a policy as a whole.
-#[derive(Debug)]
-struct Concern {
-    failure: Failure,
-    /// Nothing is done for the policy until it is over.
-    stalls: bool,
-}
 
 impl Grants {
     /// The status of this policy may have changed.
@@ -45,6 +38,7 @@ impl Grants {
 
     /// The write of the next status that differs from the stored one, while fewer than `most` are under way.
     pub(super) fn next_status(&mut self, most: usize, now: Time) -> Option<(u32, Request)> {
+        self.note_late(now);
         while let Some(id) = self.outbox.take(most, now) {
             if let Some(request) = self.status_request(id, now) {
                 let uid = self.policies.get(id).map(PolicyState::uid).unwrap_or_default();
@@ -59,17 +53,20 @@ impl Grants {
         let (state, link) = (self.policies.get(id)?, self.policies.link(id)?);
         let namespace = self.namespaces.get(link.namespace)?;
         let opened = self.scopes.get(usize::from(namespace.scope)).is_some_and(|scope| scope.opened);
-        let concern = self.concern(id, state);
-        if concern.is_none() && (!opened || link.totals.undecided > 0) {
+        let (concern, undone) = (self.concern(id, state), self.undone(id, state, now));
+        let decided = opened && link.totals.undecided == 0;
+        let known = decided || concern.is_some() && !(opened && state.readable().is_none());
+        if !known && undone.is_none() {
             // Half a view says nothing; the policy is marked again when the lists are complete and each grant is decided.
             return None;
         }
         let stored = self.stored(id).unwrap_or_default();
-        let status = self.summary(id, state, concern.as_ref(), &stored, now);
+        let status = self.summary(id, state, concern.as_ref(), undone.as_ref(), &stored, now);
         let key = Key::new(namespace.name.clone(), link.name.clone());
         let request = (status != stored)
             .then(|| request::apply_status("TokenPolicy", "tokenpolicies", &key, state.uid(), &status));
-        self.report_concern(id, concern);
+        self.report_once(id, 0, concern.map(GrantNews::Failing), GrantNews::Recovered);
+        self.report_once(id, 1, undone.map(GrantNews::RevocationFailing), GrantNews::RevocationDone);
         if let Some(link) = self.policies.link_mut(id) {
             link.judged = true;
             link.written = request.as_ref().map(|_| Box::new(status)).or_else(|| link.written.take());
@@ -95,30 +92,44 @@ impl Grants {
     /// The status that is being written, or that the watch showed.
     fn stored(&self, id: u32) -> Option<TokenPolicyStatus> {
         let written = self.policies.link(id)?.written.as_deref();
-        written.or_else(|| self.policies.get(id)?.status()).cloned()
+        written.or_else(|| Some(&self.policies.get(id)?.head().status)).cloned()
     }
 
     /// The failure that keeps the operator from serving a policy as a whole.
-    fn concern(&self, id: u32, state: &PolicyState) -> Option<Concern> {
+    fn concern(&self, id: u32, state: &PolicyState) -> Option<Failure> {
         let link = self.policies.link(id)?;
         let scope = self.scopes.get(usize::from(self.namespaces.get(link.namespace)?.scope))?;
         let watch = scope.unhealthy.values().next();
         match (watch, state) {
-            (Some(failure), _) if !scope.opened => Some(Concern { failure: failure.clone(), stalls: true }),
-            (_, PolicyState::Unreadable { error, .. }) => {
+            (Some(failure), _) if !scope.opened => Some(failure.clone()),
+            (_, PolicyState::Unreadable(_, error)) => {
                 let what = format!("TokenPolicy {} does not parse: {error}", self.policy_key(id));
-                Some(Concern { failure: Failure::new(FailureReason::PolicyUnreadable, &what), stalls: true })
+                Some(Failure::new(FailureReason::PolicyUnreadable, &what))
             }
             // A watch that merely broke is begun anew by itself; a missing right stays until somebody grants it.
-            (Some(failure), _) if failure.reason == FailureReason::Forbidden => {
-                Some(Concern { failure: failure.clone(), stalls: false })
-            }
-            (_, PolicyState::Readable(policy)) => {
-                let error = policy.revocation.as_ref()?.as_ref().err()?;
-                let failure = Failure::new(FailureReason::RevocationTimeInvalid, &error.to_string());
-                Some(Concern { failure, stalls: false })
-            }
+            (Some(failure), _) if failure.reason == FailureReason::Forbidden => Some(failure.clone()),
+            _ => None,
         }
+    }
+
+    /// Why a revocation that somebody asked for on the policy is not carried out for any of its accounts.
+    fn undone(&self, id: u32, state: &PolicyState, now: Time) -> Option<Failure> {
+        let number = self.namespaces.get(self.policies.link(id)?.namespace)?.scope;
+        let asked = match state.head().revocation.as_ref()? {
+            Err(error) => return Some(Failure::new(FailureReason::RevocationTimeInvalid, &error.to_string())),
+            Ok(asked) => asked,
+        };
+        let scope = self.scopes.get(usize::from(number)).filter(|_| !self.knows_secrets(number))?;
+        let late = || scope.late.then(|| Failure::unanswered("list Secrets", "the list is not complete yet"));
+        let mut failure = scope.unhealthy.values().next().cloned().or_else(late).filter(|_| asked.before <= now)?;
+        failure.message = format!(
+            "nothing is revoked yet: {}; by hand, with all Secrets of the policy: kubectl -n {} delete secrets -l {}={}",
+            failure.message,
+            self.policy_key(id).namespace,
+            names::POLICY_UID,
+            state.uid()
+        );
+        Some(failure)
     }
 
     fn policy_key(&self, id: u32) -> Key {
@@ -130,23 +141,23 @@ impl Grants {
         }
     }
 
-    /// Reports once when a concern begins or changes, and when it is over.
-    fn report_concern(&mut self, id: u32, concern: Option<Concern>) {
+    /// Reports once when something is wrong with a policy as a whole, when it changes, and when it is over.
+    fn report_once(&mut self, id: u32, kind: usize, news: Option<GrantNews>, over: GrantNews) {
         // The words of an unreachable server differ from try to try; what is forbidden, or does not parse, does not.
-        let matter = concern.as_ref().map(|Concern { failure, .. }| match failure.reason {
+        let matter = news.as_ref().and_then(GrantNews::failure).map(|failure| match failure.reason {
             FailureReason::ApiUnavailable => failure.reason.into_str().to_owned(),
             _ => failure.message.clone(),
         });
-        let Some(link) = self.policies.link_mut(id).filter(|link| link.reported != matter) else { return };
-        link.reported = matter;
-        self.report_policy(id, concern.map_or(GrantNews::Recovered, |concern| GrantNews::Failing(concern.failure)));
+        let Some(link) = self.policies.link_mut(id).filter(|link| link.reported[kind] != matter) else { return };
+        link.reported[kind] = matter;
+        self.report_policy(id, news.unwrap_or(over));
     }
 
     /// Reports something that concerns every account of a policy.
     pub(super) fn report_policy(&mut self, id: u32, what: GrantNews) {
         let Key { namespace, name } = self.policy_key(id);
         let state = self.policies.get(id);
-        let (policy_uid, generation) = state.map(|state| (state.uid(), state.generation())).unwrap_or_default();
+        let (policy_uid, generation) = state.map(|state| (state.uid(), state.head().generation)).unwrap_or_default();
         let grant = GrantKey { namespace, policy: name, account: EVERY_ACCOUNT.into() };
         self.events.push(GrantEvent { grant, policy_uid, generation, target: None, what });
     }
@@ -155,31 +166,35 @@ impl Grants {
         &self,
         id: u32,
         state: &PolicyState,
-        concern: Option<&Concern>,
+        concern: Option<&Failure>,
+        undone: Option<&Failure>,
         stored: &TokenPolicyStatus,
         now: Time,
     ) -> TokenPolicyStatus {
-        match (state, concern) {
-            (PolicyState::Readable(policy), None | Some(Concern { stalls: false, .. })) => {
-                let Some(link) = self.policies.link(id) else { return stored.clone() };
-                let totals = &link.totals;
-                let context = Context {
-                    now,
-                    skew: self.skew,
-                    address: &self.address,
-                    keys: &self.keys,
-                    concern: concern.map(|concern| &concern.failure),
-                    failing: totals.failing().filter_map(|grant| self.named(grant)).collect(),
-                    invalid: totals.first_invalid().and_then(|grant| self.named(grant)),
-                    unrevoked: totals.first_unrevoked().and_then(|grant| self.unrevoked(grant)),
-                    outside: totals
-                        .first_outside()
-                        .and_then(|(due, grant)| Some((self.named(grant)?.account, due.time()))),
-                };
-                status::summarise(policy, totals, stored, &context)
+        let Some(link) = self.policies.link(id) else { return stored.clone() };
+        let totals = &link.totals;
+        let every =
+            |failure: &Failure| Unrevoked { account: "every account".into(), failure: failure.clone(), asked: true };
+        let context = Context {
+            now,
+            skew: self.skew,
+            address: &self.address,
+            keys: &self.keys,
+            concern,
+            failing: totals.failing().filter_map(|grant| self.named(grant)).collect(),
+            invalid: totals.first_invalid().and_then(|grant| self.named(grant)),
+            unrevoked: undone.map(every).or_else(|| totals.first_unrevoked().and_then(|grant| self.unrevoked(grant))),
+            outside: totals.first_outside().and_then(|(due, grant)| Some((self.named(grant)?.account, due.time()))),
+        };
+        let opened = self.namespaces.get(link.namespace).and_then(|place| self.scopes.get(usize::from(place.scope)));
+        let opened = opened.is_some_and(|scope| scope.opened);
+        match (state, concern.or(undone)) {
+            (_, Some(failure)) if !opened => status::stalled(state.head(), failure, stored, &context),
+            (PolicyState::Readable(policy), _) => status::summarise(policy, totals, stored, &context),
+            (PolicyState::Unreadable(head, _), Some(failure)) => {
+                status::frozen(head, failure, totals, stored, &context)
             }
-            (_, Some(concern)) => status::stalled(&concern.failure, stored, state.generation(), now),
-            (PolicyState::Unreadable { .. }, None) => stored.clone(),
+            (PolicyState::Unreadable(..), None) => stored.clone(),
         }
     }
 
@@ -191,16 +206,18 @@ impl Grants {
 
     fn unrevoked(&self, id: u32) -> Option<Unrevoked> {
         let grant = self.grants.get(id)?;
-        let failing = grant.rare.as_ref()?.unrevoked.as_ref()?;
-        let (account, failure) = (self.key(grant).account.to_string(), failing.failure.clone());
-        Some(Unrevoked { account, failure, asked: failing.asked })
+        let (account, rare) = (self.key(grant).account.to_string(), grant.rare.as_ref()?);
+        match (&rare.unrevoked, &rare.failure) {
+            (Some(failing), _) => Some(Unrevoked { account, failure: failing.failure.clone(), asked: failing.asked }),
+            (None, failure) => Some(Unrevoked { account, failure: failure.clone()?, asked: true }),
+        }
     }
 
     /// The status of every policy that this process has judged, for metrics.
     pub fn statuses(&self) -> impl Iterator<Item = (Key, &TokenPolicyStatus)> {
         let judged = self.policies.iter().filter(|(.., link)| link.judged);
         judged.filter_map(|(id, state, link)| {
-            Some((self.policy_key(id), link.written.as_deref().or_else(|| state?.status())?))
+            Some((self.policy_key(id), link.written.as_deref().or_else(|| Some(&state?.head().status))?))
         })
     }
 }

@@ -6,8 +6,8 @@ use super::Grants;
 use crate::core::{
     Time,
     failure::Failure,
-    grant::{Failing, event::GrantNews},
-    id::stable_hash,
+    grant::{Failing, Retirement, event::GrantNews},
+    id::{GrantKey, stable_hash},
     reason::FailureReason,
     schedule,
 };
@@ -102,18 +102,50 @@ impl Grants {
         }
     }
 
-    /// A retirement failed: it has a back-off of its own, and is reported once.
-    pub(super) fn fail_to_revoke(&mut self, id: u32, failure: Failure, asked: bool, now: Time) {
+    /// A retirement failed: it has a back-off of its own, and is reported once, with the way to do it by hand.
+    pub(super) fn fail_to_revoke(
+        &mut self,
+        id: u32,
+        key: &GrantKey,
+        retirement: &Retirement,
+        mut failure: Failure,
+        now: Time,
+    ) {
+        let by_hand = format!("; by hand: kubectl -n {} delete secret {}", key.namespace, retirement.secret);
+        failure.message.push_str(&by_hand);
         let before = self.grants.get(id).and_then(|grant| grant.rare.as_ref()?.unrevoked.clone());
-        let known = before.as_ref().map(|failing| failing.failure.reason);
-        let asked = asked || before.as_ref().is_some_and(|failing| failing.asked);
+        let known = before.as_ref().map(|failing| (failing.failure.reason, failing.asked));
+        let asked = retirement.is_asked() || before.as_ref().is_some_and(|failing| failing.asked);
         let Some(failing) = self.next_try(id, Kind::Revoke, before, failure, now) else { return };
-        let news = (known != Some(failing.failure.reason)).then(|| failing.failure.clone());
+        let news = (known != Some((failing.failure.reason, asked))).then(|| failing.failure.clone());
         if let Some(grant) = self.grants.get_mut(id) {
             grant.rare().unrevoked = Some(Failing { asked, ..failing });
         }
         if let Some(failure) = news {
             self.report(id, GrantNews::RevocationFailing(failure));
+        }
+    }
+
+    /// A deletion that somebody asked for is not answered. It is told as one that fails, unless that is known.
+    pub(super) fn tell_unanswered(&mut self, id: u32, retirement: &Retirement, now: Time) {
+        let Some(grant) = self.grants.get(id) else { return };
+        if grant.rare.as_ref().is_some_and(|rare| rare.unrevoked.is_some()) {
+            return;
+        }
+        let key = self.key(grant);
+        let what = format!("delete Secret {}/{}", key.namespace, retirement.secret);
+        let failure = Failure::unanswered(&what, "no answer yet");
+        self.fail_to_revoke(id, &key, retirement, failure, now);
+        // There is no next try before the answer, and what else is to be revoked does not wait for it.
+        self.try_now(id, Kind::Revoke, now);
+    }
+
+    /// Somebody asks for another revocation: it does not wait for the next try of anything earlier.
+    pub(super) fn revoke_anew(&mut self, id: u32, now: Time) {
+        let Some(rare) = self.grants.get(id).and_then(|grant| grant.rare.as_ref()) else { return };
+        let (issue, revoke) = (rare.failing.is_some(), rare.unrevoked.is_some());
+        for (_, kind) in [(issue, Kind::Issue), (revoke, Kind::Revoke)].into_iter().filter(|(fails, _)| *fails) {
+            self.try_now(id, kind, now);
         }
     }
 

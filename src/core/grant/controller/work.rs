@@ -9,7 +9,7 @@ use crate::core::{
     Time,
     failure::Failure,
     grant::{
-        Grant, Retirement,
+        Grant, Rare, Retirement,
         call::{Call, Step},
         checks::Case,
         claims,
@@ -24,7 +24,7 @@ use crate::core::{
     names,
     place::secret::Target,
     policy::PolicyState,
-    reason::{FailureReason, RetireReason},
+    reason::FailureReason,
     request::Request,
 };
 
@@ -47,19 +47,28 @@ mod kind {
 }
 
 impl Grants {
-    /// Makes a grant ready to be decided, if the lists of its namespace are complete.
+    /// Makes a grant ready to be decided, if the lists that this reads are complete.
     pub(super) fn wake(&mut self, id: u32, now: Time) {
         let Some(grant) = self.grants.get(id) else { return };
         let (namespace, scope) = self.place(grant);
-        if self.scopes.get(usize::from(scope)).is_some_and(|scope| scope.opened) {
+        if self.is_open(id) || self.knows_secrets(scope) && self.is_revoked(grant) {
             let (kind, deadline) = self.urgency(grant, now);
             self.queue.ready(id, Lane { namespace, kind }, deadline);
         }
     }
 
+    /// Whether somebody wants tokens of it dead: by annotation of its policy or a target, or by deleting one of these.
+    fn is_revoked(&self, grant: &Grant) -> bool {
+        let ends = self.policies.get(grant.policy).is_some_and(|state| state.head().terminating);
+        let deleted = |anchor: u32| self.left.get(&anchor).is_some_and(|left| left.with_target);
+        let policy = self.policies.get(grant.policy).is_some_and(|state| state.head().revocation.is_some());
+        let asked = |target: u32| self.targets.get(target).is_some_and(|target| target.revocation().is_some());
+        ends || policy || self.targets_of(grant).any(asked) || self.anchors_of(grant).any(deleted)
+    }
+
     /// The kind of a grant's work, and until when it should be done.
     fn urgency(&self, grant: &Grant, now: Time) -> (u8, Time) {
-        let asks = self.policies.get(grant.policy).and_then(PolicyState::readable);
+        let asks = self.policies.get(grant.policy).map(PolicyState::head);
         let target = self.targets_of(grant).next().and_then(|target| self.targets.get(target));
         let Some((target, token)) = target.and_then(|target| Some((target, target.token.as_ref()?))) else {
             return if grant.published { (kind::ASKED, now) } else { (kind::FIRST, now + FIRST_WITHIN) };
@@ -93,7 +102,13 @@ impl Grants {
         let ready = free && (self.queue.ready_count() > 0 || !self.pending.is_empty());
         // Without a free slot nobody is decided: to wake for a sleeper would be to spin.
         let woken = self.queue.next_wake().filter(|_| free);
-        ready.then_some(now).into_iter().chain(woken).chain(self.outbox.next_wake(writes, now)).min()
+        ready
+            .then_some(now)
+            .into_iter()
+            .chain(woken)
+            .chain(self.outbox.next_wake(writes, now))
+            .chain(self.told_at())
+            .min()
     }
 
     /// Decides for one grant: calls to begin, or sleep.
@@ -103,13 +118,16 @@ impl Grants {
             self.decisions += 1;
         }
         let fresh = names::anchor(self.seed, self.drawn);
-        let Some((decision, counted)) = self.view(id, fresh, now).map(|view| {
-            let decision = next::decide(&view);
+        let Some((decision, mut counted)) = self.view(id, fresh, now).map(|view| {
+            let decision = if self.is_open(id) { next::decide(&view) } else { next::revoke_only(&view) };
             let counted = counted(&view, &decision);
             (decision, counted)
         }) else {
             return;
         };
+        if self.is_revoked_at_last(id, &decision.retire, now) {
+            counted.unrevoked = is_unheard(&decision.standing);
+        }
         self.stand(id, &decision, now);
         self.count(id, &counted, now);
         if decision.drop_attempt {
@@ -118,10 +136,16 @@ impl Grants {
         let (wake, busy) = (decision.wake, self.grants.get(id).is_some_and(|grant| grant.busy));
         self.retire(id, lane, decision.retire, now);
         match decision.act {
-            Act::Call(call) if !busy => self.begin(id, lane, *call),
             Act::Idle(until) if !busy => self.sleep(id, until, now),
-            // The call under way ends in its own time; what else becomes due does not wait for that.
+            // What else becomes due does not wait for the end of a call.
+            Act::Call(call) if !busy => {
+                self.begin(id, lane, *call);
+                self.sleep(id, wake, now);
+            }
             _ => self.sleep(id, wake, now),
+        }
+        if let Some(retirement) = decision.unanswered {
+            self.tell_unanswered(id, &retirement, now);
         }
         if let Some(grant) = self.grants.get_mut(id) {
             grant.tidy();
@@ -150,13 +174,10 @@ impl Grants {
         if unrevoked.is_some_and(|failing| now < failing.retry_at) {
             return;
         }
-        if unrevoked.is_some() && due.is_empty() && grant.rare.as_ref().is_some_and(|rare| rare.retiring.is_empty()) {
-            self.revoked(id, now);
-        }
         let under_way = self.grants.get(id).and_then(|grant| grant.rare.as_ref()).map_or(0, |rare| rare.retiring.len());
         for retirement in due.into_iter().take(MAX_RETIRING.saturating_sub(under_way)) {
-            let Retirement { secret, uid, .. } = &retirement;
-            let request = Request::delete_secret(&key.namespace, secret, *uid, None);
+            let Retirement { secret, uid, version, .. } = &retirement;
+            let request = Request::delete_secret(&key.namespace, secret, *uid, *version);
             if let Some(grant) = self.grants.get_mut(id) {
                 grant.rare().retiring.push(retirement.clone());
             }
@@ -164,17 +185,19 @@ impl Grants {
         }
     }
 
-    /// Nothing is left of a revocation that failed.
-    fn revoked(&mut self, id: u32, now: Time) {
-        if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
-            rare.unrevoked = None;
-        }
+    /// Whether nothing is left of a revocation that failed until now.
+    fn is_revoked_at_last(&mut self, id: u32, due: &[Retirement], now: Time) -> bool {
+        let over = |rare: &&mut Box<Rare>| {
+            let tried = rare.unrevoked.as_ref().is_some_and(|failing| failing.retry_at <= now);
+            tried && due.is_empty() && rare.retiring.is_empty()
+        };
+        let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()).filter(over) else {
+            return false;
+        };
+        rare.unrevoked = None;
         self.report(id, GrantNews::RevocationDone);
         self.release(id, |_, kind| kind == Kind::Issue, now);
-        if let Some(mut counted) = self.grants.get(id).map(|grant| grant.counted.clone()) {
-            counted.unrevoked = false;
-            self.count(id, &counted, now);
-        }
+        true
     }
 
     /// Puts a call on its way.
@@ -279,9 +302,7 @@ impl Grants {
     fn stand(&mut self, id: u32, decision: &Decision, now: Time) {
         let Some(grant) = self.grants.get_mut(id) else { return };
         let settled = decision.standing == Standing::Ready && matches!(decision.act, Act::Idle(_));
-        let over = |rare: &mut Box<crate::core::grant::Rare>| {
-            rare.failing.take_if(|failing| settled && failing.retry_at <= now).is_some()
-        };
+        let over = |rare: &mut Box<Rare>| rare.failing.take_if(|failing| settled && failing.retry_at <= now).is_some();
         let recovered = grant.rare.as_mut().is_some_and(over);
         let failure = crate::core::grant::failure(&decision.standing).cloned();
         let before = grant.rare.as_mut().and_then(|rare| rare.failure.take());
@@ -343,31 +364,36 @@ impl Grants {
     }
 
     /// Takes down a retirement that has ended.
-    pub(super) fn retirement_ended(&mut self, id: u32, retirement: &Retirement) -> bool {
-        let asked = retirement.cause == RetireReason::RevokeIssuedBefore;
+    pub(super) fn retirement_ended(&mut self, id: u32, retirement: &Retirement) {
         if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
             rare.retiring.retain(|one| one.uid != retirement.uid);
         }
-        asked
     }
 }
 
+fn is_unheard(standing: &Standing) -> bool {
+    matches!(standing, Standing::Failing(failure) if failure.reason.is_unheard())
+}
+
 fn counted(view: &View<'_>, decision: &Decision) -> Counted {
-    let unrevoked = view.grant.rare.as_ref().is_some_and(|rare| rare.unrevoked.is_some());
-    if !view.grant.selected {
+    let unrevoked =
+        is_unheard(&decision.standing) || view.grant.rare.as_ref().is_some_and(|rare| rare.unrevoked.is_some());
+    let case = Case::of(view);
+    // Who is selected by a policy that cannot be read is not known; those that have a Secret of it count.
+    let frozen = view.old.first().filter(|_| view.is_frozen());
+    if !view.grant.selected && frozen.is_none() {
         return Counted { unrevoked, ..Counted::default() };
     }
-    let case = Case::of(view);
-    let target = view.target().map(|target| target.object);
-    let token = target.and_then(|target| target.token.as_ref());
+    let target = view.target().or(frozen).map(|target| target.object);
+    let alive = frozen.map(|target| view.is_alive(target));
+    let token = target.and_then(|target| target.token.as_ref()).filter(|_| alive != Some(false));
     let due = target.and_then(|target| view.due(target));
     // Only a Secret that we wrote, and a token that can have been issued by now, says anything about keys in use.
-    let ours = |target: &&Target| target.written;
-    let signer = target.filter(ours).and_then(|target| target.token.as_ref()).map(|token| token.signer.clone());
+    let signer = token.filter(|_| target.is_some_and(|target| target.written)).map(|token| token.signer.clone());
     Counted {
         selected: true,
         undecided: false,
-        valid: case.is_valid(),
+        valid: alive.unwrap_or_else(|| case.is_valid()),
         working: decision.standing == Standing::Working,
         failing: matches!(decision.standing, Standing::Failing(_)),
         irrevocable: target.is_some_and(|target| target.irrevocable(view.now).next().is_some()),

@@ -17,7 +17,7 @@ use crate::{
         grant::{Account, controller::Change},
         id::Key,
         kernel::store::WatchEvent,
-        meta,
+        meta, names,
         place::{
             record::Record,
             secret::{Anchor, Target},
@@ -105,6 +105,16 @@ impl Server {
         let meta: ObjectMeta = serde_json::from_value(meta).unwrap();
         self.log.push(Change::Account(WatchEvent::Applied(Key::new(namespace, name), at, Account::read(&meta))));
         self.accounts.insert((namespace.into(), name.into()), meta);
+    }
+
+    /// Deletion of an account begins, and a finalizer holds it up.
+    pub fn end_account(&mut self, namespace: &str, name: &str) {
+        let (at, now) = (self.next(), meta::text(self.now));
+        let Some(meta) = self.accounts.get_mut(&(namespace.to_owned(), name.to_owned())) else { return };
+        meta.resource_version = Some(at.to_string());
+        meta.deletion_timestamp = Some(serde_json::from_value(json!(now)).unwrap());
+        let account = Account::read(meta);
+        self.log.push(Change::Account(WatchEvent::Applied(Key::new(namespace, name), at, account)));
     }
 
     /// Creates a policy, or edits it; an edit of the spec is another generation.
@@ -312,6 +322,13 @@ impl Server {
             // Apply merges owner references by UID: those of others stay.
             let foreign = owners.iter().filter(|owner| owner.kind != "TokenPolicy").map(|owner| json!(owner));
             meta["ownerReferences"].as_array_mut().unwrap().extend(foreign);
+        }
+        // Annotations of others stay.
+        for (key, value) in stored.into_iter().flat_map(|stored| stored.meta.annotations.iter().flatten()) {
+            let ours = names::TARGET_ANNOTATIONS.contains(&key.as_str());
+            if !ours && meta["annotations"].get(key).is_none() {
+                meta["annotations"][key] = value.as_str().into();
+            }
         }
         Ok(json!({"metadata": self.put(namespace, name, meta, false, data)}))
     }

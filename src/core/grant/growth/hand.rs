@@ -1,0 +1,468 @@
+//! Each hand control in each state that a policy can be in: the old token is dead within 5 s, or people are told that it is
+//! not. The expected cells are those of the table in docs/revocation.md.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    api::token_policy::Binding,
+    core::{
+        Time,
+        grant::{controller::KINDS, event::GrantNews, model::server::Stored},
+        id::Key,
+        meta::text,
+        names as annotation,
+        request::{Refusal, Verb},
+    },
+};
+
+const DOCUMENT: &str = include_str!("../../../../docs/revocation.md");
+
+/// The fate of a call.
+enum Fate {
+    Served,
+    Refused(FailureReason),
+    /// No answer comes.
+    Hangs,
+}
+
+/// A state: how it comes about, and the fate of calls in it.
+struct State {
+    /// The first cell of its row.
+    row: &'static str,
+    set: fn(&mut Crowd),
+    fate: fn(&Request) -> Fate,
+}
+
+fn served(_: &Request) -> Fate {
+    Fate::Served
+}
+
+fn edit(crowd: &mut Crowd, change: impl FnOnce(&mut TokenPolicy)) {
+    crowd.server.policy("ci", "p", change);
+}
+
+fn annotate(crowd: &mut Crowd, key: &str, value: String) {
+    edit(crowd, |policy| drop(policy.metadata.annotations.get_or_insert_default().insert(key.into(), value)));
+}
+
+fn edit_target(crowd: &mut Crowd, change: impl FnOnce(&mut serde_json::Value)) {
+    let Some((key, stored)) = crowd.server.secrets.iter().find(|(_, stored)| !stored.is_anchor) else { return };
+    let (name, stored) = (key.1.clone(), stored.clone());
+    let mut meta = json!(stored.meta);
+    change(&mut meta);
+    crowd.server.put("ci", &name, meta, false, stored.data);
+}
+
+fn delete(crowd: &mut Crowd, anchors: bool) {
+    let wanted = crowd.server.secrets.iter().filter(|(_, stored)| stored.is_anchor == anchors);
+    for (namespace, name) in wanted.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+        crowd.server.secrets.remove(&(namespace.clone(), name.clone()));
+        crowd.server.tell_secret(&namespace, &name);
+    }
+}
+
+fn unreadable(policy: &mut TokenPolicy) {
+    policy.spec.rotation.windows =
+        serde_json::from_value(json!([{"schedule": "a b c d e", "duration": "1h"}])).unwrap();
+}
+
+/// A process that has everything but what this watch lists, and is refused it.
+fn restart_without(crowd: &mut Crowd, kind: usize) {
+    let listed = |change: &Change| match change {
+        Change::Policy(_) => kind != 0,
+        Change::Account(_) => kind != 1,
+        Change::Target(_) => kind != 2,
+        Change::Anchor(_) => kind != 3,
+    };
+    crowd.grants = Grants::new(address(), vec![None], 7);
+    crowd.server.log.clear();
+    for change in crowd.server.lists().into_iter().filter(listed) {
+        crowd.grants.observe(0, change, crowd.server.now);
+    }
+    let failure = Failure::new(FailureReason::Forbidden, "watch");
+    crowd.grants.watch_health(0, KINDS[kind], Some(failure), crowd.server.now);
+}
+
+/// A second policy has the name that `p` is made to want.
+fn contest(crowd: &mut Crowd) {
+    crowd.server.account("ci", "other", &[]);
+    crowd.server.policy("ci", "q", |policy| {
+        names(policy, vec!["other".into()]);
+        policy.spec.secret.name = "wanted".into();
+    });
+    crowd.settle();
+    edit(crowd, |policy| policy.spec.secret.name = "wanted".into());
+    crowd.settle();
+}
+
+fn rotate_often(crowd: &mut Crowd) {
+    for n in 0..6 {
+        annotate(crowd, annotation::ROTATE, format!("often-{n}"));
+        crowd.settle();
+    }
+}
+
+const STATES: &[State] = &[
+    State { row: "all is well", set: |_| (), fate: served },
+    State { row: "the policy cannot be read", set: |crowd| edit(crowd, unreadable), fate: served },
+    State {
+        row: "the policy cannot be read, after a restart",
+        set: |crowd| {
+            edit(crowd, unreadable);
+            crowd.settle();
+            crowd.restart();
+        },
+        fate: served,
+    },
+    State { row: "suspended", set: |crowd| edit(crowd, |policy| policy.spec.suspend = true), fate: served },
+    State {
+        row: "the account is gone",
+        set: |crowd| {
+            crowd.server.accounts.clear();
+            let at = crowd.server.next();
+            crowd.server.log.push(Change::Account(WatchEvent::Deleted(Key::new("ci", "app"), at)));
+        },
+        fate: served,
+    },
+    State { row: "the account is being deleted", set: |crowd| crowd.server.end_account("ci", "app"), fate: served },
+    State {
+        row: "the account is not selected any more, for less than 10 s",
+        set: |crowd| edit(crowd, |policy| names(policy, vec!["another".into()])),
+        fate: served,
+    },
+    State { row: "the name is contested", set: contest, fate: served },
+    State {
+        row: "the Secret is not ours any more",
+        set: |crowd| edit_target(crowd, |meta| meta["annotations"] = json!({})),
+        fate: served,
+    },
+    State {
+        row: "the Secret is immutable",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Apply if request.path.contains("/secrets/") => Fate::Refused(FailureReason::TargetImmutable),
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "back-off",
+        set: |crowd| {
+            annotate(crowd, annotation::ROTATE, "failing".into());
+            run(crowd, 30, |request| match request.verb {
+                Verb::Create => Fate::Refused(FailureReason::ApiUnavailable),
+                _ => Fate::Served,
+            });
+        },
+        fate: |request| match request.verb {
+            Verb::Create => Fate::Refused(FailureReason::ApiUnavailable),
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "back-off of a revocation",
+        set: |crowd| {
+            annotate(crowd, annotation::ROTATE, "failing".into());
+            run(crowd, 300, |request| match request.verb {
+                Verb::Delete => Fate::Refused(FailureReason::Forbidden),
+                _ => Fate::Served,
+            });
+        },
+        fate: served,
+    },
+    State { row: "the mint budget is empty", set: rotate_often, fate: served },
+    State {
+        row: "quota",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Create if request.path.contains("/secrets") => Fate::Refused(FailureReason::QuotaExceeded),
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "the right to create tokens is missing",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Create if request.path.contains("/token") => Fate::Refused(FailureReason::Forbidden),
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "the right to delete Secrets is missing",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Delete => Fate::Refused(FailureReason::Forbidden),
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "the right to watch accounts is missing, after a restart",
+        set: |crowd| restart_without(crowd, 1),
+        fate: served,
+    },
+    State {
+        row: "the right to watch Secrets is missing, after a restart",
+        set: |crowd| restart_without(crowd, 3),
+        fate: served,
+    },
+    State {
+        row: "admission refuses writes",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Create | Verb::Apply if request.path.contains("/secrets") => {
+                Fate::Refused(FailureReason::AdmissionDenied)
+            }
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "admission refuses deletions",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Delete => Fate::Refused(FailureReason::AdmissionDenied),
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "the namespace is being deleted",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Create => Fate::Refused(FailureReason::NamespaceTerminating),
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "deletions are not answered",
+        set: |_| (),
+        fate: |request| match request.verb {
+            Verb::Delete => Fate::Hangs,
+            _ => Fate::Served,
+        },
+    },
+    State {
+        row: "nothing but statuses is answered",
+        set: |_| (),
+        fate: |request| if request.path.contains("/status") { Fate::Served } else { Fate::Hangs },
+    },
+];
+
+/// A hand control, and the heading of its column.
+type Control = (&'static str, fn(&mut Crowd));
+
+/// Deletion begins; what kube-apiserver leaves to finalizers.
+fn end_policy(crowd: &mut Crowd, finalizer: &str) {
+    let now = text(crowd.server.now);
+    edit(crowd, |policy| {
+        policy.metadata.deletion_timestamp = Some(serde_json::from_value(json!(now)).unwrap());
+        policy.metadata.finalizers = Some(vec![finalizer.into()]);
+    });
+}
+
+const CONTROLS: [Control; 9] = [
+    ("`revoke-issued-before` on the policy", |crowd| {
+        let now = text(crowd.server.now);
+        annotate(crowd, annotation::REVOKE_ISSUED_BEFORE, now);
+    }),
+    ("… on the Secret", |crowd| {
+        let now = text(crowd.server.now);
+        edit_target(crowd, |meta| meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = now.into());
+    }),
+    ("anchor deleted", |crowd| delete(crowd, true)),
+    ("Secret deleted", |crowd| delete(crowd, false)),
+    ("policy deleted", |crowd| crowd.server.delete_policy("ci", "p")),
+    ("… `--cascade=foreground`", |crowd| end_policy(crowd, "foregroundDeletion")),
+    ("… `--cascade=orphan`", |crowd| {
+        end_policy(crowd, "orphan");
+        run(crowd, 3, served);
+        // The garbage collector takes the references off, the policy goes, and the news come in any order.
+        for (key, stored) in crowd.server.secrets.clone() {
+            let mut meta = json!(stored.meta);
+            meta["ownerReferences"] = json!([]);
+            crowd.server.put(&key.0, &key.1, meta, stored.is_anchor, stored.data);
+        }
+        let references = crowd.server.log.split_off(0);
+        crowd.server.delete_policy("ci", "p");
+        run(crowd, 1, served);
+        crowd.server.log.extend(references);
+    }),
+    ("`suspend`", |crowd| edit(crowd, |policy| policy.spec.suspend = true)),
+    ("`rotate`", |crowd| annotate(crowd, annotation::ROTATE, "now".into())),
+];
+
+/// So many seconds pass, and calls meet their fate.
+fn run(crowd: &mut Crowd, seconds: usize, fate: fn(&Request) -> Fate) {
+    for _ in 0..seconds {
+        loop {
+            crowd.hear();
+            let now = crowd.server.now;
+            let call = crowd.grants.take(&mut 256, now).or_else(|| crowd.grants.take_status(8, now));
+            let Some((ticket, request)) = call else { break };
+            match fate(&request) {
+                Fate::Served => crowd.perform(ticket, &request),
+                Fate::Hangs => {}
+                Fate::Refused(reason) => {
+                    let failure = Failure::new(reason, &request.what);
+                    crowd.grants.answered(
+                        ticket,
+                        Err(Box::new(Refusal { code: Some(403), object: None, failure })),
+                        now,
+                    );
+                }
+            }
+        }
+        collect_garbage(crowd);
+        crowd.server.pass(TimeDelta::seconds(1));
+    }
+}
+
+/// The garbage collector: it deletes all whose owner is gone or goes in the foreground.
+fn collect_garbage(crowd: &mut Crowd) {
+    let policies = crowd.server.policies.values().filter(|policy| policy.metadata.finalizers.is_none());
+    let living: Vec<_> = policies.filter_map(|policy| policy.metadata.uid.clone()).collect();
+    let dangling = |stored: &Stored| {
+        let owners = stored.meta.owner_references.iter().flatten().filter(|owner| owner.kind == "TokenPolicy");
+        owners.into_iter().any(|owner| !living.contains(&owner.uid) && !owner.uid.is_empty())
+    };
+    let orphaned = crowd
+        .server
+        .policies
+        .values()
+        .any(|policy| policy.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == "orphan"));
+    let secrets = crowd.server.secrets.iter().filter(|(_, stored)| !orphaned && dangling(stored));
+    for (namespace, name) in secrets.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+        crowd.server.secrets.remove(&(namespace.clone(), name.clone()));
+        crowd.server.tell_secret(&namespace, &name);
+    }
+}
+
+fn conditions(crowd: &Crowd) -> BTreeMap<String, (String, String)> {
+    let policy = crowd.server.policies.get(&("ci".to_owned(), "p".to_owned()));
+    let status = policy.and_then(|policy| policy.status.clone()).unwrap_or_default();
+    status.conditions.into_iter().map(|condition| (condition.type_, (condition.status, condition.message))).collect()
+}
+
+/// The word for the end of it, as in the table.
+fn outcome(crowd: &mut Crowd, column: &str, old: &[(String, String)], before: Time) -> &'static str {
+    let events = crowd.events();
+    let dead = !old.iter().any(|(name, uid)| crowd.server.lives("ci", name, uid));
+    let fresh = crowd.server.minted.iter().any(|(issued, bound)| {
+        let published = |name: &str| {
+            let targets = crowd.server.secrets.keys().filter_map(|(_, target)| crowd.server.published("ci", target));
+            targets
+                .filter(|(record, _)| &*record.policy == "p")
+                .any(|(record, _)| record.token.is_some_and(|token| &*token.bond.name == name))
+        };
+        *issued >= before
+            && bound.as_ref().is_some_and(|(name, uid)| crowd.server.lives("ci", name, uid) && published(name))
+    });
+    let conditions = conditions(crowd);
+    let is_true = |name: &str| conditions.get(name).is_some_and(|(status, _)| status == "True");
+    let by_hand = conditions.get("RevocationFailing").is_some_and(|(_, message)| message.contains("kubectl"));
+    let warned = events.iter().any(
+        |event| matches!(&event.what, GrantNews::RevocationFailing(failure) if failure.message.contains("kubectl")),
+    );
+    let gone = !crowd.server.policies.contains_key(&("ci".to_owned(), "p".to_owned()));
+    match (dead, fresh) {
+        // What is asked for here.
+        (false, _) if column.contains("suspend") || column.contains("orphan") => "kept",
+        (true, true) => "replaced",
+        (true, false) if gone || !is_true("Ready") || is_true("Reconciling") => "dead",
+        (true, false) => "dead, and nobody is told that nothing follows",
+        (false, true) if !warned => "rotated",
+        (false, _) if warned && (gone || is_true("RevocationFailing") && by_hand) => "told",
+        (false, _) if is_true("Stalled") || is_true("Reconciling") || is_true("Suspended") => "waits",
+        _ => "kept",
+    }
+}
+
+/// The rows of the table in the document: state, then a word for each control.
+fn documented() -> BTreeMap<String, Vec<String>> {
+    let table =
+        DOCUMENT.lines().skip_while(|line| !line.starts_with("| state |")).take_while(|line| line.starts_with('|'));
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    table.map(cells).map(|cells| (cells[0].clone(), cells[1..].to_vec())).collect()
+}
+
+#[test]
+fn every_control_does_in_every_state_as_the_table_says() {
+    let documented = documented();
+    assert_eq!(documented["state"], CONTROLS.map(|(column, _)| column.to_owned()));
+    let mut wrong = Vec::new();
+    for State { row, set, fate } in STATES {
+        for (n, (column, control)) in CONTROLS.into_iter().enumerate() {
+            let mut crowd = Crowd::of_one();
+            crowd.pass(2);
+            set(&mut crowd);
+            run(&mut crowd, 2, fate);
+            crowd.events();
+            let before = crowd.server.now;
+            let old: Vec<_> = crowd.server.minted.iter().filter_map(|(_, bound)| bound.clone()).collect();
+            let own = |(name, _): &(String, String)| {
+                let stored = crowd.server.secrets.get(&("ci".to_owned(), name.clone()));
+                stored
+                    .is_some_and(|stored| crate::core::meta::annotation(&stored.meta, annotation::POLICY) == Some("p"))
+            };
+            let old: Vec<_> = old.into_iter().filter(own).collect();
+            control(&mut crowd);
+            run(&mut crowd, 5, fate);
+            let seen = outcome(&mut crowd, column, &old, before);
+            let expected = documented.get(row).and_then(|cells| cells.get(n)).map(String::as_str);
+            if expected != Some(seen) {
+                wrong.push(format!("{row} × {column}: {seen}, and the table says {expected:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A request that names no instant, and one that comes too late for tokens that are bound to nothing, are told in any state.
+#[test]
+fn a_revocation_that_cannot_be_carried_out_is_told_in_every_state() {
+    let mut wrong = Vec::new();
+    // A Secret that is not ours, or not to be seen, says nothing of its tokens; the policy says so (`Stalled`).
+    let unseen = ["the Secret is not ours any more", "the right to watch Secrets is missing, after a restart"];
+    for State { row, set, fate } in STATES {
+        for (what, binding, value) in
+            [("no instant", Binding::Anchor, "yesterday"), ("bound to nothing", Binding::None, "")]
+        {
+            for on_policy in [true, false] {
+                if unseen.contains(row) && (!on_policy || binding == Binding::None) {
+                    continue;
+                }
+                let mut crowd = Crowd::of_one();
+                edit(&mut crowd, |policy| {
+                    policy.spec.token.binding = binding;
+                    if binding == Binding::None {
+                        policy.spec.rotation.overlap = None;
+                    }
+                });
+                crowd.settle();
+                crowd.pass(2);
+                set(&mut crowd);
+                run(&mut crowd, 2, fate);
+                crowd.events();
+                let value = if value.is_empty() { text(crowd.server.now) } else { value.to_owned() };
+                if on_policy {
+                    annotate(&mut crowd, annotation::REVOKE_ISSUED_BEFORE, value);
+                } else {
+                    edit_target(&mut crowd, |meta| {
+                        meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = value.into();
+                    });
+                }
+                run(&mut crowd, 5, fate);
+                let conditions = conditions(&crowd);
+                let warned =
+                    crowd.events().iter().any(|event| event.what.is_warning() && event.message().contains("revo"));
+                if !warned || conditions.get("RevocationFailing").is_none_or(|(status, _)| status != "True") {
+                    wrong.push(format!(
+                        "{row}: {what}, on the policy: {on_policy}: warned {warned}, {:?}",
+                        conditions.keys()
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
