@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{
         format::FormatOptions,
-        token_policy::{Binding, DeletionPolicy, TokenOptions, TokenPolicy, TokenPolicySpec, TokenPolicyStatus},
+        token_policy::{Binding, DeletionPolicy, TokenOptions, TokenPolicySpec, TokenPolicyStatus},
     },
     core::format,
 };
@@ -86,7 +86,7 @@ impl PolicyState {
     /// Reads a policy; a selector or window that does not compile makes it unreadable.
     #[cfg(test)]
     #[must_use]
-    pub fn read(policy: TokenPolicy, address: &ClusterAddress) -> Self {
+    pub fn read(policy: crate::api::token_policy::TokenPolicy, address: &ClusterAddress) -> Self {
         Self::of(&policy.metadata, Ok(policy.spec), policy.status.unwrap_or_default(), address)
     }
 

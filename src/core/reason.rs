@@ -28,6 +28,8 @@ pub enum IssueReason {
     IssuerChanged,
     /// The spec asks for another token.
     SpecChanged,
+    /// The Secret of another account or policy, which does not want it any more, is taken over in place.
+    TakenOver,
     /// The rotate annotation has a new value.
     RotationRequested,
     /// Somebody else wrote our keys of the Secret.

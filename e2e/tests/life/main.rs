@@ -15,6 +15,7 @@ mod floods;
 mod format_rules;
 mod formats;
 mod gitops;
+mod hand_over;
 mod leak;
 mod memory;
 mod metrics;

@@ -133,9 +133,9 @@ pub fn publish(case: &Case<'_>, policy: &Policy, record: &Record, token: &Secret
 #[must_use]
 pub fn previous(case: &Case<'_>, policy: &Policy) -> Vec<Previous> {
     let view = case.view;
-    // Tokens of an earlier account of this name are dead already.
+    // Tokens of an earlier account of this name are dead already; those of another account are not.
     let account = view.account.map(|account| account.uid.digest());
-    let targets = || view.targets().filter(|target| Some(target.account_uid) == account);
+    let targets = || view.targets().filter(|target| Some(target.account_uid) == account || view.taken_over);
     let mut previous: Vec<Previous> = targets().flat_map(|target| kept(view, target)).collect();
     previous.extend(targets().filter_map(|target| {
         let token = target.object.token.as_ref().filter(|token| token.expires.time() > view.now)?;

@@ -81,7 +81,7 @@ const fn spares(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
 }
 
 /// The table. What kills a token stands before what only ages it.
-pub const CHECKS: [Check; 22] = [
+pub const CHECKS: [Check; 23] = [
     // An end must come first: no fault of the objects below may keep a token alive.
     spares(1, ended),
     // A policy that cannot be read says nothing; going on with the last reading could issue what was forbidden since.
@@ -99,6 +99,8 @@ pub const CHECKS: [Check; 22] = [
     kills(8, missing),
     // A lost answer: the Secret may be other than we know.
     spares(8, doubtful),
+    // Before all that compares the Secret with this policy and account: it was written for others.
+    kills(8, taken_over),
     kills(8, empty),
     kills(8, policy_recreated),
     kills(8, account_recreated),
@@ -226,6 +228,10 @@ fn name_foreign(case: &Case<'_>) -> Option<Finding> {
         return Some(Finding::NoName(refused.failure.clone()));
     }
     let owner = view.occupied_by.as_ref()?;
+    // Its policy is gone, and took it along: the garbage collector deletes it, or the grant that it belongs to does.
+    if view.occupant.as_ref().is_some_and(|occupant| occupant.written && view.is_dangling(occupant.owners.policy)) {
+        return Some(Finding::Dying);
+    }
     let what = format!(
         "Secret {}/{} belongs to policy {} and account {}",
         owner.namespace, case.name, owner.policy, owner.account
@@ -251,6 +257,11 @@ fn missing(case: &Case<'_>) -> Option<Finding> {
 fn doubtful(case: &Case<'_>) -> Option<Finding> {
     let doubtful = case.view.grant.proof.target_doubtful;
     doubtful.then(|| Finding::Prove(IssueReason::DataChanged, case.look()))
+}
+
+fn taken_over(case: &Case<'_>) -> Option<Finding> {
+    let wanted = case.target.is_some() && case.view.taken_over;
+    wanted.then_some(Finding::Issue(IssueReason::TakenOver))
 }
 
 /// A target without a token: the first step of a binding to it, or somebody removed our annotations.

@@ -79,7 +79,9 @@ impl GrantNews {
         match self {
             Self::Issued { why: IssueReason::FirstIssue, .. } => "TokenIssued",
             Self::Issued {
-                why: IssueReason::Due | IssueReason::RotationRequested | IssueReason::SpecChanged, ..
+                why:
+                    IssueReason::Due | IssueReason::RotationRequested | IssueReason::SpecChanged | IssueReason::TakenOver,
+                ..
             } => "TokenRotated",
             Self::Issued { .. } => "TokenReissued",
             Self::Repaired { .. } => "SecretRepaired",

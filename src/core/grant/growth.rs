@@ -3,6 +3,7 @@
 mod fairness;
 mod forged;
 mod hand;
+mod hand_over;
 mod heap;
 mod ready;
 mod revocation;

@@ -124,6 +124,7 @@ fn conclude(view: &View<'_>) -> Conclusion {
         }
         Some(Finding::Suspended) => suspended(&case),
         Some(Finding::NoName(failure)) => without_name(view, failure),
+        Some(Finding::Dying) => Conclusion::stop(Act::Idle(None), dying(&case)),
         _ => serve(&case),
     }
 }
@@ -138,7 +139,7 @@ fn prove_end(view: &View<'_>, look: Look) -> Act {
 
 fn remove(view: &View<'_>) -> Act {
     // Annotations alone must not make us delete what we never wrote. A target that tokens are bound to is retired.
-    let ours = |target: &&Placed<'_, Target>| target.written && !target.binds_tokens(view.now);
+    let ours = |target: &&Placed<'_, Target>| target.written && !target.binds_tokens(view.now) && !view.succeeded;
     let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners.policy));
     targets.next().map_or(Act::Idle(None), |target| throttled(view, || removal(view, target)))
 }

@@ -29,14 +29,17 @@ pub fn next(case: &Case<'_>) -> Option<(IssueReason, Call)> {
         return Some((why, written_again(case, why)?));
     }
     let mut anchors = target.bonds().filter_map(|(bond, _)| case.view.anchor(&bond.name));
-    anchors.find_map(|anchor| mended(case, policy, anchor))
+    let current = |anchor: &PlacedAnchor<'_>| target.token.as_ref().is_some_and(|token| token.bond.uid == anchor.uid);
+    anchors.find_map(|anchor| mended(case, policy, anchor, current(anchor)))
 }
 
 /// The patch of the first Secret of the grant that the policy's deletion would not take with it, or too late. It needs no
 /// token and no account: this must be right at any time.
 #[must_use]
 pub fn owners_and_finalizers(view: &View<'_>, policy: &Policy) -> Option<(IssueReason, Call)> {
-    owners(view, policy).or_else(|| finalizers(view))
+    // A Secret that is still to be taken over is as its last owner left it.
+    let owners = if view.taken_over { None } else { owners(view, policy) };
+    owners.or_else(|| finalizers(view))
 }
 
 fn owners(view: &View<'_>, policy: &Policy) -> Option<(IssueReason, Call)> {
@@ -100,10 +103,12 @@ fn patch(view: &View<'_>, name: &Name, body: &Value, why: IssueReason) -> Call {
     Call::of(Step::Patch { why }, request)
 }
 
-/// The patch of an anchor whose labels, annotations or owners are not as they were written.
-fn mended(case: &Case<'_>, policy: &Policy, anchor: &PlacedAnchor<'_>) -> Option<(IssueReason, Call)> {
+/// The patch of an anchor whose labels, annotations or owners are not as they were written. An older token may be of the
+/// account that the Secret was taken over from, and its anchor goes on saying so.
+fn mended(case: &Case<'_>, policy: &Policy, anchor: &PlacedAnchor<'_>, current: bool) -> Option<(IssueReason, Call)> {
     let key = &case.view.key;
-    if anchor.owner == owner_digest(&key.policy, &key.account) && !anchor.stripped {
+    let named = !current || anchor.owner == owner_digest(&key.policy, &key.account);
+    if named && !anchor.stripped {
         return None;
     }
     let dies = anchor.dies_at_latest.map_or(case.view.now + policy.spec.token.duration.delta(), Secs::time);

@@ -208,7 +208,7 @@ fn targets(view: &View<'_>, end: Option<RetireReason>) -> impl Iterator<Item = R
     let bound = view.targets().filter(|target| target.written && target.binds_tokens(view.now));
     bound.filter_map(move |target| {
         let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
-        let cause = end.filter(|_| view.deletes(target.owners.policy)).or_else(revoked)?;
+        let cause = end.filter(|_| view.deletes(target.owners.policy) && !view.succeeded).or_else(revoked)?;
         let token_id = target.object.token.as_ref().map(|token| token.id);
         Some(retirement(view, target, target.uid, token_id, cause))
     })

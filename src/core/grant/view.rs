@@ -117,8 +117,12 @@ pub struct View<'a> {
     pub home: Option<Name>,
     /// The target under that name, whoever's it is.
     pub occupant: Option<Placed<'a, Target>>,
-    /// The policy and account that it names, if these are others.
+    /// The policy and account that it names, if these are others and keep it.
     pub occupied_by: Option<GrantKey>,
+    /// It is taken over in place from another grant, which does not want it any more.
+    pub taken_over: bool,
+    /// Another account of the policy takes the Secret over in place.
+    pub succeeded: bool,
     /// Targets of this grant under other names.
     pub old: Vec<Placed<'a, Target>>,
     /// Anchors of this grant.
@@ -231,18 +235,23 @@ impl<'a> View<'a> {
         schedule::renewal(issued, expires, &policy.spec.rotation, self.hash())
     }
 
+    /// Whether this is the digest of the UID of a policy that is gone.
+    #[must_use]
+    pub fn is_dangling(&self, owner: u32) -> bool {
+        owner != 0 && !self.living.is_some_and(|living| living.contains(&owner))
+    }
+
     /// Whether Secrets of an ended grant are removed. Where the spec cannot say, the owner reference decides: one to this
     /// policy, or a dangling one, meant `Delete`; none meant `Retain`; and one to another living policy means that somebody
     /// changed the annotations.
     #[must_use]
     pub fn deletes(&self, owner: u32) -> bool {
-        let lives = self.living.is_some_and(|living| living.contains(&owner));
         match self.policy {
             Some(PolicyState::Readable(policy)) => policy.deletes(),
             Some(PolicyState::Unreadable(head, _)) => {
-                !head.orphans && owner != 0 && (!lives || owner == head.uid.digest())
+                !head.orphans && (owner == head.uid.digest() || self.is_dangling(owner))
             }
-            None => owner != 0 && !lives,
+            None => self.is_dangling(owner),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use chrono::TimeDelta;
 
-use super::{GrantCall, Grants, Work, trouble::Kind};
+use super::{GrantCall, Grants, Work, relations::name_hash, trouble::Kind};
 use crate::core::{
     Time,
     failure::Failure,
@@ -22,7 +22,7 @@ use crate::core::{
     id::{Name, Secs},
     kernel::queue::Lane,
     names,
-    place::secret::Target,
+    place::secret::{Owners, Target},
     policy::PolicyState,
     reason::FailureReason,
     request::Request,
@@ -237,6 +237,8 @@ impl Grants {
         let old = self.targets_of(grant).filter(|target| Some(*target) != occupant);
         let owner = occupant.and_then(|target| self.targets.link(target)?.grant.get());
         let other = owner.filter(|owner| *owner != id).and_then(|owner| self.grants.get(owner));
+        let leaver = other.filter(|other| occupant.is_some_and(|target| self.leaves(other, grant, target)));
+        let anchors = self.anchors_of(grant).chain(leaver.into_iter().flat_map(|leaver| self.anchors_of(leaver)));
         Some(View {
             now,
             address: &self.address,
@@ -247,14 +249,39 @@ impl Grants {
             account: self.accounts.get(grant.account),
             name: self.claimed_name(id, grant, home.as_ref()),
             occupant: occupant.and_then(|target| self.placed(target)),
-            occupied_by: other.map(|other| self.key(other)),
+            occupied_by: other.filter(|_| leaver.is_none()).map(|other| self.key(other)),
+            taken_over: leaver.is_some(),
+            succeeded: !grant.selected && home.as_ref().is_some_and(|name| self.is_succeeded(grant, namespace, name)),
             old: old.filter_map(|target| self.placed(target)).collect(),
             by_name: OnceCell::new(),
-            anchors: self.anchors_of(grant).filter_map(|anchor| self.placed_anchor(anchor)).collect(),
+            anchors: anchors.filter_map(|anchor| self.placed_anchor(anchor)).collect(),
             key,
             home,
             grant,
             fresh,
+        })
+    }
+
+    /// Whether a grant leaves its target to another one that wants the name: to the next account of its policy, or to the
+    /// next policy for the same account where the Secret was let go. Nobody else's hand may have been on it.
+    fn leaves(&self, leaver: &Grant, heir: &Grant, target: u32) -> bool {
+        let policy = self.policies.get(heir.policy).and_then(PolicyState::readable);
+        // A policy that cannot be read has let nothing go.
+        let gone = self.policies.get(leaver.policy).is_none_or(|state| state.readable().is_some()) && !leaver.selected;
+        let target = self.targets.get(target).filter(|target| target.written && gone);
+        let Some((policy, target)) = policy.zip(target) else { return false };
+        if leaver.policy == heir.policy {
+            return target.policy_uid == policy.uid.digest();
+        }
+        let let_go = target.owners == Owners { policy: 0, foreign: false };
+        leaver.account == heir.account && let_go && target.applied.data == policy.applied.data
+    }
+
+    /// Whether another account of the policy, which exists, wants the name that an account had.
+    fn is_succeeded(&self, grant: &Grant, namespace: u32, name: &Name) -> bool {
+        self.claimants(name_hash(namespace, name)).filter_map(|id| self.grants.get(id)).any(|heir| {
+            let wants = heir.policy == grant.policy && self.home(heir).as_ref() == Some(name);
+            wants && self.accounts.get(heir.account).is_some()
         })
     }
 

@@ -29,6 +29,7 @@ enum Fate {
 }
 
 /// A state: how it comes about, and the fate of calls in it.
+#[derive(Clone, Copy)]
 struct State {
     /// The first cell of its row.
     row: &'static str,
@@ -390,7 +391,7 @@ fn every_control_does_in_every_state_as_the_table_says() {
     let documented = documented();
     assert_eq!(documented["state"], CONTROLS.map(|(column, _)| column.to_owned()));
     let mut wrong = Vec::new();
-    for State { row, set, fate } in STATES {
+    for State { row, set, fate } in STATES.iter().copied() {
         for (n, (column, control)) in CONTROLS.into_iter().enumerate() {
             let mut crowd = Crowd::of_one();
             crowd.pass(2);
@@ -423,12 +424,12 @@ fn a_revocation_that_cannot_be_carried_out_is_told_in_every_state() {
     let mut wrong = Vec::new();
     // A Secret that is not ours, or not to be seen, says nothing of its tokens; the policy says so (`Stalled`).
     let unseen = ["the Secret is not ours any more", "the right to watch Secrets is missing, after a restart"];
-    for State { row, set, fate } in STATES {
+    for State { row, set, fate } in STATES.iter().copied() {
         for (what, binding, value) in
             [("no instant", Binding::Anchor, "yesterday"), ("bound to nothing", Binding::None, "")]
         {
             for on_policy in [true, false] {
-                if unseen.contains(row) && (!on_policy || binding == Binding::None) {
+                if unseen.contains(&row) && (!on_policy || binding == Binding::None) {
                     continue;
                 }
                 let mut crowd = Crowd::of_one();

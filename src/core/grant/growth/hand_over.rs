@@ -1,0 +1,220 @@
+//! A Secret passes in place from an account or a policy that does not want it any more to the next one: one write, and
+//! nobody sees it go.
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    api::token_policy::{Binding, DeletionPolicy},
+    core::{id::Secs, place::record::Record, request::Verb},
+};
+
+const SHARED: &str = "shared";
+
+/// Policy `p` has given the Secret to account `a`, and there is an account `b`.
+fn crowd(change: impl Fn(&mut TokenPolicy)) -> Crowd {
+    let mut server = Server::new();
+    server.account("ci", "a", &[]);
+    server.account("ci", "b", &[]);
+    server.policy("ci", "p", |policy| {
+        names(policy, vec!["a".into()]);
+        policy.spec.secret.name = SHARED.into();
+        change(policy);
+    });
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.pass(5);
+    crowd
+}
+
+fn published(crowd: &Crowd) -> (Record, String) {
+    let stored = &crowd.server.secrets[&("ci".to_owned(), SHARED.to_owned())];
+    (crowd.server.published("ci", SHARED).unwrap().0, stored.meta.uid.clone().unwrap())
+}
+
+fn lives(crowd: &Crowd, record: &Record) -> bool {
+    let bond = &record.token.as_ref().unwrap().bond;
+    bond.uid.is_empty() || crowd.server.lives("ci", &bond.name, &bond.uid.to_string())
+}
+
+/// Policy `q` wants what `p` has.
+fn rename(crowd: &mut Crowd, change: impl Fn(&mut TokenPolicy)) {
+    crowd.server.policy("ci", "q", |policy| {
+        names(policy, vec!["a".into()]);
+        policy.spec.secret.name = SHARED.into();
+        change(policy);
+    });
+    crowd.settle();
+}
+
+/// The garbage collector lets all Secrets go, and then the policy goes.
+fn orphan(crowd: &mut Crowd) {
+    crowd.server.policy("ci", "p", |policy| {
+        policy.metadata.deletion_timestamp = policy.metadata.creation_timestamp.clone();
+        policy.metadata.finalizers = Some(vec!["orphan".into()]);
+    });
+    crowd.settle();
+    edit_secrets(crowd, |meta| meta["ownerReferences"] = json!([]));
+    crowd.server.delete_policy("ci", "p");
+    crowd.settle();
+}
+
+fn edit_secrets(crowd: &mut Crowd, change: impl Fn(&mut serde_json::Value)) {
+    for (key, stored) in crowd.server.secrets.clone() {
+        let mut meta = json!(stored.meta);
+        change(&mut meta);
+        crowd.server.put(&key.0, &key.1, meta, stored.is_anchor, stored.data);
+    }
+}
+
+#[test]
+fn the_secret_of_a_policy_passes_to_its_next_account_in_one_write() {
+    for (binding, calls) in [(Binding::Anchor, 3), (Binding::Target, 2), (Binding::None, 2)] {
+        let mut crowd = crowd(|policy| {
+            policy.spec.token.binding = binding;
+            policy.spec.rotation.overlap = policy.spec.rotation.overlap.filter(|_| binding == Binding::Anchor);
+        });
+        let ((first, uid), before) = (published(&crowd), crowd.server.calls.clone());
+        crowd.server.policy("ci", "p", |policy| names(policy, vec!["b".into()]));
+        crowd.settle();
+        let (second, after) = published(&crowd);
+        assert_eq!((&*second.service_account, after), ("b", uid.clone()), "{binding:?}");
+        let made = |crowd: &Crowd, calls: &std::collections::BTreeMap<String, usize>| {
+            let count = |calls: &std::collections::BTreeMap<String, usize>| {
+                calls.iter().filter(|(call, _)| !call.contains("tokenpolicies")).map(|(_, count)| count).sum::<usize>()
+            };
+            count(&crowd.server.calls) - count(calls)
+        };
+        assert_eq!(made(&crowd, &before), calls, "{binding:?}: {:?} after {before:?}", crowd.server.calls);
+        assert!(lives(&crowd, &first) && lives(&crowd, &second), "{binding:?}");
+        crowd.pass(30);
+        assert!(lives(&crowd, &first), "{binding:?}: its overlap is not over");
+        // The anchor of the old account goes on naming it.
+        assert_eq!(made(&crowd, &before), calls, "{binding:?}: nothing is mended");
+        crowd.pass(40);
+        assert_eq!(lives(&crowd, &first), binding != Binding::Anchor, "{binding:?}: its overlap is over");
+        assert!(lives(&crowd, &second) && published(&crowd).1 == uid, "{binding:?}");
+        let before = crowd.server.calls.clone();
+        crowd.restart();
+        crowd.settle();
+        crowd.pass(70);
+        assert_eq!(made(&crowd, &before), 0, "{binding:?}: {:?} after {before:?}", crowd.server.calls);
+    }
+}
+
+#[test]
+fn a_restart_in_the_middle_and_refused_calls_change_nothing() {
+    for failing in 0..4 {
+        for restarts in [false, true] {
+            let mut crowd = crowd(|_| ());
+            let (_, uid) = published(&crowd);
+            crowd.server.policy("ci", "p", |policy| names(policy, vec!["b".into()]));
+            crowd.hear();
+            for n in 0..=failing {
+                let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now) else { break };
+                assert!(request.verb != Verb::Delete, "{}", request.what);
+                if n < failing {
+                    crowd.perform(ticket, &request);
+                } else {
+                    let failure = Failure::new(FailureReason::ApiUnavailable, "fault");
+                    crowd.grants.answered(ticket, Err(failure.into()), crowd.server.now);
+                }
+                crowd.hear();
+            }
+            if restarts {
+                crowd.restart();
+            }
+            crowd.pass(5);
+            let (record, after) = published(&crowd);
+            assert_eq!((&*record.service_account, after), ("b", uid), "{failing}, {restarts}");
+            crowd.pass(200);
+            assert_eq!(crowd.server.anchors().len(), 1, "{failing}, {restarts}: litter");
+            assert!(lives(&crowd, &published(&crowd).0));
+        }
+    }
+}
+
+#[test]
+fn a_successor_that_does_not_exist_gets_nothing_and_the_old_token_goes() {
+    let mut crowd = crowd(|_| ());
+    crowd.server.policy("ci", "p", |policy| names(policy, vec!["missing".into()]));
+    crowd.settle();
+    crowd.pass(11);
+    crowd.pass(2);
+    assert!(crowd.server.secrets.is_empty(), "{:?}", crowd.server.secrets.keys());
+}
+
+#[test]
+fn a_renamed_policy_takes_the_secret_up_in_place() {
+    for retain in [false, true] {
+        for first in [false, true] {
+            let mut crowd = crowd(|policy| {
+                policy.spec.deletion_policy = if retain { DeletionPolicy::Retain } else { DeletionPolicy::Delete };
+            });
+            let (record, uid) = published(&crowd);
+            if first {
+                rename(&mut crowd, |_| ());
+            }
+            if retain {
+                crowd.server.delete_policy("ci", "p");
+                crowd.settle();
+            } else {
+                orphan(&mut crowd);
+            }
+            if !first {
+                crowd.pass(100);
+                assert!(lives(&crowd, &record), "it was let go");
+                rename(&mut crowd, |_| ());
+            }
+            let (second, after) = published(&crowd);
+            assert_eq!((&*second.policy, after), ("q", uid), "retain {retain}, q first {first}");
+            assert!(lives(&crowd, &record) && lives(&crowd, &second), "retain {retain}, q first {first}");
+            let warned = crowd.events().iter().any(|event| matches!(event.what.failure(), Some(failure) if failure.reason == FailureReason::TargetNotOwned));
+            assert!(!warned, "retain {retain}, q first {first}");
+            crowd.pass(70);
+            assert!(!lives(&crowd, &record), "its overlap is over");
+            crowd.server.delete_policy("ci", "q");
+            crowd.pass(70);
+            assert!(crowd.server.secrets.is_empty(), "q owns all of it: {:?}", crowd.server.secrets.keys());
+        }
+    }
+}
+
+#[test]
+fn what_somebody_else_has_a_hand_in_is_not_taken_up() {
+    type Edit = fn(&mut serde_json::Value);
+    let edits: [(&str, Edit); 3] = [
+        ("another owner", |meta| {
+            meta["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"}]);
+        }),
+        ("our data are another's", |meta| meta["managedFields"][0]["fieldsV1"]["f:data"] = json!({})),
+        ("we never wrote it", |meta| meta["managedFields"] = json!([])),
+    ];
+    for (what, edit) in edits {
+        let mut crowd = crowd(|policy| policy.spec.deletion_policy = DeletionPolicy::Retain);
+        crowd.server.delete_policy("ci", "p");
+        crowd.settle();
+        edit_secrets(&mut crowd, |meta| {
+            if meta["name"] == SHARED {
+                edit(meta);
+            }
+        });
+        rename(&mut crowd, |_| ());
+        crowd.pass(30);
+        assert_eq!(&*published(&crowd).0.policy, "p", "{what}");
+    }
+    // A policy that cannot be read has let nothing go, and neither has one that still wants its Secret.
+    for unreadable in [false, true] {
+        let mut crowd = crowd(|policy| policy.spec.deletion_policy = DeletionPolicy::Retain);
+        rename(&mut crowd, |_| ());
+        crowd.server.policy("ci", "p", |policy| {
+            if unreadable {
+                policy.spec.rotation.windows =
+                    serde_json::from_value(json!([{"schedule": "x", "duration": "1h"}])).unwrap();
+            }
+        });
+        crowd.pass(30);
+        assert_eq!(&*published(&crowd).0.policy, "p", "unreadable {unreadable}");
+        assert!(published(&crowd).0.token.unwrap().expires > Secs::of(crowd.server.now));
+    }
+}
