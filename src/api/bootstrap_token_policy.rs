@@ -147,7 +147,7 @@ pub struct TokenCounts {
 pub struct TokenFinding {
     /// Name of the Secret in kube-system.
     pub secret: String,
-    /// Expired, Unparsable, NeverExpires, BeyondMaxAge, NameMismatch, GroupNotAllowed or UnknownUsage.
+    /// Expired, Unparsable, NeverExpires, BeyondMaxAge, NameMismatch or GroupNotAllowed.
     pub reason: String,
     /// What to do, for people.
     pub message: String,

@@ -97,10 +97,6 @@ fn problems(now: Time, policy: &BootstrapPolicy, token: &BootstrapToken) -> Vec<
         found.push(("NameMismatch", message.into()));
     }
     found.extend(groups(policy, token).map(|message| ("GroupNotAllowed", message)));
-    if let Some(usage) = token.unknown_usages.first() {
-        let message = format!("Kubernetes knows no usage {usage}; use signing and authentication");
-        found.push(("UnknownUsage", message));
-    }
     found
 }
 
@@ -192,13 +188,13 @@ mod tests {
     fn finds_what_is_wrong() {
         let good = token("2027-01-15T09:00:00Z");
         let spec = r#"{"maxAge":"30m","allowedGroups":["system:bootstrappers:a"]}"#;
-        let odd = BootstrapToken { well_named: false, unknown_usages: vec!["odd".into()], ..good.clone() };
+        let odd = BootstrapToken { well_named: false, ..good.clone() };
         let grouped = |group: &str| BootstrapToken { groups: vec![group.into()], ..token("") };
         assert_eq!(reasons(&status(spec, &[("a", good.clone())], ALONE)), ["BeyondMaxAge"]);
         assert_eq!(reasons(&status("{}", &[("a", good)], ALONE)), Vec::<&str>::new());
         let immutable = status("{}", &[("a", BootstrapToken { immutable: true, ..token("") })], ALONE);
         assert!(immutable.findings[0].message.ends_with("immutable: delete it"), "{immutable:?}");
-        assert_eq!(reasons(&status("{}", &[("a", odd)], ALONE)), ["NameMismatch", "UnknownUsage"]);
+        assert_eq!(reasons(&status("{}", &[("a", odd)], ALONE)), ["NameMismatch"]);
         assert_eq!(reasons(&status(spec, &[("a", grouped("system:bootstrappers:a"))], ALONE)), ["NeverExpires"]);
         let broad = status(spec, &[("a", grouped("system:masters"))], ALONE);
         assert_eq!(reasons(&broad), ["NeverExpires", "GroupNotAllowed"]);

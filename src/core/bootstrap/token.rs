@@ -11,9 +11,6 @@ use serde::{
 use super::Expiration;
 
 const NAME_PREFIX: &str = "bootstrap-token-";
-const USAGE_PREFIX: &str = "usage-bootstrap-";
-/// The usages that Kubernetes knows.
-const KNOWN_USAGES: [&str; 2] = ["signing", "authentication"];
 
 /// A bootstrap token's Secret as the watch reads it: there is no field for `token-secret`.
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
@@ -35,7 +32,6 @@ pub struct BootstrapData {
     expiration: Vec<u8>,
     id: Vec<u8>,
     groups: Vec<u8>,
-    usages: Vec<String>,
 }
 
 impl<'de> Deserialize<'de> for BootstrapData {
@@ -44,7 +40,7 @@ impl<'de> Deserialize<'de> for BootstrapData {
     }
 }
 
-/// Reads the keys by name: a derived type would refuse a `data` of `null` or skip the usages, whose names are open.
+/// Reads the keys by name: a derived type would refuse a `data` of `null`.
 struct Keys;
 
 impl<'de> Visitor<'de> for Keys {
@@ -61,10 +57,8 @@ impl<'de> Visitor<'de> for Keys {
                 "expiration" => data.expiration = map.next_value::<ByteString>()?.0,
                 "token-id" => data.id = map.next_value::<ByteString>()?.0,
                 "auth-extra-groups" => data.groups = map.next_value::<ByteString>()?.0,
-                key => {
-                    data.usages.extend(key.strip_prefix(USAGE_PREFIX).map(str::to_owned));
-                    map.next_value::<IgnoredAny>()?;
-                }
+                // Usages among them: other distributions have their own.
+                _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(data)
@@ -90,8 +84,6 @@ pub struct BootstrapToken {
     pub well_named: bool,
     /// The groups it gives besides `system:bootstrappers`.
     pub groups: Vec<Box<str>>,
-    /// Usages that Kubernetes does not know.
-    pub unknown_usages: Vec<Box<str>>,
 }
 
 impl BootstrapToken {
@@ -101,7 +93,6 @@ impl BootstrapToken {
         let BootstrapSecret { metadata, immutable, data } = secret;
         let id = metadata.name.as_deref().and_then(|name| name.strip_prefix(NAME_PREFIX));
         let groups = String::from_utf8_lossy(&data.groups);
-        let unknown = data.usages.iter().filter(|usage| !KNOWN_USAGES.contains(&usage.as_str()));
         Self {
             well_named: id.is_some_and(|id| is_id(id) && id.as_bytes() == data.id),
             uid: metadata.uid.unwrap_or_default().into(),
@@ -112,7 +103,6 @@ impl BootstrapToken {
             expiration: Expiration::read(&data.expiration),
             // Kubernetes does not trim: a blank belongs to the group and spoils the whole list.
             groups: groups.split(',').filter(|_| !groups.is_empty()).map(Into::into).collect(),
-            unknown_usages: unknown.map(|usage| usage.as_str().into()).collect(),
         }
     }
 }
@@ -174,11 +164,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn groups_and_usages() {
-        let data = [("auth-extra-groups", "a,b, c"), ("usage-bootstrap-signing", "true"), ("usage-bootstrap-odd", "")];
-        let token = read("x", &data);
+    fn groups() {
+        let token = read("x", &[("auth-extra-groups", "a,b, c")]);
         assert_eq!(token.groups, ["a".into(), "b".into(), Box::from(" c")]);
-        assert_eq!(token.unknown_usages, ["odd".into()]);
         assert!(read("x", &[]).groups.is_empty());
     }
 }
