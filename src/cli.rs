@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
-use crate::core::bootstrap::Cleaner;
+use crate::core::{bootstrap::Cleaner, names};
 
 /// Keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
 #[derive(Debug, Parser)]
@@ -49,6 +49,9 @@ pub struct Settings {
     /// URL of the API server that is written into Secrets. Default: kube-public/cluster-info, else the operator's own.
     #[arg(long, env = "TOKENWARD_CLUSTER_SERVER", value_parser = server)]
     pub cluster_server: Option<String>,
+    /// Labels of every Secret that the operator creates, anchors too: key=value, separated by commas.
+    #[arg(long, env = "TOKENWARD_SECRET_LABELS", value_delimiter = ',', value_parser = label)]
+    pub secret_labels: Vec<(String, String)>,
     /// What happens to bootstrap tokens that the in-tree token cleaner would delete.
     #[arg(long, env = "TOKENWARD_BOOTSTRAP_TOKEN_CLEANER", default_value = "enforce")]
     pub bootstrap_token_cleaner: Cleaner,
@@ -98,6 +101,30 @@ fn namespace(text: &str) -> Result<String, String> {
     }
 }
 
+/// A label, within the rules of Kubernetes, that is nobody's mark of ownership.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write key=value, as in team=platform")?;
+    if key.starts_with("tokenward.dev/") || key == names::MANAGED_BY {
+        return Err(format!("the operator itself sets {key}; choose another key"));
+    }
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    if !is_qualified(name) || prefix.is_some_and(|prefix| !names::is_object_name(prefix)) {
+        return Err(format!(
+            "the key {key} must be at most 63 letters, digits, '-', '_' and '.', after an optional DNS name and '/'"
+        ));
+    }
+    if !value.is_empty() && !is_qualified(value) {
+        return Err(format!("the value {value} of {key} must be at most 63 letters, digits, '-', '_' and '.'"));
+    }
+    Ok((key.into(), value.into()))
+}
+
+fn is_qualified(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= 63 && name.chars().all(inner) && outer(name.chars().next()) && outer(name.chars().next_back())
+}
+
 /// `host:port`; a missing host means every address.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
@@ -140,6 +167,13 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_separated_by_commas() {
+        let labels = parse(&["--secret-labels=team=a,example.com/cost-center=", "--secret-labels=b=C_1"]).unwrap();
+        let pairs = [("team", "a"), ("example.com/cost-center", ""), ("b", "C_1")];
+        assert_eq!(labels.secret_labels, pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+
+    #[test]
     fn wrong_values_are_answered_in_the_first_line_with_what_is_right() {
         for (arg, hint) in [
             ("--namespace=A", "lower-case"),
@@ -148,6 +182,15 @@ mod tests {
             ("--cluster-server=http://x", "https URL"),
             ("--cluster-server=api", "https URL"),
             ("--bootstrap-token-cleaner=delete", "invalid value 'delete'"),
+            ("--secret-labels=team", "write key=value"),
+            ("--secret-labels=tokenward.dev/role=target", "the operator itself sets tokenward.dev/role"),
+            (
+                "--secret-labels=app.kubernetes.io/managed-by=me",
+                "the operator itself sets app.kubernetes.io/managed-by",
+            ),
+            ("--secret-labels=-team=a", "the key -team must be at most 63"),
+            ("--secret-labels=A.example/team=a", "the key A.example/team must be"),
+            ("--secret-labels=a=b,team=a b", "the value a b of team must be at most 63"),
         ] {
             let error = parse(&[arg]).unwrap_err();
             assert!(error.lines().next().is_some_and(|line| line.contains(hint)), "{arg}: {error}");

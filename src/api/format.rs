@@ -1,23 +1,32 @@
 //! The shapes a target can have: one type, and one optional member with the options of each type.
 
-use kube::KubeSchema;
+use std::collections::BTreeMap;
+
+use kube::{
+    KubeSchema,
+    core::{Message, Rule},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::{foreign, server::ServerOptions, template};
 
 /// The shape a consumer reads, with the options of the chosen type.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(!has(self.kubeconfig) || self.type == 'Kubeconfig') && (!has(self.argoCDCluster) || self.type == 'ArgoCDCluster') && (!has(self.istioRemoteSecret) || self.type == 'IstioRemoteSecret') && (!has(self.dockerConfigJson) || self.type == 'DockerConfigJson')")
+    validation = Rule::new("(!has(self.kubeconfig) || self.type == 'Kubeconfig') && (!has(self.argoCDCluster) || self.type == 'ArgoCDCluster') && (!has(self.istioRemoteSecret) || self.type == 'IstioRemoteSecret') && (!has(self.dockerConfigJson) || self.type == 'DockerConfigJson') && (!has(self.custom) || self.type == 'Custom')")
         .message("each option of format is only read with the type of its own name; remove the others or change the type"),
     validation = Rule::new("self.type != 'IstioRemoteSecret' || has(self.istioRemoteSecret)")
         .message("type IstioRemoteSecret needs istioRemoteSecret.clusterName, the name that Istio knows the cluster by"),
     validation = Rule::new("self.type != 'DockerConfigJson' || has(self.dockerConfigJson)")
-        .message("type DockerConfigJson needs dockerConfigJson.registries, the hosts that the token is sent to")
+        .message("type DockerConfigJson needs dockerConfigJson.registries, the hosts that the token is sent to"),
+    validation = Rule::new("self.type != 'Custom' || has(self.custom)").message(CUSTOM_NEEDS_DATA)
 )]
 pub struct FormatOptions {
     /// Token writes the keys token, ca.crt, namespace and server; Kubeconfig a kubeconfig; ArgoCDCluster and
-    /// IstioRemoteSecret the Secrets that Argo CD and Istio read; DockerConfigJson credentials for registries.
+    /// IstioRemoteSecret the Secrets that Argo CD and Istio read; DockerConfigJson credentials for registries; Custom
+    /// the keys and texts of custom.data.
     #[serde(default, rename = "type")]
     pub kind: FormatType,
     /// Options of type Kubeconfig.
@@ -32,23 +41,70 @@ pub struct FormatOptions {
     /// Options of type DockerConfigJson.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_config_json: Option<DockerConfigJsonOptions>,
+    /// Options of type Custom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomOptions>,
 }
 
 impl FormatOptions {
-    /// The URL of the API server that the policy chose for its consumer, if it did.
+    /// The options about the API server that the chosen type has, if the policy sets any.
     #[must_use]
-    pub fn server(&self) -> Option<&str> {
-        let kubeconfig = self.kubeconfig.as_ref().and_then(|options| options.server.as_deref());
-        let argo_cd = self.argo_cd_cluster.as_ref().and_then(|options| options.server.as_deref());
-        let istio = self.istio_remote_secret.as_ref().and_then(|options| options.server.as_deref());
-        kubeconfig.or(argo_cd).or(istio)
+    pub fn server(&self) -> Option<&ServerOptions> {
+        match self.kind {
+            FormatType::Kubeconfig => self.kubeconfig.as_ref().map(|options| &options.api_server),
+            FormatType::ArgoCDCluster => self.argo_cd_cluster.as_ref().map(|options| &options.api_server),
+            FormatType::IstioRemoteSecret => self.istio_remote_secret.as_ref().map(|options| &options.api_server),
+            FormatType::Token | FormatType::DockerConfigJson | FormatType::Custom => None,
+        }
+    }
+
+    /// Whether these options, which may have been stored without the rules of the schema, say a Secret that may be
+    /// written.
+    ///
+    /// # Errors
+    /// With the field and the rule that it breaks.
+    pub fn check(&self) -> Result<(), String> {
+        self.server().map_or(Ok(None), ServerOptions::ca)?;
+        match self.kind {
+            FormatType::Custom => self.custom.as_ref().ok_or(CUSTOM_NEEDS_DATA)?.check(),
+            FormatType::Kubeconfig => self.kubeconfig.as_ref().map_or(Ok(()), KubeconfigOptions::check),
+            _ => Ok(()),
+        }
     }
 }
 
-/// A URL that hides nothing: no user, query or fragment, and no character that a log or a shell could stumble over.
-const SERVER: &str = r"self.matches('^https://([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?(/[-._~A-Za-z0-9/]*)?$')";
-const SERVER_MESSAGE: &str =
-    "server must be the https URL of the API server as the consumer reaches it, like https://api.example.com:6443";
+/// The type of a Secret stays as long as its name: it is immutable.
+#[must_use]
+pub fn type_kept() -> Rule {
+    let (before, after) = (secret_type("oldSelf"), secret_type("self"));
+    let name = |spec| {
+        format!(
+            "(has({spec}.secret) && has({spec}.secret.name) ? {spec}.secret.name : '{{policy}}-{{serviceAccount}}')"
+        )
+    };
+    let message = format!(
+        "'the type of a Secret cannot change from ' + {before} + ' to ' + {after} + '; choose another secret.name with the new format'"
+    );
+    Rule::new(format!("{before} == {after} || {} != {}", name("oldSelf"), name("self")))
+        .message(Message::Expression(message))
+}
+
+/// The type of the Secret that a spec asks for, in CEL. [`crate::core::format::Format::secret_type`] says the same.
+fn secret_type(spec: &str) -> String {
+    let format = format!("{spec}.secret.format");
+    let chosen = |kind, member| {
+        format!(
+            "{format}.type == '{kind}' && has({format}.{member}) && has({format}.{member}.secretType) ? {format}.{member}.secretType"
+        )
+    };
+    format!(
+        "(!has({spec}.secret) || !has({format}) ? 'Opaque' : {format}.type == 'DockerConfigJson' ? 'kubernetes.io/dockerconfigjson' : {} : {} : 'Opaque')",
+        chosen("Custom", "custom"),
+        chosen("Kubeconfig", "kubeconfig")
+    )
+}
+
+const CUSTOM_NEEDS_DATA: &str = "type Custom needs custom.data, the keys of the Secret and their texts";
 
 /// The shapes there are.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -60,6 +116,7 @@ pub enum FormatType {
     ArgoCDCluster,
     IstioRemoteSecret,
     DockerConfigJson,
+    Custom,
 }
 
 /// Names inside a kubeconfig.
@@ -74,32 +131,52 @@ pub struct KubeconfigOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
-    /// URL of the API server as the consumer reaches it; by default what the operator knows. Its certificate must be
-    /// of the cluster's CA. The administrator's limit servers must name it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
-    #[x_kube(validation = Rule::new(SERVER).message(SERVER_MESSAGE))]
-    pub server: Option<String>,
+    /// The API server as the consumer reaches it.
+    #[serde(flatten)]
+    pub api_server: ServerOptions,
     /// Key of the Secret that holds the kubeconfig; by default config. Flux reads value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
     pub key: Option<String>,
+    /// Type of the Secret; by default Opaque. It stays as long as secret.name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_TYPE))]
+    #[x_kube(validation = foreign::type_rule(), validation = Rule::new(format!("self != '{}'", foreign::BASIC_AUTH)).message(NO_KUBECONFIG))]
+    pub secret_type: Option<String>,
 }
+
+/// How types of Secrets are written.
+const SECRET_TYPE: &str = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$";
+
+const NO_KUBECONFIG: &str = "a Secret of type kubernetes.io/basic-auth holds no kubeconfig; choose another secretType";
+
+impl KubeconfigOptions {
+    fn check(&self) -> Result<(), String> {
+        let kind = self.secret_type.as_deref().unwrap_or(OPAQUE);
+        let kubeconfig =
+            if kind == foreign::BASIC_AUTH { Err(NO_KUBECONFIG.to_owned()) } else { foreign::check_type(kind) };
+        kubeconfig.map_err(|error| format!("kubeconfig.secretType: {error}"))
+    }
+}
+
+/// The type of a Secret that nobody gives another one.
+pub const OPAQUE: &str = "Opaque";
 
 /// A cluster as Argo CD's declarative setup describes it.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.clusterResources) || (has(self.namespaces) && size(self.namespaces) > 0)")
+        .message("Argo CD reads clusterResources only together with namespaces; set argoCDCluster.namespaces, or remove clusterResources")
+)]
 pub struct ArgoCdClusterOptions {
     /// Name that Argo CD shows; by default the policy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub cluster_name: Option<String>,
-    /// URL of the API server as Argo CD reaches it; by default what the operator knows. Its certificate must be of the
-    /// cluster's CA. The administrator's limit servers must name it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
-    #[x_kube(validation = Rule::new(SERVER).message(SERVER_MESSAGE))]
-    pub server: Option<String>,
+    /// The API server as the consumer reaches it.
+    #[serde(flatten)]
+    pub api_server: ServerOptions,
     /// Namespaces that Argo CD manages there; by default all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -112,6 +189,13 @@ pub struct ArgoCdClusterOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub project: Option<String>,
+    /// Whether Argo CD also manages objects without a namespace, where namespaces are set; by default it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_resources: Option<bool>,
+    /// The shard of Argo CD's application controller that serves the cluster; by default Argo CD chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub shard: Option<i32>,
 }
 
 /// A cluster as Istio's multi-cluster setup describes it.
@@ -121,12 +205,9 @@ pub struct IstioRemoteSecretOptions {
     /// Name that Istio knows the cluster by; also the key of the Secret.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
     pub cluster_name: String,
-    /// URL of the API server as istiod reaches it; by default what the operator knows. Its certificate must be of the
-    /// cluster's CA. The administrator's limit servers must name it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
-    #[x_kube(validation = Rule::new(SERVER).message(SERVER_MESSAGE))]
-    pub server: Option<String>,
+    /// The API server as the consumer reaches it.
+    #[serde(flatten)]
+    pub api_server: ServerOptions,
 }
 
 /// Who reads the token as a password.
@@ -146,4 +227,52 @@ pub struct DockerConfigJsonOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[^:\s]+$"))]
     pub username: Option<String>,
+}
+
+/// Any other shape: keys, and texts with placeholders.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.data.exists(k, self.data[k].replace('{{', ' ').contains('{token}'))").message(NO_TOKEN),
+    validation = Rule::new("self.data.all(k, size(k) <= 253 && k.matches('^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$'))").message(KEYS),
+    validation = Rule::new(format!("!has(self.secretType) || self.secretType != '{}' || 'username' in self.data || 'password' in self.data", foreign::BASIC_AUTH)).message(NO_LOGIN)
+)]
+pub struct CustomOptions {
+    /// Type of the Secret; by default Opaque. It stays as long as secret.name. Types on which controllers act are
+    /// refused; kubernetes.io/basic-auth needs the key username or password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_TYPE))]
+    #[x_kube(validation = foreign::type_rule())]
+    pub secret_type: Option<String>,
+    /// Keys of the Secret with their texts, 1 to 16. The placeholders {token}, {server}, {ca} (PEM), {caBase64},
+    /// {namespace}, {serviceAccount} and {expiresAt} (RFC 3339) are filled, {{ stands for a brace, and all else is copied.
+    #[schemars(schema_with = "template::data")]
+    pub data: BTreeMap<String, String>,
+}
+
+const NO_TOKEN: &str = "at least one text of custom.data must hold {token}";
+const KEYS: &str =
+    "keys of custom.data must be letters, digits, '-', '_' and '.', at most 253, and not begin with two dots";
+const NO_LOGIN: &str =
+    "a Secret of type kubernetes.io/basic-auth needs the key username or password; add one to custom.data";
+
+impl CustomOptions {
+    /// Keys that the type of the Secret demands, of those that there are.
+    pub fn demanded(&self) -> impl Iterator<Item = &str> {
+        let login = self.secret_type.as_deref() == Some(foreign::BASIC_AUTH);
+        self.data.keys().map(String::as_str).filter(move |key| login && matches!(*key, "username" | "password"))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let kind = self.secret_type.as_deref().unwrap_or(OPAQUE);
+        foreign::check_type(kind).map_err(|error| format!("custom.secretType: {error}"))?;
+        if kind == foreign::BASIC_AUTH && self.demanded().next().is_none() {
+            return Err(NO_LOGIN.into());
+        }
+        let mut holds_token = false;
+        for (key, text) in &self.data {
+            holds_token |= template::check(text).map_err(|error| format!("custom.data[{key:.63}]: {error}"))?;
+        }
+        if holds_token { Ok(()) } else { Err(NO_TOKEN.into()) }
+    }
 }

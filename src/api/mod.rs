@@ -3,8 +3,11 @@
 pub mod bootstrap_token_policy;
 pub mod cron;
 pub mod duration;
+pub mod foreign;
 pub mod format;
 pub mod schema;
+pub mod server;
+pub mod template;
 pub mod token_policy;
 
 use kube::CustomResourceExt as _;

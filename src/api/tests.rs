@@ -1,5 +1,6 @@
 //! The schema as a whole: no drift, a description everywhere, and every CEL rule with an example on either side.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kube::{CustomResourceExt as _, core::cel::validate_cel_schema};
 use serde_json::{Value, json};
 
@@ -80,12 +81,83 @@ fn good_policies_pass() {
         format(&json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": "west"}})),
         format(&json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": ["r.example:5000"]}})),
         json!({"secret": {"format": {"type": "ArgoCDCluster"}, "labels": {"argocd.argoproj.io/auto-label-cluster-info": "true"}}}),
+        format(&json!({"type": "Kubeconfig", "kubeconfig": {"secretType": "mirror.linkerd.io/remote-kubeconfig"}})),
+        format(&json!({"type": "Kubeconfig", "kubeconfig": {"server": "https://a", "caBundle": certificate()}})),
+        format(
+            &json!({"type": "ArgoCDCluster", "argoCDCluster": {"server": "https://a", "systemRoots": true, "shard": 0}}),
+        ),
+        format(&json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a"], "clusterResources": true}})),
+        format(&json!({"type": "Custom", "custom": {"data": {"text": "{token}"}}})),
+        format(
+            &json!({"type": "Custom", "custom": {"secretType": "kubernetes.io/basic-auth", "data": {"password": "{token}"}}}),
+        ),
+        format(
+            &json!({"type": "Custom", "custom": {"data": {"a": "{{\"t\": \"{token}\"}}", "b.C_d-e": "{ca}{server} }"}}}),
+        ),
+        json!({"token": {"audiences": ["vault"]}, "secret": {"format": {"type": "Custom", "custom": {"data": {"jwt": "{token}"}}}}}),
+        json!({"secret": {"labels": {"app.kubernetes.io/part-of": "ci", "x-k8s.io/cluster-profile": "a", "jenkins.io/credentials-type": "secretText"}}}),
+        json!({"secret": {"labels": {"sigs.k8s.io/multicluster-runtime-kubeconfig": "true", "multicluster.x-k8s.io/clusterset": "a"}}}),
+        json!({"secret": {"annotations": {"kubernetes.io/description": "of the nightly build"}}}),
         json!({"token": {"binding": "Target"}}),
         json!({"token": {"binding": "None"}, "rotation": {"renewBeforePercentage": 50}}),
         json!({"rotation": {"windows": [{"schedule": "0 2 * * *", "duration": "2h", "timeZone": "Europe/Berlin"}]}}),
     ] {
         assert_eq!(validate(&spec), Ok(()), "{spec}");
         assert!(serde_json::from_value::<TokenPolicySpec>(full(&spec)).is_ok(), "{spec}");
+    }
+}
+
+/// The base64 of a PEM certificate, as far as the schema looks.
+fn certificate() -> String {
+    STANDARD.encode("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+}
+
+/// The least policies of format `Custom` and beyond, each with one fault, and what is said of it.
+fn faulty_formats() -> Vec<(Value, &'static str)> {
+    let custom = |custom: Value| format(&json!({"type": "Custom", "custom": custom}));
+    let text = |text: &str| custom(json!({"data": {"a": text}}));
+    let typed = |kind: &str| custom(json!({"secretType": kind, "data": {"a": "{token}"}}));
+    let kubeconfig = |options: Value| format(&json!({"type": "Kubeconfig", "kubeconfig": options}));
+    let key = STANDARD.encode("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n");
+    vec![
+        (format(&json!({"type": "Custom"})), "type Custom needs custom.data"),
+        (text("{Token} {token}"), "{Token} is no placeholder; write one of {token}, {server}, {ca}"),
+        (text("{token} {env.HOME}"), "{env.HOME} is no placeholder"),
+        (text("{token} {"), "{ is no placeholder"),
+        (text("{{token}"), "must hold {token}"),
+        (text("a{token}"), "must not have {token} right beside"),
+        (text("{token}{ca}"), "must not have {token} right beside"),
+        (text("{server}{token}"), "must not have {token} right beside"),
+        (text(&"{token} ".repeat(17)), "at most 16 placeholders"),
+        (custom(json!({"data": {"a b": "{token}"}})), "keys of custom.data must be letters"),
+        (custom(json!({"data": {"..a": "{token}"}})), "keys of custom.data must be letters"),
+        (typed("kubernetes.io/tls"), "controllers act on Secrets of type kubernetes.io/tls; choose Opaque"),
+        (typed("helm.sh/release.v1"), "of type helm.sh/release.v1"),
+        (typed("tokenward.dev/anchor"), "of type tokenward.dev/anchor"),
+        (typed("kubernetes.io/basic-auth"), "needs the key username or password"),
+        (kubeconfig(json!({"secretType": "bootstrap.kubernetes.io/token"})), "of type bootstrap.kubernetes.io/token"),
+        (kubeconfig(json!({"secretType": "kubernetes.io/basic-auth"})), "holds no kubeconfig"),
+        (kubeconfig(json!({"systemRoots": true})), "set server, or remove them"),
+        (kubeconfig(json!({"caBundle": certificate()})), "set server, or remove them"),
+        (
+            kubeconfig(json!({"server": "https://a", "caBundle": certificate(), "systemRoots": true})),
+            "remove one of them",
+        ),
+        (kubeconfig(json!({"server": "https://a", "caBundle": "QUFB"})), "base64 of PEM certificates"),
+        (kubeconfig(json!({"server": "https://a", "caBundle": key})), "without a private key"),
+    ]
+}
+
+#[test]
+fn faulty_formats_are_refused_and_the_operator_would_not_write_them() {
+    for (spec, message) in faulty_formats() {
+        let errors = validate(&spec).expect_err(&spec.to_string());
+        assert!(errors.contains(message), "{spec}: {errors}");
+        let stored: TokenPolicySpec = serde_json::from_value(full(&spec)).unwrap();
+        // The API server itself refuses a key that no Secret can have.
+        if !message.starts_with("keys of") {
+            assert!(stored.secret.format.check().is_err(), "{spec}");
+        }
     }
 }
 
@@ -162,7 +234,17 @@ fn bad_policies_are_refused_with_what_to_do() {
         (json!({"rotation": {"maxAge": "1m", "overlap": "8m"}}), "at most 7 times"),
         (json!({"secret": {"name": "bootstrap-token-{serviceAccount}"}}), "belong to others"),
         (json!({"secret": {"name": "sh.helm.release.v1"}}), "belong to others"),
-        (label("kubernetes.io/x"), "choose other keys"),
+        (
+            format(&json!({"type": "ArgoCDCluster", "argoCDCluster": {"clusterResources": false}})),
+            "set argoCDCluster.namespaces",
+        ),
+        (label("kubernetes.io/x"), "must not have the key kubernetes.io/x: "),
+        (label("app.kubernetes.io/managed-by"), "must not have the key app.kubernetes.io/managed-by: "),
+        (label("applyset.kubernetes.io/part-of"), "must not have the key applyset.kubernetes.io/part-of: "),
+        (label("hnc.x-k8s.io/inherited-from"), "copies Secrets with such keys elsewhere"),
+        (annotation("meta.helm.sh/release-name"), "deletes Secrets with such keys as parts of what it has applied"),
+        (annotation("reconcile.external-secrets.io/data-hash"), "takes Secrets with such keys for its own"),
+        (annotation("tokenward.dev/x"), "secret.annotations must not have the key tokenward.dev/x: the operator keeps"),
         (label("a.k8s.io/x"), "choose other keys"),
         (label("tokenward.dev/role"), "choose other keys"),
         (label("-x"), "valid keys"),
@@ -213,6 +295,19 @@ fn the_type_of_a_secret_changes_only_with_its_name() {
     assert_eq!(change(&named("a", &token), &named("a", &kubeconfig)), Ok(()));
     assert_eq!(change(&full(&json!({})), &full(&json!({"suspend": true}))), Ok(()));
     assert!(change(&full(&json!({})), &named("{policy}-{serviceAccount}", &docker)).is_err());
+    let custom = |kind: &str| json!({"type": "Custom", "custom": {"secretType": kind, "data": {"text": "{token}"}}});
+    let linkerd = json!({"type": "Kubeconfig", "kubeconfig": {"secretType": "mirror.linkerd.io/remote-kubeconfig"}});
+    let errors = change(&named("a", &custom("x.example/y")), &named("a", &linkerd)).unwrap_err();
+    assert!(errors.contains("from x.example/y to mirror.linkerd.io/remote-kubeconfig"), "{errors}");
+    for (before, after) in [
+        (&custom("Opaque"), &token),
+        (&kubeconfig, &custom("Opaque")),
+        (&custom("kubernetes.io/dockerconfigjson"), &docker),
+        (&linkerd, &custom("mirror.linkerd.io/remote-kubeconfig")),
+    ] {
+        let errors = change(&named("a", before), &named("a", after)).err().unwrap_or_default();
+        assert!(!errors.contains("choose another secret.name"), "{before} {after}: {errors}");
+    }
 }
 
 #[test]
@@ -235,5 +330,5 @@ fn bootstrap_policies_good_and_bad() {
 #[test]
 fn every_rule_has_an_example_above() {
     let rules = super::yaml(None).unwrap().matches("rule:").count();
-    assert_eq!(rules, 36, "a new CEL rule needs examples in this file");
+    assert_eq!(rules, 56, "a new CEL rule needs examples in this file");
 }

@@ -9,7 +9,13 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{cron, duration::Duration, format::FormatOptions, schema};
+use super::{
+    cron,
+    duration::Duration,
+    foreign,
+    format::{self, FormatOptions},
+    schema,
+};
 
 /// Keeps bound ServiceAccount tokens alive in Secrets: one Secret per selected account, rotated before
 /// its token expires.
@@ -82,9 +88,8 @@ use super::{cron, duration::Duration, format::FormatOptions, schema};
     validation = Rule::new("(has(self.serviceAccounts.names) && size(self.serviceAccounts.names) == 1) || !has(self.secret) || !has(self.secret.name) || self.secret.name.contains('{serviceAccount}')")
         .message("secret.name would give one Secret to several accounts; put {serviceAccount} into it"),
     validation = Rule::new("!has(self.secret) || !has(self.secret.format) || !(self.secret.format.type in ['Kubeconfig', 'ArgoCDCluster', 'IstioRemoteSecret']) || !has(self.token) || !has(self.token.audiences) || size(self.token.audiences) == 0")
-        .message("this format talks to the API server, so token.audiences must be empty; remove the audiences or use format type Token"),
-    validation = Rule::new("(has(self.secret) && has(self.secret.format) && self.secret.format.type == 'DockerConfigJson') == (has(oldSelf.secret) && has(oldSelf.secret.format) && oldSelf.secret.format.type == 'DockerConfigJson') || (has(self.secret) && has(self.secret.name) ? self.secret.name : '{policy}-{serviceAccount}') != (has(oldSelf.secret) && has(oldSelf.secret.name) ? oldSelf.secret.name : '{policy}-{serviceAccount}')")
-        .message("the type of a Secret cannot change, and only DockerConfigJson has one of its own; choose another secret.name with the new format"),
+        .message("this format talks to the API server, so token.audiences must be empty; remove the audiences or use format type Token or Custom"),
+    validation = format::type_kept(),
     validation = Rule::new("!has(self.token) || !has(self.token.binding) || self.token.binding == 'Anchor' || !has(self.rotation) || (!has(self.rotation.overlap) && !has(self.rotation.maxAge))")
         .message("rotation.overlap and rotation.maxAge need tokens that are revoked one by one; use token.binding Anchor or remove them")
 )]
@@ -245,10 +250,8 @@ impl Default for Rotation {
 /// The target Secret.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[x_kube(
-    validation = Rule::new(schema::ARGO_CD_KEYS)
-        .message("keys under argoproj.io make Argo CD act; choose other keys, or with format type ArgoCDCluster secret-type, auto-label-cluster-info, skip-reconcile or refresh of argocd.argoproj.io"),
-    validation = Rule::new(schema::ISTIO_KEYS)
-        .message("keys under istio and istio.io make Istio act; choose other keys, or format type IstioRemoteSecret")
+    validation = foreign::argo_cd_keys(),
+    validation = foreign::istio_keys()
 )]
 pub struct Secret {
     /// Name of the Secret: literal text and the placeholders {policy} and {serviceAccount}.
@@ -265,8 +268,7 @@ pub struct Secret {
     #[x_kube(
         validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
             .message("secret.labels must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
-        validation = Rule::new(schema::NO_FOREIGN_KEYS)
-            .message("labels under kubernetes.io, k8s.io, tokenward.dev and the like make controllers act; choose other keys")
+        validation = foreign::keys("labels")
     )]
     pub labels: BTreeMap<String, String>,
     /// Annotations put on the Secret.
@@ -275,8 +277,7 @@ pub struct Secret {
     #[x_kube(
         validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
             .message("secret.annotations must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
-        validation = Rule::new(schema::NO_FOREIGN_KEYS)
-            .message("annotations under kubernetes.io, k8s.io, tokenward.dev and the like make controllers act; choose other keys")
+        validation = foreign::keys("annotations")
     )]
     pub annotations: BTreeMap<String, String>,
     /// What the Secret holds.

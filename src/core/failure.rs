@@ -41,6 +41,17 @@ impl Failure {
         Self::new(classify(status), &format!("{operation}: {said}"))
     }
 
+    /// The same for the creation of an anchor: whoever demands labels on every Secret refuses it for want of them.
+    #[must_use]
+    pub fn of_anchor(mut self) -> Self {
+        if self.reason == FailureReason::AdmissionDenied {
+            self.message.push_str(
+                "; if it is for a label on every Secret, start the operator with --secret-labels, or choose token.binding Target, which needs no anchor",
+            );
+        }
+        self
+    }
+
     /// `operation` got no answer, or one that is not the API server's.
     #[must_use]
     pub fn unanswered(operation: &str, error: &str) -> Self {
@@ -157,6 +168,16 @@ mod tests {
             "request a token for ServiceAccount ci/a: token.duration 200h is over the limit 168h; change the limit";
         assert!(failure.message.starts_with(told), "{}", failure.message);
         assert_eq!(failure.reason, FailureReason::AdmissionDenied);
+    }
+
+    #[test]
+    fn a_refused_anchor_has_two_ways_out() {
+        let status = |code: u16| serde_json::from_value(json!({"code": code, "message": "needs a team"})).unwrap();
+        let denied = Failure::refused("create Secret ci/tw-1 (anchor)", &status(403)).of_anchor();
+        let out = "start the operator with --secret-labels, or choose token.binding Target";
+        assert!(denied.message.contains("needs a team; ") && denied.message.contains(out), "{}", denied.message);
+        let other = Failure::refused("create Secret ci/tw-1 (anchor)", &status(500));
+        assert_eq!(other.clone().of_anchor(), other);
     }
 
     #[test]

@@ -10,13 +10,13 @@ use super::{
     address::ClusterAddress,
     id::{Secs, Uid, stable_hash},
     meta, names,
-    place::applied::{self, AppliedFields},
+    place::applied::{self, AppliedFields, Demanded},
     revocation::{InvalidInstant, Revocation},
     windows::Windows,
 };
 use crate::{
     api::{
-        format::FormatOptions,
+        format::{FormatOptions, FormatType},
         token_policy::{Binding, DeletionPolicy, TokenOptions, TokenPolicySpec, TokenPolicyStatus},
     },
     core::format,
@@ -61,6 +61,8 @@ pub struct Policy {
     pub token_inputs: Box<str>,
     /// Fingerprint of what needs only a new rendering when it changes.
     pub layout: Box<str>,
+    /// Labels that the administrator demands on its Secrets.
+    pub demanded: Demanded,
     /// The fields that our Apply entry owns after a write for this policy.
     pub applied: AppliedFields,
 }
@@ -83,20 +85,20 @@ pub enum PolicyState {
 }
 
 impl PolicyState {
-    /// Reads a policy; a selector or window that does not compile makes it unreadable.
+    /// Reads a policy.
     #[cfg(test)]
     #[must_use]
-    pub fn read(policy: crate::api::token_policy::TokenPolicy, address: &ClusterAddress) -> Self {
-        Self::of(&policy.metadata, Ok(policy.spec), policy.status.unwrap_or_default(), address)
+    pub fn read(policy: crate::api::token_policy::TokenPolicy, address: &ClusterAddress, demanded: &Demanded) -> Self {
+        Self::of(&policy.metadata, Ok(policy.spec), policy.status.unwrap_or_default(), address, demanded)
     }
 
     /// Reads a stored object field by field, so that a wrong one spoils no other. A spec that does not fit its schema, and a
-    /// selector or window that does not compile, make it unreadable.
+    /// selector, window or format that is none, make it unreadable.
     #[must_use]
-    pub fn parse(mut object: DynamicObject, address: &ClusterAddress) -> Self {
+    pub fn parse(mut object: DynamicObject, address: &ClusterAddress, demanded: &Demanded) -> Self {
         let spec = serde_json::from_value(object.data["spec"].take()).map_err(|error| format!("spec: {error}"));
         let status = serde_json::from_value(object.data["status"].take()).unwrap_or_default();
-        Self::of(&object.metadata, spec, status, address)
+        Self::of(&object.metadata, spec, status, address, demanded)
     }
 
     fn of(
@@ -104,9 +106,10 @@ impl PolicyState {
         spec: Result<TokenPolicySpec, String>,
         status: TokenPolicyStatus,
         address: &ClusterAddress,
+        demanded: &Demanded,
     ) -> Self {
         let head = Head::read(meta, status);
-        match spec.and_then(|spec| Policy::read(head.clone(), spec, address)) {
+        match spec.and_then(|spec| Policy::read(head.clone(), spec, address, demanded)) {
             Ok(policy) => Self::Readable(Box::new(policy)),
             Err(error) => Self::Unreadable(Box::new(head), error),
         }
@@ -177,14 +180,16 @@ impl Head {
 }
 
 impl Policy {
-    fn read(head: Head, spec: TokenPolicySpec, address: &ClusterAddress) -> Result<Self, String> {
+    fn read(head: Head, spec: TokenPolicySpec, address: &ClusterAddress, demanded: &Demanded) -> Result<Self, String> {
+        spec.secret.format.check().map_err(|error| format!("spec.secret.format: {error}"))?;
         let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
         Ok(Self {
             selector: selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?,
             windows: Windows::read(&spec.rotation.windows)?,
             token_inputs: token_inputs(&spec),
-            layout: layout(&spec, address),
-            applied: applied::after_apply(&head.uid, &spec.secret),
+            layout: layout(&spec, address, demanded),
+            applied: applied::after_apply(&head.uid, &spec.secret, demanded),
+            demanded: demanded.clone(),
             head,
             spec,
         })
@@ -238,17 +243,21 @@ fn token_inputs(spec: &TokenPolicySpec) -> Box<str> {
 }
 
 /// Hash over the fields that need only a new rendering when they change.
-fn layout(spec: &TokenPolicySpec, address: &ClusterAddress) -> Box<str> {
-    let chosen = format::of(&spec.secret.format).server().map(str::to_owned);
-    let mut inputs = vec![
-        format!("server={}", chosen.as_deref().unwrap_or(&address.server)),
-        format!("ca={:016x}", stable_hash([String::from_utf8_lossy(&address.ca).as_ref()])),
-    ];
+fn layout(spec: &TokenPolicySpec, address: &ClusterAddress, demanded: &Demanded) -> Box<str> {
+    let format = &spec.secret.format;
+    let mut inputs = Vec::new();
+    // DockerConfigJson tells no server either, but its Secrets of the first release were written under one.
+    if format.kind == FormatType::DockerConfigJson || format::of(format).tells_server() {
+        let told = format::told(format, address);
+        inputs.push(format!("server={}", told.server));
+        inputs.push(format!("ca={:016x}", stable_hash([String::from_utf8_lossy(&told.ca).as_ref()])));
+    }
+    inputs.extend(demanded.iter().map(|(key, value)| format!("demanded={key}={value}")));
     inputs.extend(spec.secret.labels.iter().map(|(key, value)| format!("label={key}={value}")));
     inputs.extend(spec.secret.annotations.iter().map(|(key, value)| format!("annotation={key}={value}")));
-    if spec.secret.format != FormatOptions::default() {
+    if *format != FormatOptions::default() {
         // As JSON with sorted keys, in which fields that are not set do not appear.
-        inputs.push(format!("format={}", serde_json::json!(spec.secret.format)));
+        inputs.push(format!("format={}", serde_json::json!(format)));
     }
     versioned(&inputs)
 }

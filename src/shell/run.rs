@@ -37,6 +37,7 @@ use crate::{
             event::GrantEvent,
         },
         kernel::{controller::Outcome, store::Scope},
+        place::applied::Demanded,
         request::Request,
     },
 };
@@ -254,10 +255,11 @@ impl Operator<'_> {
     ) -> Result<(), RunError> {
         let scopes = scopes(self.settings);
         let client = api::client(self.config.clone(), &self.metrics.calls)?;
-        super::watch::start(tasks, &client, &self.metrics, &address, &scopes, &inputs);
+        let demanded = Demanded::new(self.settings.secret_labels.iter().cloned().collect());
+        super::watch::start(tasks, &client, &self.metrics, (&address, &demanded), &scopes, &inputs);
         tasks.spawn(signers::follow(self.api.clone(), inputs));
         tasks.spawn(follow_clock(self.api.clone()));
-        let grants = Grants::new(address, scopes, rand::rng().random());
+        let grants = Grants::new(address, demanded, scopes, rand::rng().random());
         let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
         let host = GrantHost { api: self.api.clone(), metrics, reporter, readiness };
         let turns = Turns::new(grants, host, self.api.clone(), self.settings.concurrency.into());

@@ -32,7 +32,10 @@ use crate::core::{
     },
     meta::version,
     names,
-    place::secret::{Anchor, Target},
+    place::{
+        applied::Demanded,
+        secret::{Anchor, Target},
+    },
     policy::PolicyState,
 };
 
@@ -52,7 +55,7 @@ pub fn start(
     tasks: &mut JoinSet<()>,
     client: &Client,
     metrics: &Arc<Metrics>,
-    address: &ClusterAddress,
+    (address, demanded): (&ClusterAddress, &Demanded),
     scopes: &[Scope],
     inputs: &mpsc::Sender<Input<Grants>>,
 ) {
@@ -65,11 +68,13 @@ pub fn start(
             metrics: Some(metrics.clone()),
             absent_pause: None,
         };
-        let address = address.clone();
+        let (address, demanded) = (address.clone(), demanded.clone());
         tasks.spawn(watch(KINDS[0]).follow(
             policies(client, scope),
             Config::default(),
-            move |policy: DynamicObject| Some((version(&policy.metadata), PolicyState::parse(policy, &address))),
+            move |policy: DynamicObject| {
+                Some((version(&policy.metadata), PolicyState::parse(policy, &address, &demanded)))
+            },
             Change::Policy,
         ));
         tasks.spawn(watch(KINDS[1]).follow(

@@ -27,8 +27,4 @@ impl Format for IstioRemoteSecret<'_> {
     fn annotation(&self) -> Option<(String, String)> {
         self.0.map(|options| ("networking.istio.io/cluster".to_owned(), options.cluster_name.clone()))
     }
-
-    fn server(&self) -> Option<&str> {
-        self.0.and_then(|options| options.server.as_deref())
-    }
 }

@@ -6,7 +6,10 @@ use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use serde_json::json;
 
 use super::{Data, Format, Material};
-use crate::{api::format::KubeconfigOptions, core::address::ClusterAddress};
+use crate::{
+    api::format::{KubeconfigOptions, OPAQUE},
+    core::address::ClusterAddress,
+};
 
 /// The key, unless the policy asks for another.
 const KEY: &str = "config";
@@ -38,8 +41,8 @@ impl Format for Kubeconfig<'_> {
         Data::from([(key, text(names, material.token, address))])
     }
 
-    fn server(&self) -> Option<&str> {
-        self.option(|options| options.server.as_deref())
+    fn secret_type(&self) -> &str {
+        self.option(|options| options.secret_type.as_deref()).unwrap_or(OPAQUE)
     }
 }
 
@@ -61,13 +64,14 @@ pub(super) fn text(names: ContextNames<'_>, token: &SecretString, address: &Clus
     if let Some(namespace) = namespace {
         context["namespace"] = namespace.into();
     }
+    let mut entry = json!({"server": address.server});
+    if !address.ca.is_empty() {
+        entry["certificate-authority-data"] = STANDARD.encode(&address.ca).into();
+    }
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{
-            "name": cluster,
-            "cluster": {"server": address.server, "certificate-authority-data": STANDARD.encode(&address.ca)},
-        }],
+        "clusters": [{"name": cluster, "cluster": entry}],
         "users": [{"name": user, "user": {"token": token.expose_secret()}}],
         "contexts": [{"name": cluster, "context": context}],
         "current-context": cluster,

@@ -2,18 +2,22 @@
 //! them all.
 
 mod argo_cd;
+mod custom;
 mod docker_config;
 mod istio;
 mod kubeconfig;
 pub mod read_back;
 mod token;
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use secrecy::{SecretSlice, SecretString};
 
-use super::{address::ClusterAddress, id::GrantKey};
-use crate::api::format::{FormatOptions, FormatType};
+use super::{
+    address::ClusterAddress,
+    id::{GrantKey, Secs},
+};
+use crate::api::format::{FormatOptions, FormatType, OPAQUE};
 
 /// The data of a Secret, before base64.
 pub type Data = BTreeMap<String, SecretSlice<u8>>;
@@ -25,21 +29,23 @@ pub struct Material<'a> {
     pub key: &'a GrantKey,
     /// The token.
     pub token: &'a SecretString,
+    /// Its end.
+    pub expires: Secs,
 }
 
 /// One shape.
 pub trait Format {
     /// The keys of the Secret that it writes.
     fn keys(&self) -> Vec<&str>;
-    /// The data of the Secret.
+    /// The data of the Secret. An address without a CA is of a server that the consumer's system trusts.
     fn data(&self, material: &Material<'_>, address: &ClusterAddress) -> Data;
     /// The data that its type demands while there is no token.
     fn empty(&self) -> Data {
         Data::new()
     }
     /// The type of the Secret.
-    fn secret_type(&self) -> &'static str {
-        "Opaque"
+    fn secret_type(&self) -> &str {
+        OPAQUE
     }
     /// The label that its consumer finds the Secret by.
     fn label(&self) -> Option<(&'static str, &'static str)> {
@@ -47,10 +53,6 @@ pub trait Format {
     }
     /// The annotation that its consumer reads.
     fn annotation(&self) -> Option<(String, String)> {
-        None
-    }
-    /// The URL of the API server that the policy chose for its consumer, if it did.
-    fn server(&self) -> Option<&str> {
         None
     }
     /// Whether the Secret tells where the API server is.
@@ -69,5 +71,16 @@ pub fn of(options: &FormatOptions) -> Box<dyn Format + '_> {
         FormatType::ArgoCDCluster => Box::new(argo_cd::ArgoCdCluster(options.argo_cd_cluster.as_ref())),
         FormatType::IstioRemoteSecret => Box::new(istio::IstioRemoteSecret(options.istio_remote_secret.as_ref())),
         FormatType::DockerConfigJson => Box::new(docker_config::DockerConfigJson(options.docker_config_json.as_ref())),
+        FormatType::Custom => Box::new(custom::Custom(options.custom.as_ref())),
     }
+}
+
+/// The address that a Secret of these options tells: the server of the policy's own, with the CA that it gives, goes
+/// before the cluster's.
+#[must_use]
+pub fn told<'a>(options: &FormatOptions, address: &'a ClusterAddress) -> Cow<'a, ClusterAddress> {
+    let chosen = options.server().and_then(|chosen| Some((chosen.server.clone()?, chosen.ca().ok().flatten())));
+    chosen.map_or(Cow::Borrowed(address), |(server, ca)| {
+        Cow::Owned(ClusterAddress { server, ca: ca.unwrap_or_else(|| address.ca.clone()), internal: false })
+    })
 }

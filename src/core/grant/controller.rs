@@ -37,6 +37,7 @@ use crate::{
             store::{self, Scope, Store},
         },
         place::{
+            applied::Demanded,
             record::Record,
             secret::{Anchor, Target},
         },
@@ -176,6 +177,7 @@ struct Watched {
 #[derive(Debug)]
 pub struct Grants {
     address: ClusterAddress,
+    demanded: Demanded,
     seed: u64,
     /// Names drawn for anchors so far.
     drawn: u64,
@@ -253,11 +255,12 @@ impl Controller for Grants {
 impl Grants {
     /// Nothing known, under these scopes: one `None`, or one for each watched namespace. `seed` is random, and secret.
     #[must_use]
-    pub fn new(address: ClusterAddress, scopes: Vec<Scope>, seed: u64) -> Self {
+    pub fn new(address: ClusterAddress, demanded: Demanded, scopes: Vec<Scope>, seed: u64) -> Self {
         let numbered = (0..).zip(&scopes).filter_map(|(number, scope)| Some((scope.clone()?, number)));
         let (by_scope, count) = (numbered.collect(), scopes.len());
         Self {
             address,
+            demanded,
             seed,
             drawn: 0,
             scopes: scopes.into_iter().map(|name| Watched { name, ..Watched::default() }).collect(),

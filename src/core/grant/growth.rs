@@ -20,6 +20,7 @@ use crate::{
     core::{
         failure::Failure,
         kernel::{controller::Controller as _, store::WatchEvent},
+        place::applied::Demanded,
         policy::PolicyState,
         reason::FailureReason,
         request::Request,
@@ -46,7 +47,7 @@ fn names(policy: &mut TokenPolicy, names: Vec<String>) {
 impl Crowd {
     /// A process that has listed what the server has.
     fn start(server: Server) -> Self {
-        let mut grants = Grants::new(address(), vec![None], 7);
+        let mut grants = Grants::new(address(), Demanded::default(), vec![None], 7);
         for change in server.lists() {
             grants.observe(0, change, server.now);
         }
@@ -223,7 +224,7 @@ fn many_namespaces_are_level() {
 fn many_scopes_are_level() {
     let server = Crowd::of_namespaces(500).server;
     let scopes = (0..500).map(|n| Some(format!("ns-{n}").into())).collect();
-    let mut grants = Grants::new(address(), scopes, 7);
+    let mut grants = Grants::new(address(), Demanded::default(), scopes, 7);
     let now = server.now;
     let mut told = 0;
     for change in server.lists() {
@@ -261,7 +262,7 @@ fn an_echo_differs_from_a_change_by_what_the_policy_asks() {
     let state = |change: fn(&mut TokenPolicy)| {
         let mut policy = policy.clone();
         change(&mut policy);
-        PolicyState::read(policy, &address())
+        PolicyState::read(policy, &address(), &Demanded::default())
     };
     let before = state(|_| ());
     for (change, same) in [

@@ -11,6 +11,7 @@ use crate::core::{
     failure::Failure,
     id::{GrantKey, Name},
     meta, names,
+    place::applied::Demanded,
     policy::PolicyState,
     request::{Accept, Answer, Request, Verb, metadata, parse, secret_path},
 };
@@ -82,7 +83,13 @@ impl Look {
     ///
     /// # Errors
     /// When the answer proves nothing.
-    pub fn read(&self, key: &GrantKey, answer: Answer, address: &ClusterAddress) -> Result<Found, Failure> {
+    pub fn read(
+        &self,
+        key: &GrantKey,
+        answer: Answer,
+        address: &ClusterAddress,
+        demanded: &Demanded,
+    ) -> Result<Found, Failure> {
         let name = match self {
             Self::Target(name) | Self::Anchor(name) => name,
             Self::Policy => &key.policy,
@@ -104,7 +111,7 @@ impl Look {
             }
             Self::Policy => {
                 let policy: DynamicObject = parse(&what(), &body)?;
-                Found::Policy(meta::version(&policy.metadata), PolicyState::parse(policy, address))
+                Found::Policy(meta::version(&policy.metadata), PolicyState::parse(policy, address, demanded))
             }
             Self::Account => {
                 let meta = metadata(&what(), &body)?;

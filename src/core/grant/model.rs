@@ -14,7 +14,10 @@ use crate::{
         id::Key,
         kernel::{controller::Controller as _, store::WatchEvent},
         meta, names,
-        place::record::{Bond, Token},
+        place::{
+            applied::Demanded,
+            record::{Bond, Token},
+        },
         policy::PolicyState,
         reason::FailureReason,
         request::{Refusal, Request, Verb},
@@ -107,7 +110,7 @@ impl World {
     /// A process after its first lists.
     fn start(&mut self) -> Process {
         // No two processes draw the same names.
-        let mut grants = Grants::new(address(), vec![None], self.server.next());
+        let mut grants = Grants::new(address(), Demanded::default(), vec![None], self.server.next());
         for change in self.server.lists() {
             grants.observe(0, change, self.server.now);
         }
@@ -267,7 +270,7 @@ impl World {
         let anchors = self.server.anchors();
         let unnamed = anchors.iter().filter(|(_, name)| !named.contains(&name.as_str()));
         assert_eq!(unnamed.count(), 0, "an anchor that no target names, after {:?}", self.faults);
-        let policy = PolicyState::read(self.policy().clone(), &address());
+        let policy = PolicyState::read(self.policy().clone(), &address(), &Demanded::default());
         assert!(target.marked && target.owners.fit(policy.readable().unwrap()), "{:?}", target.owners);
     }
 }
@@ -471,7 +474,7 @@ fn a_policy_that_comes_back_while_we_look_for_it_is_served() {
     let (ticket, request) = grants.take(&mut 9, now).unwrap();
     assert!(request.verb == Verb::Get && request.path.ends_with("/tokenpolicies/p"), "{}", request.path);
     let policy = world.server.policies[&("ci".to_owned(), "p".to_owned())].clone();
-    let policy = PolicyState::read(policy, &address());
+    let policy = PolicyState::read(policy, &address(), &Demanded::default());
     grants.observe(0, super::controller::Change::Policy(WatchEvent::Applied(Key::new("ci", "p"), back, policy)), now);
     // The API server answered before.
     let status = k8s_openapi::apimachinery::pkg::apis::meta::v1::Status::default();

@@ -435,8 +435,8 @@ fn internal_server(policy: &Policy, address: &ClusterAddress) -> Option<Draft> {
         "Secrets carry the server {}, which only works inside the cluster; start the operator with --cluster-server, or set server in spec.secret.format",
         address.server
     );
-    let format = format::of(&policy.spec.secret.format);
-    let applies = address.internal && format.server().is_none() && format.tells_server();
+    let format = &policy.spec.secret.format;
+    let applies = format::told(format, address).internal && format::of(format).tells_server();
     applies.then(|| Draft::new("InternalServer", true, "ClusterInternalAddress", &message))
 }
 
@@ -453,7 +453,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::core::{policy::PolicyState, reason::FailureReason};
+    use crate::core::{place::applied::Demanded, policy::PolicyState, reason::FailureReason};
 
     fn at(seconds: i64) -> Time {
         Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
@@ -472,11 +472,14 @@ mod tests {
         let told = |format: serde_json::Value| {
             let spec = json!({"serviceAccounts": {"selector": {}}, "secret": {"format": format}});
             let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": spec});
-            let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &address(true));
+            let state =
+                PolicyState::read(serde_json::from_value(policy).unwrap(), &address(true), &Demanded::default());
             internal_server(state.readable().unwrap(), &address(true)).is_some()
         };
         assert!(told(json!({})) && told(json!({"type": "Kubeconfig"})));
         assert!(!told(json!({"type": "Kubeconfig", "kubeconfig": {"server": "https://api"}})));
+        let custom = |text: &str| json!({"type": "Custom", "custom": {"data": {"a": "{token}", "b": text}}});
+        assert!(told(custom("{server}")) && told(custom("{caBase64}")) && !told(custom("{{server}")));
         assert!(!told(json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": ["r"]}})));
     }
 
@@ -505,7 +508,7 @@ mod tests {
         let mut full = json!({"serviceAccounts": {"selector": {}}, "token": {"duration": "168h"}});
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": full});
-        let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &address(false));
+        let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &address(false), &Demanded::default());
         let mut totals = Totals::default();
         for (id, row) in (0..).zip(rows) {
             totals.add(id, &row.counted);

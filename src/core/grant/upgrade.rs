@@ -14,7 +14,10 @@ use crate::core::{
     id::Key,
     kernel::{controller::Controller as _, store::WatchEvent},
     meta,
-    place::secret::{Anchor, Target},
+    place::{
+        applied::Demanded,
+        secret::{Anchor, Target},
+    },
     policy::PolicyState,
 };
 
@@ -46,14 +49,15 @@ fn objects_of_the_release_before_cost_no_call() {
     let capture: Capture = serde_json::from_str(capture).unwrap();
     let now = meta::time(&capture.taken).unwrap();
     let address = ClusterAddress { server: capture.server, ca: capture.ca.into(), internal: false };
-    let mut grants = Grants::new(address.clone(), vec![None], 7);
+    let mut grants = Grants::new(address.clone(), Demanded::default(), vec![None], 7);
     let mut see = |change| grants.observe(0, change, now);
     see(Change::Policy(WatchEvent::Listing));
     for policy in capture.policies {
         let policy: DynamicObject = serde_json::from_value(policy).unwrap();
         let key = Key::new("ci", policy.metadata.name.as_deref().unwrap());
         let at = meta::version(&policy.metadata);
-        see(Change::Policy(WatchEvent::Item(key, at, PolicyState::parse(policy, &address))));
+        let state = PolicyState::parse(policy, &address, &Demanded::default());
+        see(Change::Policy(WatchEvent::Item(key, at, state)));
     }
     see(Change::Policy(WatchEvent::Listed));
     see(Change::Account(WatchEvent::Listing));

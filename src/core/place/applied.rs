@@ -1,7 +1,7 @@
 //! The last writer of each field, read from `metadata.managedFields`: an edit of a token is visible here
 //! without reading the token.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -14,6 +14,9 @@ use crate::{
         names::{self, MANAGER},
     },
 };
+
+/// Labels that the administrator demands on every Secret.
+pub type Demanded = Arc<BTreeMap<String, String>>;
 
 /// Hashes over the sorted field names that our Apply entry owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,26 +64,30 @@ pub fn owns_data(meta: &ObjectMeta, key: &str) -> bool {
 
 /// The fields that our Apply entry owns after writing a target for this policy.
 #[must_use]
-pub fn after_apply(policy_uid: &Uid, options: &Secret) -> AppliedFields {
+pub fn after_apply(policy_uid: &Uid, options: &Secret, demanded: &Demanded) -> AppliedFields {
     let annotations = annotations(options);
     AppliedFields::expected(
         format::of(&options.format).keys(),
-        labels(policy_uid, options).keys().map(String::as_str),
+        labels(policy_uid, options, demanded).keys().map(String::as_str),
         names::TARGET_ANNOTATIONS.into_iter().chain(annotations.keys().map(String::as_str)),
     )
 }
 
-/// The labels that the policy asks for, those that its format needs, and ours, each winning over the one before.
+/// The labels of a target: those that the policy asks for, that the administrator demands, that the format needs, and
+/// ours, each winning over the one before.
 #[must_use]
-pub fn labels(policy_uid: &Uid, options: &Secret) -> BTreeMap<String, String> {
-    let own = [
-        (names::ROLE, names::TARGET_ROLE.to_owned()),
-        (names::POLICY_UID, policy_uid.to_string()),
-        (names::MANAGED_BY, names::MANAGER.to_owned()),
-    ];
+pub fn labels(policy_uid: &Uid, options: &Secret, demanded: &Demanded) -> BTreeMap<String, String> {
     let mut labels = options.labels.clone();
+    labels.extend(BTreeMap::clone(demanded));
     labels.extend(format::of(&options.format).label().map(|(key, value)| (key.to_owned(), value.to_owned())));
-    labels.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    marked(labels, names::TARGET_ROLE, policy_uid)
+}
+
+/// Labels with ours.
+#[must_use]
+pub fn marked(mut labels: BTreeMap<String, String>, role: &str, policy_uid: &Uid) -> BTreeMap<String, String> {
+    let own = [(names::ROLE, role), (names::POLICY_UID, &policy_uid.to_string()), (names::MANAGED_BY, names::MANAGER)];
+    labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
     labels
 }
 

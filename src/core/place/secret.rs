@@ -255,13 +255,16 @@ pub fn target(
     let format = format::of(&options.format);
     let mut annotations = if record.token.is_some() { applied::annotations(options) } else { BTreeMap::new() };
     annotations.extend(record.annotations(name).into_iter().map(|(key, value)| (key.to_owned(), value)));
-    let chosen = format.server().map(|server| ClusterAddress { server: server.to_owned(), ..address.clone() });
-    let address = chosen.as_ref().unwrap_or(address);
-    let data = token.map_or_else(|| format.empty(), |token| format.data(&Material { key, token }, address));
+    let data = token.zip(record.token.as_ref()).map_or_else(
+        || format.empty(),
+        |(token, Token { expires, .. })| {
+            format.data(&Material { key, token, expires: *expires }, &format::told(&options.format, address))
+        },
+    );
     let mut metadata = json!({
         "name": name,
         "namespace": &*key.namespace,
-        "labels": applied::labels(&policy.uid, options),
+        "labels": applied::labels(&policy.uid, options, &policy.demanded),
         "annotations": annotations,
         "ownerReferences": owners(key, policy),
     });
@@ -317,11 +320,7 @@ pub fn owners(key: &GrantKey, policy: &Policy) -> Value {
 pub fn anchor_metadata(key: &GrantKey, policy: &Policy, target: &str, dies: Time) -> Value {
     json!({
         "namespace": &*key.namespace,
-        "labels": {
-            (names::ROLE): names::ANCHOR_ROLE,
-            (names::POLICY_UID): policy.uid.to_string(),
-            (names::MANAGED_BY): names::MANAGER,
-        },
+        "labels": applied::marked(BTreeMap::clone(&policy.demanded), names::ANCHOR_ROLE, &policy.uid),
         "annotations": {
             (names::POLICY): &*key.policy,
             (names::TARGET): target,

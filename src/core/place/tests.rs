@@ -7,16 +7,16 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::{
-    applied::after_apply,
+    applied::{Demanded, after_apply},
     record::{Bond, Previous, Record, Token},
-    secret::{Fence, Target, fingerprint, target},
+    secret::{Fence, Target, anchor, fingerprint, target},
 };
 use crate::core::{
     address::ClusterAddress,
     credential::{keys::Signer, token},
-    format::read_back,
+    format::{self, read_back},
     id::{GrantKey, Secs},
-    names,
+    meta, names,
     policy::{Policy, PolicyState},
 };
 
@@ -25,12 +25,19 @@ fn address() -> ClusterAddress {
 }
 
 fn policy(spec: &Value) -> Policy {
+    read_policy(spec, &address(), &Demanded::default())
+}
+
+fn read_policy(spec: &Value, address: &ClusterAddress, demanded: &Demanded) -> Policy {
+    state(spec, address, demanded).readable().unwrap().clone()
+}
+
+fn state(spec: &Value, address: &ClusterAddress, demanded: &Demanded) -> PolicyState {
     let mut full = json!({"serviceAccounts": {"names": ["deployer"]}});
     full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy",
         "metadata": {"name": "p", "namespace": "ci", "uid": "policy-1"}, "spec": full});
-    let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &address());
-    state.readable().unwrap().clone()
+    PolicyState::read(serde_json::from_value(policy).unwrap(), address, demanded)
 }
 
 fn key() -> GrantKey {
@@ -253,8 +260,14 @@ fn a_server_of_the_policys_own_is_in_every_format_that_carries_one() {
     }
 }
 
-fn formats() -> [Value; 5] {
-    [
+fn formats() -> Vec<Value> {
+    let mut formats = known_formats();
+    formats.extend(SHAPES.iter().map(Shape::format));
+    formats
+}
+
+fn known_formats() -> Vec<Value> {
+    vec![
         json!({"type": "Token"}),
         json!({"type": "Kubeconfig", "kubeconfig": {"key": "value"}}),
         json!({"type": "ArgoCDCluster", "argoCDCluster": {"namespaces": ["a", "b"], "project": "p"}}),
@@ -268,7 +281,11 @@ fn every_format_writes_exactly_the_keys_that_are_looked_for() {
     for format in formats() {
         let policy = policy(&json!({"secret": {"format": format, "labels": {"argocd.argoproj.io/secret-type": "x"}}}));
         let body = rendered(&policy);
-        assert_eq!(seen(&stored(&body)).unwrap().applied, after_apply(&policy.uid, &policy.spec.secret), "{format}");
+        assert_eq!(
+            seen(&stored(&body)).unwrap().applied,
+            after_apply(&policy.uid, &policy.spec.secret, &policy.demanded),
+            "{format}"
+        );
     }
 }
 
@@ -286,6 +303,182 @@ fn format_argo_cd_cluster_is_a_cluster_of_its_declarative_setup() {
     assert_eq!(config["tlsClientConfig"], json!({"caData": STANDARD.encode("pem")}));
     let plain = rendered(&policy(&json!({"secret": {"format": {"type": "ArgoCDCluster"}}})));
     assert_eq!(plain["data"].as_object().unwrap().keys().collect::<Vec<_>>(), ["config", "name", "server"]);
+}
+
+#[test]
+fn argo_cd_reads_cluster_resources_with_namespaces_and_a_shard() {
+    let argo = |options: Value| json!({"secret": {"format": {"type": "ArgoCDCluster", "argoCDCluster": options}}});
+    let body = rendered(&policy(&argo(json!({"namespaces": ["a"], "clusterResources": true, "shard": 2}))));
+    assert_eq!(["clusterResources", "shard"].map(|key| text(&body, key)), ["true", "2"]);
+    let body = rendered(&policy(&argo(json!({"namespaces": ["a"], "clusterResources": false, "shard": 0}))));
+    assert_eq!(["clusterResources", "shard"].map(|key| text(&body, key)), ["false", "0"]);
+    let alone = rendered(&policy(&argo(json!({"clusterResources": true}))));
+    assert_eq!(alone["data"].as_object().unwrap().keys().collect::<Vec<_>>(), ["config", "name", "server"]);
+}
+
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+#[test]
+fn a_server_of_the_policys_own_has_the_ca_that_the_policy_gives() {
+    let ca = |kind: &str, member: &str, more: Value| {
+        let mut options = json!({"server": "https://api.example.com", "clusterName": "west"});
+        options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let body = rendered(&policy(&json!({"secret": {"format": {"type": kind, (member): options}}})));
+        let key = if kind == "IstioRemoteSecret" { "west" } else { "config" };
+        let config: Value = serde_json::from_str(&text(&body, key)).unwrap();
+        let path = if kind == "ArgoCDCluster" { "/tlsClientConfig" } else { "/clusters/0/cluster" };
+        let told = config.pointer(path).unwrap().clone();
+        let ca = told.get("caData").or(told.get("certificate-authority-data"));
+        ca.map(|ca| String::from_utf8(STANDARD.decode(ca.as_str().unwrap()).unwrap()).unwrap())
+    };
+    for (kind, member) in
+        [("Kubeconfig", "kubeconfig"), ("ArgoCDCluster", "argoCDCluster"), ("IstioRemoteSecret", "istioRemoteSecret")]
+    {
+        assert_eq!(ca(kind, member, json!({})).as_deref(), Some("pem"), "the cluster's");
+        let bundle = json!({"caBundle": STANDARD.encode(CERTIFICATE)});
+        assert_eq!(ca(kind, member, bundle).as_deref(), Some(CERTIFICATE));
+        assert_eq!(ca(kind, member, json!({"systemRoots": true})), None, "no CA at all");
+    }
+}
+
+/// A shape that some consumer reads: type of the Secret, texts, and the bytes that they become.
+struct Shape {
+    consumer: &'static str,
+    kind: &'static str,
+    texts: &'static [(&'static str, &'static str)],
+    wanted: &'static [(&'static str, &'static str)],
+}
+
+impl Shape {
+    fn format(&self) -> Value {
+        let data: serde_json::Map<String, Value> =
+            self.texts.iter().map(|(key, text)| ((*key).to_owned(), json!(text))).collect();
+        json!({"type": "Custom", "custom": {"secretType": self.kind, "data": data}})
+    }
+}
+
+const SHAPES: [Shape; 6] = [
+    Shape { consumer: "Jenkins", kind: "Opaque", texts: &[("text", "{token}")], wanted: &[("text", "TOKEN")] },
+    Shape {
+        consumer: "Vault Secrets Operator",
+        kind: "Opaque",
+        texts: &[("jwt", "{token}")],
+        wanted: &[("jwt", "TOKEN")],
+    },
+    Shape {
+        consumer: "forklift",
+        kind: "Opaque",
+        texts: &[("url", "{server}"), ("token", "{token}"), ("cacert", "{ca}")],
+        wanted: &[("url", "https://api:6443"), ("token", "TOKEN"), ("cacert", "pem")],
+    },
+    Shape {
+        consumer: "Linkerd multicluster",
+        kind: "mirror.linkerd.io/remote-kubeconfig",
+        texts: &[(
+            "kubeconfig",
+            "apiVersion: v1\nkind: Config\ncurrent-context: west\nclusters:\n- name: west\n  cluster: {{server: \"{server}\", certificate-authority-data: \"{caBase64}\"}\ncontexts:\n- name: west\n  context: {{cluster: west, user: {serviceAccount}, namespace: {namespace}}\nusers:\n- name: {serviceAccount}\n  user: {{token: \"{token}\"}\n",
+        )],
+        wanted: &[(
+            "kubeconfig",
+            "apiVersion: v1\nkind: Config\ncurrent-context: west\nclusters:\n- name: west\n  cluster: {server: \"https://api:6443\", certificate-authority-data: \"cGVt\"}\ncontexts:\n- name: west\n  context: {cluster: west, user: deployer, namespace: ci}\nusers:\n- name: deployer\n  user: {token: \"TOKEN\"}\n",
+        )],
+    },
+    Shape {
+        consumer: "a .netrc",
+        kind: "Opaque",
+        texts: &[(
+            ".netrc",
+            "# until {expiresAt}\nmachine git.example.com\nlogin {serviceAccount}\npassword {token}\n",
+        )],
+        wanted: &[(".netrc", "# until END\nmachine git.example.com\nlogin deployer\npassword TOKEN\n")],
+    },
+    Shape {
+        consumer: "a login",
+        kind: "kubernetes.io/basic-auth",
+        texts: &[("username", "}} {{x}"), ("password", "{token}")],
+        wanted: &[("username", "}} {x}"), ("password", "TOKEN")],
+    },
+];
+
+#[test]
+fn every_shape_a_consumer_reads_is_written_byte_for_byte() {
+    let token = token::tests::token(&token::tests::payload());
+    let end = meta::text(token::read(&token).unwrap().expires_at);
+    for shape in SHAPES {
+        let policy = policy(&json!({"secret": {"format": shape.format()}}));
+        let body = rendered(&policy);
+        assert_eq!(body["type"], shape.kind, "{}", shape.consumer);
+        let mut wanted: Vec<(&str, String)> = Vec::new();
+        for (key, value) in shape.wanted {
+            wanted.push((key, value.replace("TOKEN", token.expose_secret()).replace("END", &end)));
+        }
+        wanted.sort_unstable();
+        let keys = body["data"].as_object().unwrap().keys();
+        let written: Vec<(&str, String)> = keys.map(|key| (key.as_str(), text(&body, key))).collect();
+        assert_eq!(written, wanted, "{}", shape.consumer);
+    }
+}
+
+#[test]
+fn an_empty_target_has_the_keys_that_its_type_demands() {
+    let login = policy(&json!({"secret": {"format": SHAPES[5].format()}}));
+    let body = empty(&login);
+    assert_eq!(body["data"], json!({"username": "", "password": ""}));
+    assert_eq!(body["type"], "kubernetes.io/basic-auth");
+    assert_eq!(empty(&policy(&json!({"secret": {"format": SHAPES[0].format()}})))["data"], json!({}));
+}
+
+#[test]
+fn a_text_without_the_address_does_not_follow_it() {
+    let moved = ClusterAddress { server: "https://elsewhere".into(), ca: b"other".to_vec(), internal: true };
+    for (shape, follows) in SHAPES.iter().zip([false, false, true, true, false, false]) {
+        let at = |address: &ClusterAddress| {
+            read_policy(&json!({"secret": {"format": shape.format()}}), address, &Demanded::default())
+        };
+        let (here, there) = (at(&address()), at(&moved));
+        assert_eq!(here.layout != there.layout, follows, "{}", shape.consumer);
+        assert_eq!(format::of(&here.spec.secret.format).tells_server(), follows, "{}", shape.consumer);
+    }
+    let own = json!({"server": "https://api.example.com", "caBundle": STANDARD.encode(CERTIFICATE)});
+    let own = json!({"secret": {"format": {"type": "Kubeconfig", "kubeconfig": own}}});
+    let layout = |address: &ClusterAddress| read_policy(&own, address, &Demanded::default()).layout;
+    assert_eq!(layout(&address()), layout(&moved));
+}
+
+#[test]
+fn labels_that_the_administrator_demands_win_over_the_policys_and_are_on_anchors_too() {
+    let demanded = [("team", "platform"), ("argocd.argoproj.io/secret-type", "repository")];
+    let demanded = Demanded::new(demanded.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    let secret = json!({"secret": {"labels": {"team": "mine", "env": "prod"}, "format": {"type": "ArgoCDCluster"}}});
+    let policy = read_policy(&secret, &address(), &demanded);
+    let body = rendered(&policy);
+    let labels = &body["metadata"]["labels"];
+    assert_eq!((&labels["team"], &labels["env"]), (&json!("platform"), &json!("prod")));
+    assert_eq!(labels["argocd.argoproj.io/secret-type"], "cluster", "the format's own wins");
+    assert_eq!(seen(&stored(&body)).unwrap().applied, policy.applied);
+    let plain = read_policy(&secret, &address(), &Demanded::default());
+    assert_ne!(plain.layout, policy.layout, "the target is written again");
+    assert_eq!(plain.token_inputs, policy.token_inputs, "with the same token");
+    let now = crate::core::Time::from_timestamp(0, 0).unwrap();
+    let anchor = read(anchor(&key(), &policy, "tw-1", "p-deployer", now).expose_secret());
+    assert_eq!(anchor["metadata"]["labels"]["team"], "platform");
+    assert_eq!(anchor["metadata"]["labels"][names::ROLE], names::ANCHOR_ROLE);
+}
+
+#[test]
+fn a_policy_that_was_stored_without_the_rules_is_unreadable_and_says_why() {
+    for (format, why) in [
+        (json!({"type": "Custom", "custom": {"data": {"a": "{token} {x}"}}}), "custom.data[a]: {x} is no placeholder"),
+        (
+            json!({"type": "Kubeconfig", "kubeconfig": {"secretType": "kubernetes.io/tls"}}),
+            "kubeconfig.secretType: controllers act on Secrets of type kubernetes.io/tls",
+        ),
+        (json!({"type": "ArgoCDCluster", "argoCDCluster": {"systemRoots": true}}), "set server, or remove them"),
+    ] {
+        let state = state(&json!({"secret": {"format": format}}), &address(), &Demanded::default());
+        let PolicyState::Unreadable { error, .. } = state else { panic!("{format}") };
+        assert!(error.starts_with("spec.secret.format: ") && error.contains(why), "{error}");
+    }
 }
 
 #[test]

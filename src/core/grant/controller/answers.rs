@@ -81,7 +81,7 @@ impl Grants {
     ) -> Result<(), Failure> {
         match step {
             Step::Look(look) => {
-                let found = look.read(key, answer, &self.address);
+                let found = look.read(key, answer, &self.address, &self.demanded);
                 self.looked(id, key, look, found, known, now)
             }
             Step::Remove { name } => {
@@ -106,7 +106,10 @@ impl Grants {
                 Ok(())
             }
             Step::CreateAnchor | Step::CreateTarget | Step::Publish { .. } | Step::Patch { .. } => {
-                let body = answer.map_err(|refusal| refusal.failure)?;
+                let body = answer.map_err(|refusal| match step {
+                    Step::CreateAnchor => refusal.failure.of_anchor(),
+                    _ => refusal.failure,
+                })?;
                 let meta = request::metadata(what, &body)?;
                 self.written(id, key, step, &meta, now);
                 Ok(())

@@ -196,11 +196,12 @@ mod tests {
         address::ClusterAddress,
         grant::controller::Change,
         kernel::{controller::Controller as _, store::WatchEvent},
+        place::applied::Demanded,
     };
 
     fn grants(namespaces: &[&str]) -> Grants {
         let address = ClusterAddress { server: "https://api".into(), ca: Vec::new(), internal: false };
-        Grants::new(address, namespaces.iter().map(|&name| Some(name.into())).collect(), 7)
+        Grants::new(address, Demanded::default(), namespaces.iter().map(|&name| Some(name.into())).collect(), 7)
     }
 
     fn list(grants: &mut Grants, scope: u16) {

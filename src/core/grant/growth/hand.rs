@@ -14,6 +14,7 @@ use crate::{
         id::Key,
         meta::text,
         names as annotation,
+        place::applied::Demanded,
         request::{Refusal, Verb},
     },
 };
@@ -78,7 +79,7 @@ fn restart_without(crowd: &mut Crowd, kind: usize) {
         Change::Target(_) => kind != 2,
         Change::Anchor(_) => kind != 3,
     };
-    crowd.grants = Grants::new(address(), vec![None], 7);
+    crowd.grants = Grants::new(address(), Demanded::default(), vec![None], 7);
     crowd.server.log.clear();
     for change in crowd.server.lists().into_iter().filter(listed) {
         crowd.grants.observe(0, change, crowd.server.now);

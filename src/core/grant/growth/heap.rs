@@ -10,7 +10,10 @@ use super::*;
 use crate::core::{
     grant::Account,
     id::{Key, Name},
-    place::secret::{Anchor, Target},
+    place::{
+        applied::Demanded,
+        secret::{Anchor, Target},
+    },
 };
 
 #[global_allocator]
@@ -97,7 +100,7 @@ impl Template {
     fn list(&self, grants: &mut Grants, many: usize) {
         let now = self.server.now;
         let policy = self.server.policies.values().next().unwrap();
-        let policy = PolicyState::read(policy.clone(), &address());
+        let policy = PolicyState::read(policy.clone(), &address(), &Demanded::default());
         for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("ci", "p"), 5, policy), WatchEvent::Listed] {
             grants.observe(0, Change::Policy(event), now);
         }
@@ -135,7 +138,7 @@ fn bytes_per_grant() {
     let template = Template::new();
     for many in [MANY, 10 * MANY] {
         let empty = HEAP.current_usage();
-        let mut grants = Grants::new(address(), vec![None], 7);
+        let mut grants = Grants::new(address(), Demanded::default(), vec![None], 7);
         template.list(&mut grants, many);
         let held = HEAP.current_usage() - empty;
         HEAP.reset_peak_usage();
@@ -176,7 +179,7 @@ fn bytes_over_rotations() {
         if [1, 20].contains(&rotation) {
             // The heap without the grants tells what these hold; the next process holds the same.
             let before = HEAP.current_usage();
-            drop(std::mem::replace(&mut crowd.grants, Grants::new(address(), vec![None], 7)));
+            drop(std::mem::replace(&mut crowd.grants, Grants::new(address(), Demanded::default(), vec![None], 7)));
             sizes.push(before - HEAP.current_usage());
             if rotation == 1 {
                 crowd.restart();

@@ -19,6 +19,7 @@ use crate::{
         kernel::store::WatchEvent,
         meta, names,
         place::{
+            applied::Demanded,
             record::Record,
             secret::{Anchor, Target},
         },
@@ -142,7 +143,11 @@ impl Server {
         let at = self.next();
         policy.metadata.resource_version = Some(at.to_string());
         let place = Key::new(key.0.as_str(), key.1.as_str());
-        self.log.push(Change::Policy(WatchEvent::Applied(place, at, PolicyState::read(policy.clone(), &address()))));
+        self.log.push(Change::Policy(WatchEvent::Applied(
+            place,
+            at,
+            PolicyState::read(policy.clone(), &address(), &Demanded::default()),
+        )));
         self.policies.insert(key, policy);
     }
 
@@ -156,7 +161,7 @@ impl Server {
     pub fn lists(&self) -> Vec<Change> {
         let mut changes = vec![Change::Policy(WatchEvent::Listing)];
         for ((namespace, name), policy) in &self.policies {
-            let state = PolicyState::read(policy.clone(), &address());
+            let state = PolicyState::read(policy.clone(), &address(), &Demanded::default());
             let at = version(&policy.metadata);
             changes.push(Change::Policy(WatchEvent::Item(Key::new(namespace.as_str(), name.as_str()), at, state)));
         }
