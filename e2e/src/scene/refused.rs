@@ -1,11 +1,13 @@
 //! What the API server refuses, by the rules of the CRD alone.
 
-use super::{apply_policy, plane, policies};
+use super::{TURNS, apply_policy, plane, policies};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// Asserts that the API server refuses each spec with a message that contains the text beside it.
 pub async fn refused(namespace: &str, cases: &[(Value, &str)]) -> Result<()> {
+    // No scene may take the rules off meanwhile.
+    let _turn = TURNS.read().await;
     let plane = plane().await?;
     plane.create_namespace(namespace).await?;
     super::limits::widen(&plane.client().await?, namespace).await?;
@@ -21,6 +23,8 @@ pub async fn refused(namespace: &str, cases: &[(Value, &str)]) -> Result<()> {
 
 /// Asserts that the API server accepts each spec.
 pub async fn accepted(namespace: &str, cases: &[Value]) -> Result<()> {
+    // No scene may take the rules off meanwhile.
+    let _turn = TURNS.read().await;
     let plane = plane().await?;
     plane.create_namespace(namespace).await?;
     super::limits::widen(&plane.client().await?, namespace).await?;

@@ -262,6 +262,11 @@ fn limited_servers() -> Vec<Limited<'static>> {
             ),
         ),
         (&[("servers", "https://b https://a")], sends("kubeconfig", "https://a"), Accepted),
+        (
+            &[],
+            json!({"secret": {"format": {"type": "Kubeconfig", "kubeconfig": {"server": "https://a", "systemRoots": true}}}}),
+            Refused("server https://a is not among those allowed"),
+        ),
         (&[("servers", "https://a")], sends("kubeconfig", "https://a.evil"), Refused("(Namespace limited, annotation")),
         (&[("servers", "https://*")], sends("argoCDCluster", "https://a"), Refused("server https://a is not among")),
         (&[("servers", "https://a")], sends("argoCDCluster", "https://a"), Accepted),

@@ -122,6 +122,12 @@ fn creations(loot: &Loot<'_>) -> Vec<Forged> {
         post("an anchor with another name", anchor, FOREIGN),
         post("an eternal token", eternal, "Tokenward writes no Secret of type kubernetes.io/service-account-token"),
         post("a certificate", certificate, "no Secret of type kubernetes.io/tls"),
+        post(
+            "what Cluster API applies",
+            marked("x", "addons.cluster.x-k8s.io/resource-set"),
+            "addons.cluster.x-k8s.io",
+        ),
+        post("an SSH key", marked("ssh", "kubernetes.io/ssh-auth"), "type kubernetes.io/ssh-auth"),
         post("a Helm release", marked("sh.helm.release.v1.x.v1", "helm.sh/release.v1"), "type helm.sh/release.v1"),
         post("a bootstrap token elsewhere", bootstrap.clone(), "type bootstrap.kubernetes.io/token"),
         forged("a join token", "POST", system("kube-system"), bootstrap, "type bootstrap.kubernetes.io/token"),
@@ -234,6 +240,10 @@ async fn own_calls_pass(thief: &Caller, loot: &Loot<'_>) -> Result<()> {
     registry_secret["stringData"] = json!({".dockerconfigjson": registry});
     thief.gets("POST", &path, &anchor, Accepted).await?;
     thief.gets("POST", &path, &marked("target", "Opaque"), Accepted).await?;
+    thief.gets("POST", &path, &marked("linkerd", "mirror.linkerd.io/remote-kubeconfig"), Accepted).await?;
+    let mut login = marked("login", "kubernetes.io/basic-auth");
+    login["stringData"] = json!({"password": ""});
+    thief.gets("POST", &path, &login, Accepted).await?;
     thief.gets("POST", &path, &registry_secret, Accepted).await?;
     let bound = request(&json!({"boundObjectRef": loot.anchor(), "expirationSeconds": 168 * 3600}));
     thief.gets("POST", &(loot.tokens() + "?dryRun=All"), &bound, Accepted).await?;

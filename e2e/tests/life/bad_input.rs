@@ -398,9 +398,11 @@ async fn a_stored_policy_that_does_not_parse_freezes_and_the_others_go_on() -> R
     let before = loosen(&scene.client).await?;
     store(&scene.policies(), "p", &one(json!({"token": {"duration": "30d"}}))).await?;
     store(&scene.policies(), "never-read", &json!({"serviceAccounts": 5})).await?;
+    let unknown = json!({"type": "Custom", "custom": {"data": {"a": "{token} {unknown}"}}});
+    store(&scene.policies(), "unknown", &secret(&json!({ "format": unknown }))).await?;
     tighten(&scene.client, before).await?;
     tight(&scene).await?;
-    for policy in ["p", "never-read"] {
+    for policy in ["p", "never-read", "unknown"] {
         let message = stalled(&scene, policy).await?;
         assert!(
             message.contains("does not parse") && message.contains("correct that field of the policy"),
@@ -412,7 +414,7 @@ async fn a_stored_policy_that_does_not_parse_freezes_and_the_others_go_on() -> R
     scene.rotate("p", "2").await?;
     scene.delete_secret("p-deployer").await?;
     scene.fence("others").await?;
-    assert!(scene.target("p-deployer").await.is_err());
+    assert!(scene.target("p-deployer").await.is_err() && scene.target("unknown-deployer").await.is_err());
     assert_eq!(scene.mints_of("deployer"), 2);
     // Whoever deletes the Secret revokes its tokens, whatever the policy says.
     scene.bearer(second.token()).await?.dies().await?;
@@ -420,6 +422,7 @@ async fn a_stored_policy_that_does_not_parse_freezes_and_the_others_go_on() -> R
     scene.ready("p").await?;
     let third = scene.target("p-deployer").await?;
     scene.bearer(third.token()).await?.lives().await?;
+    scene.delete_policy("unknown").await?;
     scene.delete_policy("never-read").await?;
     Ok(())
 }

@@ -5,10 +5,8 @@ use serde_json::{Value, json};
 use tokenward_e2e::scene::refused::{accepted, refused};
 use tokenward_e2e::scene::spec;
 
-const NOT_OURS: &str = "choose other keys";
-
 /// Keys that make some controller act on sight of them.
-const ACT_ON_SIGHT: [&str; 31] = [
+const ACT_ON_SIGHT: [&str; 36] = [
     "reflector.v1.k8s.emberstack.com/reflects",
     "replicator.v1.mittwald.de/replicate-to",
     "kubed.appscode.com/sync",
@@ -31,12 +29,17 @@ const ACT_ON_SIGHT: [&str; 31] = [
     "sealedsecrets.bitnami.com/managed",
     "capsule.clastix.io/managed-by",
     "cluster.x-k8s.io/cluster-name",
+    "propagate.hnc.x-k8s.io/select",
+    "generate.kyverno.io/clone-policy-name",
+    "applyset.kubernetes.io/part-of",
+    "addonmanager.kubernetes.io/mode",
+    "secrets-store.csi.k8s.io/managed",
+    "config.k8s.io/owning-inventory",
     "kubernetes.io/x",
     "app.kubernetes.io/managed-by",
     "kubernetes.io/service-account.name",
     "kubectl.kubernetes.io/last-applied-configuration",
     "k8s.io/x",
-    "x-k8s.io/x",
     "tokenward.dev/x",
     "argoproj.io/x",
     "istio.io/x",
@@ -68,9 +71,10 @@ fn with_key(member: &str, key: &str, format: &Value) -> Value {
 #[tokio::test]
 async fn keys_that_controllers_act_on_are_refused() -> Result<()> {
     let [token, kubeconfig, argo_cd, istio, docker] = smallest();
+    let with_key = |member: &str, key: &str, format: &Value| (with_key(member, key, format), format!("the key {key}"));
     let pairs = |key: &'static str| ["labels", "annotations"].map(|member| (member, key));
     let of_token = ACT_ON_SIGHT.into_iter().flat_map(pairs).map(|(member, key)| with_key(member, key, &token));
-    let mut cases: Vec<Value> = of_token.collect();
+    let mut cases: Vec<(Value, String)> = of_token.collect();
     // Keys of one consumer do not come with the format of another.
     for other in [&kubeconfig, &istio, &docker] {
         cases.push(with_key("labels", "argocd.argoproj.io/secret-type", other));
@@ -87,8 +91,25 @@ async fn keys_that_controllers_act_on_are_refused() -> Result<()> {
         cases.push(with_key("labels", "tokenward.dev/role", own));
         cases.push(with_key("annotations", "reflector.v1.k8s.emberstack.com/reflects", own));
     }
-    let cases: Vec<(Value, &str)> = cases.into_iter().map(|case| (case, NOT_OURS)).collect();
+    let cases: Vec<(Value, &str)> = cases.iter().map(|(case, named)| (case.clone(), named.as_str())).collect();
     refused("act-on-sight", &cases).await
+}
+
+#[tokio::test]
+async fn keys_that_only_describe_are_accepted() -> Result<()> {
+    let [token, ..] = smallest();
+    let labels = [
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/part-of",
+        "app.kubernetes.io/instance",
+        "sigs.k8s.io/multicluster-runtime-kubeconfig",
+        "x-k8s.io/cluster-profile",
+        "multicluster.x-k8s.io/clusterset",
+        "jenkins.io/credentials-type",
+    ];
+    let mut cases = labels.map(|key| with_key("labels", key, &token)).to_vec();
+    cases.push(with_key("annotations", "kubernetes.io/description", &token));
+    accepted("describe", &cases).await
 }
 
 #[tokio::test]
@@ -146,6 +167,62 @@ async fn options_come_with_their_own_type() -> Result<()> {
     ];
     refused("options", &cases).await?;
     accepted("options-fit", &smallest().map(|smallest| format(&smallest))).await
+}
+
+fn custom(custom: &Value) -> Value {
+    format(&json!({"type": "Custom", "custom": custom}))
+}
+
+#[tokio::test]
+async fn a_custom_format_is_text_with_known_placeholders_and_a_type_on_which_nobody_acts() -> Result<()> {
+    let text = |text: &str| custom(&json!({"data": {"a": text}}));
+    let typed = |kind: &str| custom(&json!({"secretType": kind, "data": {"a": "{token}"}}));
+    let mut many = serde_json::Map::new();
+    (0..17).for_each(|n| drop(many.insert(format!("k{n}"), "{token}".into())));
+    let cases = [
+        (text("{token} {tokem}"), "{tokem} is no placeholder; write one of {token}, {server}, {ca}, {caBase64}"),
+        (text("x"), "must hold {token}"),
+        (text("v1.{token}"), "must not have {token} right beside"),
+        (text(&"{token} ".repeat(17)), "at most 16 placeholders"),
+        (text(&"x".repeat(4097)), "Too long"),
+        (custom(&json!({"data": {}})), "at least 1 propert"),
+        (custom(&json!({"data": many})), "must have at most 16 items"),
+        (custom(&json!({"data": {"a/b": "{token}"}})), "keys of custom.data must be letters"),
+        (custom(&json!({})), "data"),
+        (format(&json!({"type": "Custom"})), "type Custom needs custom.data"),
+        (typed("kubernetes.io/service-account-token"), "act on Secrets of type kubernetes.io/service-account-token"),
+        (typed("bootstrap.kubernetes.io/token"), "of type bootstrap.kubernetes.io/token; choose Opaque"),
+        (typed("helm.sh/release.v1"), "of type helm.sh/release.v1"),
+        (typed("addons.cluster.x-k8s.io/resource-set"), "of type addons.cluster.x-k8s.io/resource-set"),
+        (typed("kubernetes.io/basic-auth"), "needs the key username or password"),
+        (typed("a b"), "secretType"),
+        (plus(1, "kubeconfig", json!({"secretType": "kubernetes.io/tls"})), "of type kubernetes.io/tls"),
+        (plus(0, "custom", json!({"data": {"a": "{token}"}})), "change the type"),
+    ];
+    refused("customs", &cases).await?;
+    let full = text(&format!("{}{{token}}\n", "{{ } \u{e9}\n".repeat(500)));
+    accepted("customs-fit", &[full, typed("mirror.linkerd.io/remote-kubeconfig"), typed("Opaque")]).await
+}
+
+#[tokio::test]
+async fn options_of_a_server_and_of_argo_cd_need_each_other() -> Result<()> {
+    let both = json!({"server": "https://a", "systemRoots": true, "caBundle": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t"});
+    let mut cases: Vec<(Value, &str)> = Vec::new();
+    for (n, member) in [(1, "kubeconfig"), (2, "argoCDCluster"), (3, "istioRemoteSecret")] {
+        let with = |mut options: Value| {
+            if n == 3 {
+                options["clusterName"] = "c".into();
+            }
+            plus(n, member, options)
+        };
+        cases.push((with(json!({"systemRoots": true})), "set server, or remove them"));
+        cases.push((with(both.clone()), "exclude each other"));
+        cases.push((with(json!({"server": "https://a", "caBundle": "YQ=="})), "base64 of PEM certificates"));
+        cases.push((with(json!({"server": "https://a", "caBundle": "%"})), "caBundle"));
+    }
+    cases.push((plus(2, "argoCDCluster", json!({"clusterResources": true})), "set argoCDCluster.namespaces"));
+    cases.push((plus(2, "argoCDCluster", json!({"shard": -1})), "greater than or equal to 0"));
+    refused("server-options", &cases).await
 }
 
 #[tokio::test]

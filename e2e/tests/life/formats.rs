@@ -136,7 +136,9 @@ struct Cluster {
     server: String,
     config: ClusterConfig,
     namespaces: Option<Vec<String>>,
+    cluster_resources: Option<String>,
     project: Option<String>,
+    shard: Option<String>,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -160,9 +162,11 @@ impl Cluster {
         let mut must = |key: &str| data.remove(key).with_context(|| format!("no key {key}"));
         let (name, server, config) = (must("name")?, must("server")?, must("config")?);
         let namespaces = data.remove("namespaces").map(|list| list.split(',').map(str::to_owned).collect());
-        let project = data.remove("project");
+        let (cluster_resources, project) = (data.remove("clusterResources"), data.remove("project"));
+        let shard = data.remove("shard");
         ensure!(data.is_empty(), "Argo CD knows no key {:?}", data.keys());
-        Ok(Self { name, server, config: serde_json::from_str(&config)?, namespaces, project })
+        let config = serde_json::from_str(&config)?;
+        Ok(Self { name, server, config, namespaces, cluster_resources, project, shard })
     }
 
     async fn bearer(&self) -> Result<Bearer> {
@@ -187,7 +191,9 @@ async fn an_argo_cd_cluster_is_what_argo_cd_documents() -> Result<()> {
     assert_eq!(cluster.bearer().await?.get(&scene.config_maps()).await?, 200);
 
     // Who may label the Secret cannot make it another kind of Argo CD's Secrets.
-    let options = json!({"clusterName": "prod-eu", "namespaces": ["argo-cd", "default"], "project": "web"});
+    let mut options = json!({"clusterName": "prod-eu", "namespaces": ["argo-cd", "default"], "project": "web"});
+    options["clusterResources"] = true.into();
+    options["shard"] = 3.into();
     let mut more = format(&json!({"type": "ArgoCDCluster", "argoCDCluster": options}));
     more["secret"]["labels"] = json!({(ARGO_CD): "repository", "argocd.argoproj.io/skip-reconcile": "1"});
     scene.policy("p", &spec(&["deployer"], more)).await?;
@@ -198,7 +204,9 @@ async fn an_argo_cd_cluster_is_what_argo_cd_documents() -> Result<()> {
         (Some("cluster"), Some("1"))
     );
     let namespaces = Some(vec!["argo-cd".to_owned(), "default".to_owned()]);
-    let wanted = Cluster { name: "prod-eu".into(), namespaces, project: Some("web".into()), ..cluster };
+    let (name, project) = ("prod-eu".into(), Some("web".into()));
+    let (cluster_resources, shard) = (Some("true".into()), Some("3".into()));
+    let wanted = Cluster { name, namespaces, cluster_resources, project, shard, ..cluster };
     assert_eq!((Cluster::read(&named)?, scene.mints()), (wanted, 1));
     Ok(())
 }

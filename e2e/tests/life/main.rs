@@ -24,6 +24,7 @@ mod restored;
 mod revocation;
 mod revocation_edges;
 mod revocation_states;
+mod shapes;
 mod spec_changes;
 mod story;
 mod windows;
