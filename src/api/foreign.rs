@@ -72,7 +72,8 @@ pub fn keys(member: &str) -> Rule {
     let acts = format!("k.matches('{acts}') && !{DESCRIBES}");
     let [reasons @ .., (last, _)] = &ACTING;
     let reasons = reasons.iter().map(|(why, domains)| format!("k.matches('{}') ? '{why}' : ", under(*domains)));
-    let reason = reasons.chain([format!("'{last}'")]).collect::<String>();
+    let own = "k == 'app.kubernetes.io/managed-by' ? 'the operator sets it itself' : ".to_owned();
+    let reason = std::iter::once(own).chain(reasons).chain([format!("'{last}'")]).collect::<String>();
     let message = format!(
         "self.filter(k, {acts}).map(k, 'secret.{member} must not have the key ' + k + ': ' + ({reason}))[0] + '; choose other keys'"
     );

@@ -89,7 +89,7 @@ pub fn type_kept() -> Rule {
         .message(Message::Expression(message))
 }
 
-/// The type of the Secret that a spec asks for, in CEL. [`crate::core::format::Format::secret_type`] says the same.
+/// The type of the Secret that a spec asks for, in CEL. Each format says the same of itself.
 fn secret_type(spec: &str) -> String {
     let format = format!("{spec}.secret.format");
     let chosen = |kind, member| {

@@ -239,7 +239,7 @@ fn bad_policies_are_refused_with_what_to_do() {
             "set argoCDCluster.namespaces",
         ),
         (label("kubernetes.io/x"), "must not have the key kubernetes.io/x: "),
-        (label("app.kubernetes.io/managed-by"), "must not have the key app.kubernetes.io/managed-by: "),
+        (label("app.kubernetes.io/managed-by"), "the key app.kubernetes.io/managed-by: the operator sets it itself"),
         (label("applyset.kubernetes.io/part-of"), "must not have the key applyset.kubernetes.io/part-of: "),
         (label("hnc.x-k8s.io/inherited-from"), "copies Secrets with such keys elsewhere"),
         (annotation("meta.helm.sh/release-name"), "deletes Secrets with such keys as parts of what it has applied"),

@@ -103,6 +103,8 @@ fn creations(loot: &Loot<'_>) -> Vec<Forged> {
     eternal["metadata"]["annotations"]["kubernetes.io/service-account.name"] = "deployer".into();
     let mut certificate = marked("tls", "kubernetes.io/tls");
     certificate["data"] = json!({"tls.crt": "", "tls.key": ""});
+    let mut key = marked("ssh", "kubernetes.io/ssh-auth");
+    key["stringData"] = json!({"ssh-privatekey": "x"});
     let mut misnamed = marked("another", "Opaque");
     misnamed["metadata"]["annotations"]["tokenward.dev/target"] = "p-deployer".into();
     let anchor =
@@ -127,7 +129,7 @@ fn creations(loot: &Loot<'_>) -> Vec<Forged> {
             marked("x", "addons.cluster.x-k8s.io/resource-set"),
             "addons.cluster.x-k8s.io",
         ),
-        post("an SSH key", marked("ssh", "kubernetes.io/ssh-auth"), "type kubernetes.io/ssh-auth"),
+        post("an SSH key", key, "type kubernetes.io/ssh-auth"),
         post("a Helm release", marked("sh.helm.release.v1.x.v1", "helm.sh/release.v1"), "type helm.sh/release.v1"),
         post("a bootstrap token elsewhere", bootstrap.clone(), "type bootstrap.kubernetes.io/token"),
         forged("a join token", "POST", system("kube-system"), bootstrap, "type bootstrap.kubernetes.io/token"),

@@ -255,12 +255,11 @@ pub fn target(
     let format = format::of(&options.format);
     let mut annotations = if record.token.is_some() { applied::annotations(options) } else { BTreeMap::new() };
     annotations.extend(record.annotations(name).into_iter().map(|(key, value)| (key.to_owned(), value)));
-    let data = token.zip(record.token.as_ref()).map_or_else(
-        || format.empty(),
-        |(token, Token { expires, .. })| {
-            format.data(&Material { key, token, expires: *expires }, &format::told(&options.format, address))
-        },
-    );
+    let told = format::told(&options.format, address);
+    let filled = token.zip(record.token.as_ref());
+    let filled =
+        filled.map(|(token, recorded)| format.data(&Material { key, token, expires: recorded.expires }, &told));
+    let data = filled.unwrap_or_else(|| format.empty());
     let mut metadata = json!({
         "name": name,
         "namespace": &*key.namespace,
