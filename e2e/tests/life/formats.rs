@@ -136,7 +136,7 @@ struct Cluster {
     server: String,
     config: ClusterConfig,
     namespaces: Option<Vec<String>>,
-    cluster_resources: Option<String>,
+    resources: Option<String>,
     project: Option<String>,
     shard: Option<String>,
 }
@@ -162,11 +162,11 @@ impl Cluster {
         let mut must = |key: &str| data.remove(key).with_context(|| format!("no key {key}"));
         let (name, server, config) = (must("name")?, must("server")?, must("config")?);
         let namespaces = data.remove("namespaces").map(|list| list.split(',').map(str::to_owned).collect());
-        let (cluster_resources, project) = (data.remove("clusterResources"), data.remove("project"));
+        let (resources, project) = (data.remove("clusterResources"), data.remove("project"));
         let shard = data.remove("shard");
         ensure!(data.is_empty(), "Argo CD knows no key {:?}", data.keys());
         let config = serde_json::from_str(&config)?;
-        Ok(Self { name, server, config, namespaces, cluster_resources, project, shard })
+        Ok(Self { name, server, config, namespaces, resources, project, shard })
     }
 
     async fn bearer(&self) -> Result<Bearer> {
@@ -205,8 +205,8 @@ async fn an_argo_cd_cluster_is_what_argo_cd_documents() -> Result<()> {
     );
     let namespaces = Some(vec!["argo-cd".to_owned(), "default".to_owned()]);
     let (name, project) = ("prod-eu".into(), Some("web".into()));
-    let (cluster_resources, shard) = (Some("true".into()), Some("3".into()));
-    let wanted = Cluster { name, namespaces, cluster_resources, project, shard, ..cluster };
+    let (resources, shard) = (Some("true".into()), Some("3".into()));
+    let wanted = Cluster { name, namespaces, resources, project, shard, ..cluster };
     assert_eq!((Cluster::read(&named)?, scene.mints()), (wanted, 1));
     Ok(())
 }
