@@ -1,10 +1,10 @@
 //! Flags and environment, checked, as [`Settings`].
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
-use crate::core::{bootstrap::Cleaner, names};
+use crate::core::{address::check_server, bootstrap::Cleaner, names};
 
 /// Keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
 #[derive(Debug, Parser)]
@@ -49,6 +49,9 @@ pub struct Settings {
     /// URL of the API server that is written into Secrets. Default: kube-public/cluster-info, else the operator's own.
     #[arg(long, env = "TOKENWARD_CLUSTER_SERVER", value_parser = server)]
     pub cluster_server: Option<String>,
+    /// PEM file with the CA of that server; it is read again every minute. Default: that of the operator's own connection.
+    #[arg(long, env = "TOKENWARD_CLUSTER_CA_FILE", requires = "cluster_server")]
+    pub cluster_ca_file: Option<PathBuf>,
     /// Labels of every Secret that the operator creates, anchors too: key=value, separated by commas.
     #[arg(long, env = "TOKENWARD_SECRET_LABELS", value_delimiter = ',', value_parser = label)]
     pub secret_labels: Vec<(String, String)>,
@@ -132,10 +135,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn server(text: &str) -> Result<String, String> {
-    let legal = text.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
-    });
-    if legal { Ok(text.into()) } else { Err("write an https URL, as in https://api.example.com:6443".into()) }
+    check_server(text).map(|()| text.into()).map_err(|error| format!("it {error}"))
 }
 
 #[cfg(test)]
@@ -179,8 +179,14 @@ mod tests {
             ("--namespace=A", "lower-case"),
             ("--concurrency=0", "1..=256"),
             ("--metrics-bind-address=8080", "IP:PORT"),
-            ("--cluster-server=http://x", "https URL"),
+            (
+                "--cluster-server=http://x",
+                "'http://x' for '--cluster-server <CLUSTER_SERVER>': it is no https URL with a host",
+            ),
             ("--cluster-server=api", "https URL"),
+            ("--cluster-server=https://user:pw@x", "leave out everything up to the @"),
+            ("--cluster-server=https://x/?a=b", "end it before the ?"),
+            ("--cluster-ca-file=/ca.crt", "required arguments were not provided"),
             ("--bootstrap-token-cleaner=delete", "invalid value 'delete'"),
             ("--secret-labels=team", "write key=value"),
             ("--secret-labels=tokenward.dev/role=target", "the operator itself sets tokenward.dev/role"),

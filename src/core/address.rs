@@ -1,4 +1,23 @@
-//! Where consumers reach the API server.
+//! Where consumers reach the API server: the URL and the CA, always from one source, and which source that is.
+
+use std::fmt::Display;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::Uri;
+use rustls::{
+    RootCertStore,
+    pki_types::{
+        CertificateDer,
+        pem::{PemObject as _, SectionKind},
+    },
+};
+use serde::Deserialize;
+use strum::IntoStaticStr;
+
+use super::{connection::is_loopback, reason::AddressReason};
+
+/// The ConfigMap in which kubeadm and others publish the address, for messages.
+const CLUSTER_INFO: &str = "ConfigMap kube-public/cluster-info";
 
 /// The data that every target holds besides the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,4 +28,321 @@ pub struct ClusterAddress {
     pub ca: Vec<u8>,
     /// Whether `server` is only reachable from inside the cluster.
     pub internal: bool,
+}
+
+/// The sources of an address, the better ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(const_into_str)]
+pub enum Source {
+    /// `--cluster-server`, with the CA of `--cluster-ca-file` or of the operator's own connection.
+    Flag,
+    /// `kube-public/cluster-info`.
+    ClusterInfo,
+    /// The operator's own connection.
+    OwnConnection,
+}
+
+/// What speaks against the address that Secrets carry: a better source is not taken, or the source does not tell whether
+/// the address is still right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}; {}", .reason.cure())]
+pub struct Contest {
+    /// In one word.
+    pub reason: AddressReason,
+    /// What was found.
+    pub message: String,
+}
+
+impl Contest {
+    /// This reason, with what was found.
+    #[must_use]
+    pub fn new(reason: AddressReason, found: &dyn Display) -> Self {
+        Self { reason, message: found.to_string() }
+    }
+
+    fn of_cluster_info(reason: AddressReason, found: &str) -> Self {
+        Self::new(reason, &format!("{CLUSTER_INFO} is there but not usable: {found}"))
+    }
+}
+
+/// The address in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownAddress {
+    /// The address.
+    pub address: ClusterAddress,
+    /// The source that tells it.
+    pub source: Source,
+    /// What speaks against it.
+    pub contest: Option<Contest>,
+}
+
+/// What the sources say.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// `--cluster-server`.
+    pub flag: Option<&'a str>,
+    /// The key `kubeconfig` of the ConfigMap `cluster-info`, if there is one for us; empty where it has no such key.
+    pub cluster_info: Option<&'a str>,
+    /// URL of the operator's own connection.
+    pub own: &'a str,
+    /// `KUBERNETES_SERVICE_HOST`.
+    pub service: Option<&'a str>,
+}
+
+impl KnownAddress {
+    /// The address of the best source that can be taken. `ca` tells the CA beside the flag and the own connection.
+    ///
+    /// # Errors
+    /// When that CA cannot be had.
+    pub fn choose(sources: Sources<'_>, ca: impl FnOnce() -> Result<Vec<u8>, Contest>) -> Result<Self, Contest> {
+        let known = |source, server: &str, ca, contest| {
+            let server = server.trim_end_matches('/').to_owned();
+            let internal = source != Source::Flag && is_internal(&server, sources.service);
+            Self { address: ClusterAddress { server, ca, internal }, source, contest }
+        };
+        if let Some(server) = sources.flag {
+            return Ok(known(Source::Flag, server, ca()?, None));
+        }
+        match sources.cluster_info.map(published).transpose() {
+            Ok(Some((server, ca))) => Ok(known(Source::ClusterInfo, &server, ca, None)),
+            Ok(None) => Ok(known(Source::OwnConnection, sources.own, ca()?, None)),
+            Err(contest) => Ok(known(Source::OwnConnection, sources.own, ca()?, Some(contest))),
+        }
+    }
+
+    /// The address after another look. One that failed proves nothing: the address last known stays.
+    #[must_use]
+    pub fn after(&self, look: Result<Self, Contest>) -> Self {
+        look.unwrap_or_else(|contest| Self { contest: Some(contest), ..self.clone() })
+    }
+}
+
+#[derive(Deserialize)]
+struct Kubeconfig {
+    clusters: Vec<NamedCluster>,
+}
+
+#[derive(Deserialize)]
+struct NamedCluster {
+    cluster: Cluster,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cluster {
+    server: String,
+    #[serde(default)]
+    certificate_authority_data: String,
+}
+
+/// The server and CA of the first cluster of the kubeconfig in `cluster-info`.
+fn published(kubeconfig: &str) -> Result<(String, Vec<u8>), Contest> {
+    let unusable = Contest::of_cluster_info;
+    let unreadable = |found| unusable(AddressReason::ClusterInfoUnreadable, found);
+    let config = serde_saphyr::from_str::<Kubeconfig>(kubeconfig);
+    let config = config.map_err(|_| unreadable("its key kubeconfig is missing or does not parse"))?;
+    let cluster = config.clusters.into_iter().next().ok_or_else(|| unreadable("its kubeconfig names no cluster"))?;
+    let Cluster { server, certificate_authority_data: ca } = cluster.cluster;
+    let invalid = |error| unusable(AddressReason::ClusterInfoServerInvalid, &format!("its server {server:?} {error}"));
+    check_server(&server).map_err(invalid)?;
+    let without =
+        |found| unusable(AddressReason::ClusterInfoWithoutCa, &format!("its certificate-authority-data {found}"));
+    let ca = STANDARD.decode(ca.split_whitespace().collect::<String>()).map_err(|_| without("is no base64"))?;
+    check_ca(&ca).map_err(without)?;
+    Ok((server, ca))
+}
+
+/// Why no consumer can be sent to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadServer {
+    /// Tokens would be sent in the clear, or it is no URL at all.
+    #[error("is no https URL with a host: write one, as in https://api.example.com:6443")]
+    NotHttps,
+    /// Credentials of somebody else would be in every Secret.
+    #[error("has a user before the host: leave out everything up to the @, as in https://api.example.com:6443")]
+    UserInfo,
+    /// Clients append their paths to it.
+    #[error("has a query or a fragment: end it before the ? or #, as in https://api.example.com:6443")]
+    Query,
+}
+
+/// Whether this is a URL that consumers can be given: https, with a host, without userinfo, query and fragment.
+///
+/// # Errors
+/// When it is not.
+pub fn check_server(server: &str) -> Result<(), BadServer> {
+    let uri: Uri = server.parse().map_err(|_| BadServer::NotHttps)?;
+    let authority = uri.authority().ok_or(BadServer::NotHttps)?;
+    if uri.scheme_str() != Some("https") || authority.host().is_empty() {
+        return Err(BadServer::NotHttps);
+    }
+    if authority.as_str().contains('@') {
+        return Err(BadServer::UserInfo);
+    }
+    // What follows the host is a port, which http takes without looking at its number.
+    if authority.as_str() != authority.host() && authority.port_u16().is_none() {
+        return Err(BadServer::NotHttps);
+    }
+    if server.contains(['?', '#']) { Err(BadServer::Query) } else { Ok(()) }
+}
+
+/// Whether this is a PEM bundle that consumers can be given: whole, with a certificate at least, and nothing but
+/// certificates, as a private key beside them would be in every Secret.
+///
+/// # Errors
+/// When it is not; the words follow the name of the bundle.
+pub fn check_ca(pem: &[u8]) -> Result<(), &'static str> {
+    let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let sections = sections.map_err(|_| "is no PEM, or not whole")?;
+    if sections.iter().any(|(kind, _)| *kind != SectionKind::Certificate) {
+        return Err("holds something else than certificates");
+    }
+    let certificates = sections.into_iter().map(|(_, der)| CertificateDer::from(der));
+    match RootCertStore::empty().add_parsable_certificates(certificates) {
+        (0, 0) => Err("holds no certificate"),
+        (_, 0) => Ok(()),
+        _ => Err("holds a certificate that does not parse"),
+    }
+}
+
+/// An address that consumers outside the cluster, or elsewhere, cannot reach: a Service's, or loopback.
+fn is_internal(server: &str, service: Option<&str>) -> bool {
+    let Ok(uri) = server.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default();
+    host.split('.').any(|label| label == "svc") || service == Some(host) || is_loopback(&uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate of no use to anybody, valid until 2126.
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBbzCCARWgAwIBAgIUAZE9qqlJavgA6npl3RZY7qqe3X4wCgYIKoZIzj0EAwIw\n\
+        DDEKMAgGA1UEAwwBYTAgFw0yNjExMjgwNDA0MDJaGA8yMTI2MTEwNDA0MDQwMlow\n\
+        DDEKMAgGA1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABAk/z+mDs+mg\n\
+        7lqrd3TNB4Jc8xrYqeW+LQQMGhmiYu1BhAEy2vknVOKyJ6rQDBKPzSygS3wE2zHP\n\
+        TqT6AuYjeIujUzBRMB0GA1UdDgQWBBRFO24L2dEuljiL0gaJntYeZDLiKDAfBgNV\n\
+        HSMEGDAWgBRFO24L2dEuljiL0gaJntYeZDLiKDAPBgNVHRMBAf8EBTADAQH/MAoG\n\
+        CCqGSM49BAMCA0gAMEUCIAuuMU0uKhGb6EiMuJh7il8CjjVlhmshANlwE7ILhpYj\n\
+        AiEA7RuUynlHJVdRisIe9S9bPzOZP/0FffYLwMfXL8Pf4P0=\n\
+        -----END CERTIFICATE-----\n";
+
+    const OWN: Result<Vec<u8>, Contest> = Ok(Vec::new());
+
+    fn sources<'a>(flag: Option<&'a str>, cluster_info: Option<&'a str>) -> Sources<'a> {
+        Sources { flag, cluster_info, own: "https://10.96.0.1/", service: Some("10.96.0.1") }
+    }
+
+    fn kubeconfig(server: &str, ca: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: {server:?}\n    certificate-authority-data: {}\nusers: null\n",
+            STANDARD.encode(ca)
+        )
+    }
+
+    fn chosen(text: &str) -> KnownAddress {
+        KnownAddress::choose(sources(None, Some(text)), || Ok(b"own".to_vec())).unwrap()
+    }
+
+    #[test]
+    fn server_and_ca_come_from_one_source() {
+        let text = kubeconfig("https://api.example.com:6443/", PEM);
+        let known = chosen(&text);
+        assert_eq!((known.source, &*known.address.server), (Source::ClusterInfo, "https://api.example.com:6443"));
+        assert_eq!((known.address.ca, known.contest), (PEM.as_bytes().to_vec(), None));
+        let flag = KnownAddress::choose(sources(Some("https://flag"), Some(&text)), || Ok(b"flag".to_vec())).unwrap();
+        assert_eq!(
+            (flag.source, &*flag.address.server, &*flag.address.ca),
+            (Source::Flag, "https://flag", &b"flag"[..])
+        );
+        let own = KnownAddress::choose(sources(None, None), || Ok(b"own".to_vec())).unwrap();
+        assert_eq!((own.source, own.contest), (Source::OwnConnection, None));
+        assert_eq!((&*own.address.server, &*own.address.ca), ("https://10.96.0.1", &b"own"[..]));
+    }
+
+    #[test]
+    fn a_cluster_info_that_is_not_usable_is_passed_over_with_its_reason() {
+        let server = |server: &str| kubeconfig(server, PEM);
+        let cases = [
+            (server("http://10.0.0.1:8080"), AddressReason::ClusterInfoServerInvalid, "http://10.0.0.1:8080"),
+            (server(""), AddressReason::ClusterInfoServerInvalid, "its server \"\" is no https URL"),
+            (server("https://u:p@api"), AddressReason::ClusterInfoServerInvalid, "has a user before the host"),
+            (server("https://"), AddressReason::ClusterInfoServerInvalid, "no https URL"),
+            (kubeconfig("https://api", ""), AddressReason::ClusterInfoWithoutCa, "holds no certificate"),
+            (kubeconfig("https://api", "x"), AddressReason::ClusterInfoWithoutCa, "holds no certificate"),
+            (kubeconfig("https://api", &PEM[..200]), AddressReason::ClusterInfoWithoutCa, "not whole"),
+            ("{}".into(), AddressReason::ClusterInfoUnreadable, "does not parse"),
+            ("clusters: []".into(), AddressReason::ClusterInfoUnreadable, "names no cluster"),
+            ("{".into(), AddressReason::ClusterInfoUnreadable, "does not parse"),
+            (String::new(), AddressReason::ClusterInfoUnreadable, "is missing"),
+        ];
+        for (text, reason, words) in cases {
+            let known = chosen(&text);
+            assert_eq!((known.source, &*known.address.ca), (Source::OwnConnection, &b"own"[..]), "{text}");
+            let contest = known.contest.unwrap();
+            assert_eq!(contest.reason, reason, "{text}");
+            let told = contest.to_string();
+            assert!(told.contains(words) && told.ends_with(reason.cure()), "{told}");
+        }
+    }
+
+    #[test]
+    fn no_error_falls_back_to_a_worse_source_or_an_empty_ca() {
+        let known = chosen(&kubeconfig("https://api", PEM));
+        let failed = || Contest::new(AddressReason::CaFileUnreadable, &"/ca.crt is no PEM, or not whole");
+        let after = known.after(Err(failed()));
+        assert_eq!((&after.address, after.source, &after.contest), (&known.address, known.source, &Some(failed())));
+        assert_eq!(after.after(Ok(known.clone())), known);
+        assert_eq!(KnownAddress::choose(sources(None, None), || Err(failed())), Err(failed()));
+    }
+
+    #[test]
+    fn a_server_is_https_with_a_host_and_nothing_around_it() {
+        for server in ["https://api", "https://api:6443", "https://[::1]:6443/", "https://rancher/k8s/clusters/c-1"] {
+            assert_eq!(check_server(server), Ok(()), "{server}");
+        }
+        let bad =
+            ["http://api", "api", "", "https://", "https://:6443", "https://api:99999", "https://api:x", "ftp://api"];
+        for server in bad {
+            assert_eq!(check_server(server), Err(BadServer::NotHttps), "{server}");
+        }
+        assert_eq!(check_server("https://user:pw@x"), Err(BadServer::UserInfo));
+        for server in ["https://api?a=b", "https://api/#f", "https://api/?"] {
+            assert_eq!(check_server(server), Err(BadServer::Query), "{server}");
+        }
+    }
+
+    #[test]
+    fn a_ca_is_whole_and_nothing_but_certificates() {
+        let two = format!("{PEM}{PEM}");
+        assert_eq!((check_ca(PEM.as_bytes()), check_ca(two.as_bytes())), (Ok(()), Ok(())));
+        for end in [PEM.len() / 2, PEM.len() + 40, two.len() - 10] {
+            assert_eq!(check_ca(&two.as_bytes()[..end]), Err("is no PEM, or not whole"), "{end}");
+        }
+        let other = PEM.replace("CERTIFICATE", "PRIVATE KEY");
+        assert_eq!(check_ca(format!("{PEM}{other}").as_bytes()), Err("holds something else than certificates"));
+        let garbage = "-----BEGIN CERTIFICATE-----\nQQ==\n-----END CERTIFICATE-----\n";
+        assert_eq!(check_ca(format!("{PEM}{garbage}").as_bytes()), Err("holds a certificate that does not parse"));
+        assert_eq!((check_ca(b""), check_ca(b"text")), (Err("holds no certificate"), Err("holds no certificate")));
+    }
+
+    #[test]
+    fn knows_internal_addresses() {
+        let internal = |server: &str| is_internal(server, Some("10.96.0.1"));
+        for server in [
+            "https://kubernetes.default.svc",
+            "https://kubernetes.default.svc.cluster.local:443",
+            "https://10.96.0.1:443",
+            "https://localhost:6443",
+            "https://127.0.0.1:6443",
+            "https://127.8.8.8",
+            "https://[::1]:6443",
+        ] {
+            assert!(internal(server), "{server}");
+        }
+        assert!(!internal("https://api.example.com:6443") && !internal("https://10.0.0.1"));
+        let flag = KnownAddress::choose(sources(Some("https://localhost:6443"), None), || OWN).unwrap();
+        assert!(!flag.address.internal, "whoever sets the flag knows");
+    }
 }

@@ -42,7 +42,8 @@ pub fn check(server: &Uri, skips_verification: bool, has_proxy: bool) -> Result<
 }
 
 /// `localhost`, or an address of 127.0.0.0/8 or `::1`.
-fn is_loopback(server: &Uri) -> bool {
+#[must_use]
+pub fn is_loopback(server: &Uri) -> bool {
     let host = server.host().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())

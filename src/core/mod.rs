@@ -12,6 +12,7 @@ pub mod format;
 pub mod grant;
 pub mod id;
 pub mod kernel;
+pub mod layout;
 pub mod lease;
 pub mod meta;
 pub mod names;

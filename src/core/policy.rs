@@ -7,20 +7,13 @@ use kube::core::{DynamicObject, Selector, SelectorExt as _};
 
 use super::{
     Time,
-    address::ClusterAddress,
-    id::{Secs, Uid, stable_hash},
-    meta, names,
+    id::{Secs, Uid},
+    layout, meta, names,
     place::applied::{self, AppliedFields, Demanded},
     revocation::{InvalidInstant, Revocation},
     windows::Windows,
 };
-use crate::{
-    api::{
-        format::{FormatOptions, FormatType},
-        token_policy::{Binding, DeletionPolicy, TokenOptions, TokenPolicySpec, TokenPolicyStatus},
-    },
-    core::format,
-};
+use crate::api::token_policy::{Binding, DeletionPolicy, TokenOptions, TokenPolicySpec, TokenPolicyStatus};
 
 /// The finalizer by which the garbage collector knows that owned objects are to stay (`kubectl delete --cascade=orphan`).
 const ORPHAN: &str = "orphan";
@@ -59,7 +52,7 @@ pub struct Policy {
     pub windows: Windows,
     /// Fingerprint of what needs a new token when it changes.
     pub token_inputs: Box<str>,
-    /// Fingerprint of what needs only a new rendering when it changes.
+    /// Fingerprint of the spec's share in what needs only a new rendering when it changes.
     pub layout: Box<str>,
     /// Labels that the administrator demands on its Secrets.
     pub demanded: Demanded,
@@ -88,28 +81,27 @@ impl PolicyState {
     /// Reads a policy.
     #[cfg(test)]
     #[must_use]
-    pub fn read(policy: crate::api::token_policy::TokenPolicy, address: &ClusterAddress, demanded: &Demanded) -> Self {
-        Self::of(&policy.metadata, Ok(policy.spec), policy.status.unwrap_or_default(), address, demanded)
+    pub fn read(policy: crate::api::token_policy::TokenPolicy, demanded: &Demanded) -> Self {
+        Self::of(&policy.metadata, Ok(policy.spec), policy.status.unwrap_or_default(), demanded)
     }
 
     /// Reads a stored object field by field, so that a wrong one spoils no other. A spec that does not fit its schema, and a
     /// selector, window or format that is none, make it unreadable.
     #[must_use]
-    pub fn parse(mut object: DynamicObject, address: &ClusterAddress, demanded: &Demanded) -> Self {
+    pub fn parse(mut object: DynamicObject, demanded: &Demanded) -> Self {
         let spec = serde_json::from_value(object.data["spec"].take()).map_err(|error| format!("spec: {error}"));
         let status = serde_json::from_value(object.data["status"].take()).unwrap_or_default();
-        Self::of(&object.metadata, spec, status, address, demanded)
+        Self::of(&object.metadata, spec, status, demanded)
     }
 
     fn of(
         meta: &ObjectMeta,
         spec: Result<TokenPolicySpec, String>,
         status: TokenPolicyStatus,
-        address: &ClusterAddress,
         demanded: &Demanded,
     ) -> Self {
         let head = Head::read(meta, status);
-        match spec.and_then(|spec| Policy::read(head.clone(), spec, address, demanded)) {
+        match spec.and_then(|spec| Policy::read(head.clone(), spec, demanded)) {
             Ok(policy) => Self::Readable(Box::new(policy)),
             Err(error) => Self::Unreadable(Box::new(head), error),
         }
@@ -180,14 +172,14 @@ impl Head {
 }
 
 impl Policy {
-    fn read(head: Head, spec: TokenPolicySpec, address: &ClusterAddress, demanded: &Demanded) -> Result<Self, String> {
+    fn read(head: Head, spec: TokenPolicySpec, demanded: &Demanded) -> Result<Self, String> {
         spec.secret.format.check().map_err(|error| format!("spec.secret.format: {error}"))?;
         let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
         Ok(Self {
             selector: selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?,
             windows: Windows::read(&spec.rotation.windows)?,
             token_inputs: token_inputs(&spec),
-            layout: layout(&spec, address, demanded),
+            layout: layout::of_spec(&spec.secret, demanded),
             applied: applied::after_apply(&head.uid, &spec.secret, demanded),
             demanded: demanded.clone(),
             head,
@@ -239,30 +231,5 @@ fn token_inputs(spec: &TokenPolicySpec) -> Box<str> {
     if spec.deletion_policy != DeletionPolicy::default() {
         inputs.push("deletionPolicy=Retain".into());
     }
-    versioned(&inputs)
-}
-
-/// Hash over the fields that need only a new rendering when they change.
-fn layout(spec: &TokenPolicySpec, address: &ClusterAddress, demanded: &Demanded) -> Box<str> {
-    let format = &spec.secret.format;
-    let mut inputs = Vec::new();
-    // DockerConfigJson tells no server either, but its Secrets of the first release were written under one.
-    if format.kind == FormatType::DockerConfigJson || format::of(format).tells_server() {
-        let told = format::told(format, address);
-        inputs.push(format!("server={}", told.server));
-        inputs.push(format!("ca={:016x}", stable_hash([String::from_utf8_lossy(&told.ca).as_ref()])));
-    }
-    inputs.extend(demanded.iter().map(|(key, value)| format!("demanded={key}={value}")));
-    inputs.extend(spec.secret.labels.iter().map(|(key, value)| format!("label={key}={value}")));
-    inputs.extend(spec.secret.annotations.iter().map(|(key, value)| format!("annotation={key}={value}")));
-    if *format != FormatOptions::default() {
-        // As JSON with sorted keys, in which fields that are not set do not appear.
-        inputs.push(format!("format={}", serde_json::json!(format)));
-    }
-    versioned(&inputs)
-}
-
-/// The version in front lets a later release tell its own hashes from these.
-fn versioned(inputs: &[String]) -> Box<str> {
-    format!("v1:{:016x}", stable_hash(inputs.iter().map(String::as_str))).into()
+    layout::versioned("v1", &inputs)
 }

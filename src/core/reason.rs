@@ -44,6 +44,8 @@ pub enum IssueReason {
     FinalizersChanged,
     /// The spec asks for another layout.
     LayoutChanged,
+    /// Consumers reach the API server elsewhere, or by another CA.
+    AddressChanged,
 }
 
 impl IssueReason {
@@ -97,6 +99,38 @@ impl RetireReason {
     #[must_use]
     pub const fn is_planned(self) -> bool {
         matches!(self, Self::OverlapEnded | Self::Expired)
+    }
+}
+
+/// Why the address that Secrets carry is contested. Each is a condition reason and a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[strum(const_into_str)]
+pub enum AddressReason {
+    /// `cluster-info` holds no kubeconfig with a cluster.
+    ClusterInfoUnreadable,
+    /// The server in `cluster-info` is no https URL that consumers can be given.
+    ClusterInfoServerInvalid,
+    /// `cluster-info` has no CA beside its server.
+    ClusterInfoWithoutCa,
+    /// The CA file cannot be read, or is no PEM bundle of certificates.
+    CaFileUnreadable,
+    /// The API server does not tell whether there is a `cluster-info`.
+    ClusterInfoUnknown,
+}
+
+impl AddressReason {
+    /// The cure, as the end of a message.
+    #[must_use]
+    pub const fn cure(self) -> &'static str {
+        match self {
+            Self::ClusterInfoUnreadable | Self::ClusterInfoServerInvalid | Self::ClusterInfoWithoutCa => {
+                "correct that ConfigMap, or start the operator with --cluster-server and --cluster-ca-file"
+            }
+            Self::CaFileUnreadable => {
+                "write the whole bundle to that file, best by renaming; it is read again every minute"
+            }
+            Self::ClusterInfoUnknown => "Secrets keep the address last known, and it is asked again every minute",
+        }
     }
 }
 
@@ -237,10 +271,12 @@ mod tests {
         assert_explained(REFERENCE, FailureReason::iter());
         assert_explained(REFERENCE, IssueReason::iter());
         assert_explained(REFERENCE, RetireReason::iter());
+        assert_explained(REFERENCE, AddressReason::iter());
     }
 
     #[test]
     fn each_failure_has_its_cure_in_the_documents() {
         assert_explained(TROUBLESHOOTING, FailureReason::iter());
+        assert_explained(TROUBLESHOOTING, AddressReason::iter());
     }
 }

@@ -1,109 +1,154 @@
-//! Finds the address of the cluster that every target tells: the server's URL and its CA bundle.
+//! Reads where consumers reach the API server, at the start and then once a minute.
 
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Config;
-use serde::Deserialize;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
 
-use super::api::Api;
-use crate::core::{
-    address::ClusterAddress,
-    failure::Failure,
-    request::{self, Request},
+use super::{api::Api, metrics::Metrics, turn::Input};
+use crate::{
+    cli::Settings,
+    core::{
+        address::{Contest, KnownAddress, Sources, check_ca},
+        failure::Failure,
+        grant::controller::Grants,
+        reason::AddressReason,
+        request::{self, Request},
+    },
 };
 
-/// Finds out what goes into targets: `--cluster-server`, else what kubeadm published in
-/// `kube-public/cluster-info`, else the server that the operator itself uses.
-///
-/// # Errors
-/// While the API server does not answer. That there is no such ConfigMap, or that it may not be read, is no error.
-pub async fn discover(
-    api: &Api,
-    config: &Config,
-    ca: Vec<u8>,
-    wanted: Option<&str>,
-) -> Result<ClusterAddress, Failure> {
-    let published = cluster_info(api).await?;
-    let own = config.cluster_url.to_string();
-    let server = wanted.map(str::to_owned).or(published).unwrap_or_else(|| own.clone());
-    let server = server.trim_end_matches('/').to_owned();
-    Ok(ClusterAddress { internal: wanted.is_none() && is_internal(&server), server, ca })
+/// The pace of the kubelet, which changes the files of a pod, and of the client, which reads its own CA and token again.
+const PERIOD: Duration = Duration::from_mins(1);
+
+/// The CA beside `--cluster-server`, and of the operator's own connection.
+enum Ca {
+    /// It may change.
+    File(PathBuf),
+    /// That of a kubeconfig that holds it.
+    Fixed(Vec<u8>),
 }
 
-async fn cluster_info(api: &Api) -> Result<Option<String>, Failure> {
-    let what = "get ConfigMap kube-public/cluster-info";
-    let path = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
-    match api.send(&Request::read(what.into(), path.into())).await {
-        Ok(body) => {
-            let config_map: ConfigMap = request::parse(what, &body)?;
-            Ok(config_map.data.and_then(|data| server_of(data.get("kubeconfig")?)))
+/// Where to look.
+pub struct Places {
+    api: Api,
+    flag: Option<String>,
+    own: String,
+    ca: Ca,
+}
+
+impl Places {
+    /// Those of this configuration.
+    #[must_use]
+    pub fn new(api: Api, config: &Config, settings: &Settings) -> Self {
+        let file = settings.cluster_ca_file.clone().or_else(|| config.root_cert_file.clone());
+        let held = || config.root_cert.iter().flatten().map(|der| pem(der)).collect::<String>().into_bytes();
+        let ca = file.map_or_else(|| Ca::Fixed(held()), Ca::File);
+        Self { api, flag: settings.cluster_server.clone(), own: config.cluster_url.to_string(), ca }
+    }
+
+    /// The address, as it is now.
+    ///
+    /// # Errors
+    /// While the API server does not tell whether there is a `cluster-info`, and when the CA file is not usable.
+    pub async fn look(&self) -> Result<KnownAddress, Contest> {
+        let cluster_info = match self.flag {
+            Some(_) => None,
+            None => self.cluster_info().await.map_err(unknown)?,
+        };
+        let service = std::env::var("KUBERNETES_SERVICE_HOST").ok();
+        let sources = Sources {
+            flag: self.flag.as_deref(),
+            cluster_info: cluster_info.as_deref(),
+            own: &self.own,
+            service: service.as_deref(),
+        };
+        KnownAddress::choose(sources, || self.ca())
+    }
+
+    /// The kubeconfig in `cluster-info`. That there is no such ConfigMap, or that it may not be read, is an answer.
+    async fn cluster_info(&self) -> Result<Option<String>, Failure> {
+        let what = "get ConfigMap kube-public/cluster-info";
+        let path = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+        match self.api.send(&Request::read(what.into(), path.into())).await {
+            Ok(body) => {
+                let config_map: ConfigMap = request::parse(what, &body)?;
+                Ok(Some(config_map.data.and_then(|mut data| data.remove("kubeconfig")).unwrap_or_default()))
+            }
+            Err(refusal) if matches!(refusal.code, Some(403 | 404)) => Ok(None),
+            Err(refusal) => Err(refusal.failure),
         }
-        Err(refusal) if matches!(refusal.code, Some(403 | 404)) => Ok(None),
-        Err(refusal) => Err(refusal.failure),
+    }
+
+    fn ca(&self) -> Result<Vec<u8>, Contest> {
+        let path = match &self.ca {
+            Ca::Fixed(pem) => return Ok(pem.clone()),
+            Ca::File(path) => path,
+        };
+        let unusable = |found: &str| {
+            Contest::new(AddressReason::CaFileUnreadable, &format!("the CA file {} {found}", path.display()))
+        };
+        let pem = std::fs::read(path).map_err(|error| unusable(&format!("cannot be read: {error}")))?;
+        check_ca(&pem).map_err(unusable)?;
+        Ok(pem)
     }
 }
 
-#[derive(Deserialize)]
-struct ClusterInfo {
-    clusters: Vec<NamedCluster>,
-}
-
-#[derive(Deserialize)]
-struct NamedCluster {
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-struct Cluster {
-    server: String,
-}
-
-fn server_of(kubeconfig: &str) -> Option<String> {
-    let kubeconfig: ClusterInfo = serde_saphyr::from_str(kubeconfig).ok()?;
-    kubeconfig.clusters.into_iter().next().map(|named| named.cluster.server)
-}
-
-/// An address that consumers outside the cluster cannot reach.
-fn is_internal(server: &str) -> bool {
-    let host = server.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
-    let service = std::env::var("KUBERNETES_SERVICE_HOST").ok();
-    host.split('.').any(|label| label == "svc") || service.as_deref() == Some(&host)
-}
-
-/// The CA bundle that the operator itself trusts, as PEM: the file it is configured with, or the certificates of
-/// its kubeconfig.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn ca_bundle(config: &Config) -> std::io::Result<Vec<u8>> {
-    match (&config.root_cert_file, &config.root_cert) {
-        (Some(path), _) => std::fs::read(path),
-        (None, Some(certificates)) => Ok(certificates.iter().map(|der| pem(der)).collect::<String>().into_bytes()),
-        (None, None) => Ok(Vec::new()),
-    }
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn unknown(failure: Failure) -> Contest {
+    Contest::new(AddressReason::ClusterInfoUnknown, &failure.message)
 }
 
 fn pem(der: &[u8]) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
     let text = STANDARD.encode(der);
     let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_the_server_that_kubeadm_publishes() {
-        let kubeconfig = "apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: https://10.0.0.1:6443\n    certificate-authority-data: QQ==\nusers: null\n";
-        assert_eq!(server_of(kubeconfig).as_deref(), Some("https://10.0.0.1:6443"));
-        assert_eq!(server_of("clusters: 1"), None);
+/// Looks again and again until the controller's task has ended.
+pub async fn follow(
+    places: Places,
+    mut known: KnownAddress,
+    metrics: Arc<Metrics>,
+    inputs: mpsc::Sender<Input<Grants>>,
+) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first comes at once, and the start has just looked.
+    ticks.tick().await;
+    metrics.cluster_address(&known, false);
+    tell(None, &known);
+    loop {
+        ticks.tick().await;
+        let next = known.after(places.look().await);
+        if next == known {
+            continue;
+        }
+        metrics.cluster_address(&next, next.address != known.address);
+        tell(Some(&known), &next);
+        known = next.clone();
+        let look = Input::Call(Box::new(move |grants: &mut Grants, now| grants.observe_address(next, now)));
+        if inputs.send(look).await.is_err() {
+            return;
+        }
     }
+}
 
-    #[test]
-    fn knows_cluster_internal_names() {
-        assert!(is_internal("https://kubernetes.default.svc"));
-        assert!(is_internal("https://kubernetes.default.svc.cluster.local:443"));
-        assert!(!is_internal("https://api.example.com:6443"));
+/// Logs a change of the address, and what begins or ceases to speak against it.
+fn tell(before: Option<&KnownAddress>, now: &KnownAddress) {
+    let (server, source): (_, &str) = (&now.address.server, now.source.into());
+    if before.is_some_and(|before| before.address != now.address) {
+        info!(server, source, "the address or the CA of the cluster has changed: Secrets follow with the same token");
+    }
+    let contest = |known: &KnownAddress| known.contest.as_ref().map(|contest| contest.reason);
+    match &now.contest {
+        _ if before.and_then(contest) == contest(now) => {}
+        Some(contest) => warn!(server, source, "{contest}"),
+        None => info!(server, source, "nothing speaks against the address of the cluster any more"),
     }
 }

@@ -1,5 +1,7 @@
 //! The way to the API server: as the kubeconfig or the pod says, if tokens are safe on it.
 
+use std::path::PathBuf;
+
 use kube::{
     Config,
     config::{InferConfigError, Kubeconfig},
@@ -32,6 +34,7 @@ pub enum ConnectionError {
 /// When there is none, or tokens would not be safe, or the operator's own token cannot be sent.
 pub async fn infer() -> Result<Config, ConnectionError> {
     let mut config = Config::infer().await?;
+    config.root_cert_file = config.root_cert_file.or_else(ca_file);
     if config.proxy_url.is_some() && !kubeconfig_names(config.proxy_url.as_ref()) {
         warn!("HTTPS_PROXY is ignored: Tokenward speaks to the API server itself");
         config.proxy_url = None;
@@ -48,6 +51,16 @@ pub async fn infer() -> Result<Config, ConnectionError> {
 fn has_white_space(token_file: &str) -> bool {
     let text = std::fs::read_to_string(token_file).map(SecretString::from);
     text.is_ok_and(|text| text.expose_secret().trim() != text.expose_secret())
+}
+
+/// The file that the kubeconfig names as its cluster's CA. kube takes its certificates once, but reads a file that it is
+/// told of again every minute.
+fn ca_file() -> Option<PathBuf> {
+    let kubeconfig = Kubeconfig::read().ok()?;
+    let context = kubeconfig.current_context?;
+    let context = kubeconfig.contexts.into_iter().find(|named| named.name == context)?.context?;
+    let cluster = kubeconfig.clusters.into_iter().find(|named| named.name == context.cluster)?.cluster?;
+    cluster.certificate_authority.filter(|_| cluster.certificate_authority_data.is_none()).map(PathBuf::from)
 }
 
 /// Whether the kubeconfig names this proxy. kube takes the one of the environment where it names none.

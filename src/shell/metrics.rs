@@ -16,6 +16,7 @@ use prometheus_client::{
 };
 
 use crate::core::{
+    address::KnownAddress,
     grant::{
         Retirement,
         controller::Grants,
@@ -61,7 +62,14 @@ struct KeyLabel {
     key_id: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AddressLabels {
+    source: &'static str,
+    server: String,
+}
+
 type ByReason = Family<ReasonLabel, Counter>;
+type ByReasonState = Family<ReasonLabel, Gauge>;
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Everything that is counted.
@@ -89,6 +97,9 @@ pub struct Metrics {
     last_events: Family<KindLabel, Gauge>,
     failing_watches: Family<WatchLabels, Gauge>,
     skew: Seconds,
+    address: Family<AddressLabels, Gauge>,
+    address_changed: Gauge,
+    address_contested: ByReasonState,
     policies: Policies,
     /// Everything about bootstrap tokens.
     pub bootstrap: BootstrapMetrics,
@@ -117,6 +128,9 @@ impl Default for Metrics {
             last_events: Family::default(),
             failing_watches: Family::default(),
             skew: Gauge::default(),
+            address: Family::default(),
+            address_changed: Gauge::default(),
+            address_contested: Family::default(),
             policies: Policies::default(),
             bootstrap: BootstrapMetrics::new(&mut registry),
             registry: Registry::default(),
@@ -153,6 +167,12 @@ impl Metrics {
         registry.register("watch_failing", help, self.failing_watches.clone());
         let help = "How far the local clock is ahead of the API server's";
         registry.register("clock_skew_seconds", help, self.skew.clone());
+        let help = "1 for the address of the API server that Secrets carry, and the source that tells it";
+        registry.register("cluster_address_info", help, self.address.clone());
+        let help = "When that address or its CA last changed; 0 while it is the one of the start";
+        registry.register("cluster_address_changed_timestamp_seconds", help, self.address_changed.clone());
+        let help = "1 while a better source of that address is not usable, or its source does not tell";
+        registry.register("cluster_address_contested", help, self.address_contested.clone());
         registry.register_collector(Box::new(self.policies.clone()));
     }
 
@@ -225,6 +245,21 @@ impl Metrics {
     pub fn turned(&self, leads: bool, skew: chrono::TimeDelta) {
         self.leader.set(leads.into());
         self.skew.set(skew.as_seconds_f64());
+    }
+
+    /// The address that Secrets carry from now on. Only the age of a change matters, so the local clock is good enough.
+    pub fn cluster_address(&self, known: &KnownAddress, changed: bool) {
+        self.address.clear();
+        let labels = AddressLabels { source: known.source.into(), server: known.address.server.clone() };
+        self.address.get_or_create(&labels).set(1);
+        if changed {
+            self.address_changed.set(chrono::Utc::now().timestamp());
+        }
+        self.address_contested.clear();
+        if let Some(contest) = &known.contest {
+            let reason = contest.reason.into_str().to_owned();
+            self.address_contested.get_or_create(&ReasonLabel { reason }).set(1);
+        }
     }
 
     /// Takes over states, which are not counted. Tokens are those of the leader: a standby shows none.

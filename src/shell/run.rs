@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    address,
+    address::{self, Places},
     admin::{self, Scrape},
     api::{self, Api},
     bootstrap::{self, BootstrapHost},
@@ -30,7 +30,7 @@ use crate::{
     cli::Settings,
     core::{
         Time,
-        address::ClusterAddress,
+        address::{Contest, KnownAddress},
         bootstrap::{Cleaner, controller::Bootstrap},
         grant::{
             controller::{Grants, Readiness},
@@ -38,6 +38,7 @@ use crate::{
         },
         kernel::{controller::Outcome, store::Scope},
         place::applied::Demanded,
+        reason::AddressReason,
         request::Request,
     },
 };
@@ -61,9 +62,9 @@ pub enum RunError {
     /// An address is taken or not ours.
     #[error("cannot listen on {0}: {1}; choose another address")]
     Listen(std::net::SocketAddr, std::io::Error),
-    /// The CA bundle cannot be read.
-    #[error("cannot read the CA bundle of the API server: {0}")]
-    Ca(std::io::Error),
+    /// The CA that is to stand in Secrets cannot be had.
+    #[error(transparent)]
+    Address(#[from] Contest),
     /// Signals cannot be handled.
     #[error("cannot listen for signals: {0}")]
     Signal(std::io::Error),
@@ -86,19 +87,20 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let inputs = bootstrap.as_ref().map(|(inputs, _)| inputs.clone());
     let scrape = Scrape { metrics: metrics.clone(), grants: grants.0.clone(), bootstrap: inputs };
     serve(&mut tasks, settings, readiness, scrape).await?;
-    let ca = address::ca_bundle(&config).map_err(RunError::Ca)?;
     let (candidate, api) = apis(&config, &metrics, settings)?;
+    let places = Places::new(api.clone(), &config, settings);
     let mut stopped = stop.clone();
     let address = tokio::select! {
-        address = connect(&api, &config, ca, settings, &waiting) => address,
+        address = connect(&places, &config, &waiting) => address?,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         () = join_all(&mut tasks) => return Ok(()),
     };
-    info!(server = address.server, namespaces = ?settings.namespaces, version = env!("CARGO_PKG_VERSION"), "started");
+    let (server, source): (_, &str) = (&address.address.server, address.source.into());
+    info!(server, source, namespaces = ?settings.namespaces, version = env!("CARGO_PKG_VERSION"), "started");
     let (reporter, sending) = events::reporter(api.clone(), metrics.clone());
     let operator = Operator { api, config, metrics, reporter, settings, stop };
     let mut loops = JoinSet::new();
-    operator.serve_grants(grants, address, waiting, &mut loops, &mut tasks)?;
+    operator.serve_grants(grants, (places, address), waiting, &mut loops, &mut tasks)?;
     if let Some(bootstrap) = bootstrap {
         operator.serve_bootstrap(bootstrap, &mut loops, &mut tasks)?;
     }
@@ -157,20 +159,18 @@ fn stop_signal(tasks: &mut JoinSet<()>) -> std::io::Result<watch::Receiver<bool>
 
 /// Waits until the API server answers.
 async fn connect(
-    api: &Api,
+    places: &Places,
     config: &Config,
-    ca: Vec<u8>,
-    settings: &Settings,
     waiting: &watch::Sender<Readiness>,
-) -> ClusterAddress {
+) -> Result<KnownAddress, Contest> {
     loop {
-        match address::discover(api, config, ca.clone(), settings.cluster_server.as_deref()).await {
-            Ok(address) => return address,
-            Err(failure) => {
-                warn!("{}", failure.message);
-                waiting.send_replace(unconnected(config, &format!(": {}", failure.message)));
+        match places.look().await {
+            Err(Contest { reason: AddressReason::ClusterInfoUnknown, message }) => {
+                warn!("{message}");
+                waiting.send_replace(unconnected(config, &format!(": {message}")));
                 sleep(CONNECT_AGAIN).await;
             }
+            found => return found,
         }
     }
 }
@@ -248,7 +248,7 @@ impl Operator<'_> {
     fn serve_grants(
         &self,
         (inputs, receiver): Inputs<Grants>,
-        address: ClusterAddress,
+        (places, address): (Places, KnownAddress),
         readiness: watch::Sender<Readiness>,
         loops: &mut JoinSet<bool>,
         tasks: &mut JoinSet<()>,
@@ -256,7 +256,8 @@ impl Operator<'_> {
         let scopes = scopes(self.settings);
         let client = api::client(self.config.clone(), &self.metrics.calls)?;
         let demanded = Demanded::new(self.settings.secret_labels.iter().cloned().collect());
-        super::watch::start(tasks, &client, &self.metrics, (&address, &demanded), &scopes, &inputs);
+        super::watch::start(tasks, &client, &self.metrics, &demanded, &scopes, &inputs);
+        tasks.spawn(address::follow(places, address.clone(), self.metrics.clone(), inputs.clone()));
         tasks.spawn(signers::follow(self.api.clone(), inputs));
         tasks.spawn(follow_clock(self.api.clone()));
         let grants = Grants::new(address, demanded, scopes, rand::rng().random());

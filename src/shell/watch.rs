@@ -19,7 +19,6 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{metrics::Metrics, turn::Input};
 use crate::api::token_policy::TokenPolicy;
 use crate::core::{
-    address::ClusterAddress,
     failure::Failure,
     grant::{
         Account,
@@ -55,7 +54,7 @@ pub fn start(
     tasks: &mut JoinSet<()>,
     client: &Client,
     metrics: &Arc<Metrics>,
-    (address, demanded): (&ClusterAddress, &Demanded),
+    demanded: &Demanded,
     scopes: &[Scope],
     inputs: &mpsc::Sender<Input<Grants>>,
 ) {
@@ -68,13 +67,11 @@ pub fn start(
             metrics: Some(metrics.clone()),
             absent_pause: None,
         };
-        let (address, demanded) = (address.clone(), demanded.clone());
+        let demanded = demanded.clone();
         tasks.spawn(watch(KINDS[0]).follow(
             policies(client, scope),
             Config::default(),
-            move |policy: DynamicObject| {
-                Some((version(&policy.metadata), PolicyState::parse(policy, &address, &demanded)))
-            },
+            move |policy: DynamicObject| Some((version(&policy.metadata), PolicyState::parse(policy, &demanded))),
             Change::Policy,
         ));
         tasks.spawn(watch(KINDS[1]).follow(

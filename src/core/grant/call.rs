@@ -104,7 +104,7 @@ pub fn record(view: &View<'_>, policy: &Policy, attempt: &Attempt) -> Record {
         rotate: attempt.rotate.as_deref().unwrap_or_default().into(),
         previous: Vec::new(),
         token_inputs: attempt.token_inputs.clone(),
-        layout: policy.layout.as_ref().into(),
+        layout: view.layout(policy),
     }
 }
 

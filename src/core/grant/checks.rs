@@ -118,7 +118,8 @@ pub const CHECKS: [Check; 23] = [
 ];
 
 /// Needs of the surroundings of a right token. None of them kills but a layout that nobody asks for any more.
-pub const SURROUNDINGS: [Check; 2] = [kills(9, layout_changed), spares(9, metadata_changed)];
+pub const SURROUNDINGS: [Check; 3] =
+    [kills(9, layout_changed), spares(9, address_changed), spares(9, metadata_changed)];
 
 impl<'a> Case<'a> {
     /// The wanted target of a grant.
@@ -151,6 +152,10 @@ impl<'a> Case<'a> {
     fn published(&self) -> Option<(&'a Policy, &'a Placed<'a, Target>, &'a Token)> {
         let target = self.target?;
         Some((self.view.readable()?, target, target.object.token.as_ref()?))
+    }
+
+    fn has_layout(&self, policy: &Policy, target: &Target) -> bool {
+        target.layout.follows(&policy.layout, &policy.spec.secret, &policy.demanded, self.view.address)
     }
 
     fn look(&self) -> Look {
@@ -340,7 +345,7 @@ fn rotation_requested(case: &Case<'_>) -> Option<Finding> {
 /// Under another layout other keys were written; the repair of the layout finds out what is left of them.
 fn data_changed(case: &Case<'_>) -> Option<Finding> {
     let (policy, target, _) = case.published()?;
-    let edited = target.layout == fingerprint(&policy.layout) && target.applied.data != policy.applied.data;
+    let edited = case.has_layout(policy, target) && target.applied.data != policy.applied.data;
     let lost = case.view.grant.rare.as_ref().and_then(|rare| rare.token_lost) == Some(target.version);
     (edited || lost).then_some(Finding::Issue(IssueReason::DataChanged))
 }
@@ -362,8 +367,14 @@ fn due(case: &Case<'_>) -> Option<Finding> {
 
 fn layout_changed(case: &Case<'_>) -> Option<Finding> {
     let (policy, target, _) = case.published()?;
-    let other = target.layout != fingerprint(&policy.layout);
-    other.then_some(Finding::Rewrite(IssueReason::LayoutChanged))
+    (!case.has_layout(policy, target)).then_some(Finding::Rewrite(IssueReason::LayoutChanged))
+}
+
+/// The token is as good as before, and so is the old address for a while: during a change of the CA both are served.
+fn address_changed(case: &Case<'_>) -> Option<Finding> {
+    let (policy, target, _) = case.published()?;
+    let told = target.layout.tells(case.view.prints.told_by(&policy.spec.secret.format));
+    (!told).then_some(Finding::Rewrite(IssueReason::AddressChanged))
 }
 
 fn metadata_changed(case: &Case<'_>) -> Option<Finding> {

@@ -25,7 +25,7 @@ use crate::{
     api::token_policy::TokenPolicyStatus,
     core::{
         Time,
-        address::ClusterAddress,
+        address::KnownAddress,
         credential::keys::TokenKeys,
         failure::Failure,
         id::{GrantKey, Name, Ref, Secs, Uid},
@@ -36,6 +36,7 @@ use crate::{
             slab::Slab,
             store::{self, Scope, Store},
         },
+        layout::AddressPrints,
         place::{
             applied::Demanded,
             record::Record,
@@ -176,7 +177,8 @@ struct Watched {
 #[expect(clippy::struct_field_names, reason = "the grants are one table beside four others")]
 #[derive(Debug)]
 pub struct Grants {
-    address: ClusterAddress,
+    address: KnownAddress,
+    prints: AddressPrints,
     demanded: Demanded,
     seed: u64,
     /// Names drawn for anchors so far.
@@ -255,10 +257,11 @@ impl Controller for Grants {
 impl Grants {
     /// Nothing known, under these scopes: one `None`, or one for each watched namespace. `seed` is random, and secret.
     #[must_use]
-    pub fn new(address: ClusterAddress, demanded: Demanded, scopes: Vec<Scope>, seed: u64) -> Self {
+    pub fn new(address: KnownAddress, demanded: Demanded, scopes: Vec<Scope>, seed: u64) -> Self {
         let numbered = (0..).zip(&scopes).filter_map(|(number, scope)| Some((scope.clone()?, number)));
         let (by_scope, count) = (numbered.collect(), scopes.len());
         Self {
+            prints: AddressPrints::of(&address.address),
             address,
             demanded,
             seed,
@@ -321,6 +324,21 @@ impl Grants {
             }
             self.mark_all(now);
         }
+    }
+
+    /// Takes another look at the address of the cluster in. Where it has changed, every grant is decided again, the most
+    /// urgent first.
+    pub fn observe_address(&mut self, address: KnownAddress, now: Time) {
+        let moved = self.address.address != address.address;
+        self.address = address;
+        if moved {
+            self.prints = AddressPrints::of(&self.address.address);
+            let grants: Vec<u32> = self.grants.iter().map(|(id, _)| id).collect();
+            for id in grants {
+                self.wake(id, now);
+            }
+        }
+        self.mark_all(now);
     }
 
     /// The difference between the local clock and the API server's.

@@ -262,7 +262,7 @@ fn an_echo_differs_from_a_change_by_what_the_policy_asks() {
     let state = |change: fn(&mut TokenPolicy)| {
         let mut policy = policy.clone();
         change(&mut policy);
-        PolicyState::read(policy, &address(), &Demanded::default())
+        PolicyState::read(policy, &Demanded::default())
     };
     let before = state(|_| ());
     for (change, same) in [

@@ -7,7 +7,6 @@ use serde::Deserialize;
 
 use super::Account;
 use crate::core::{
-    address::ClusterAddress,
     failure::Failure,
     id::{GrantKey, Name},
     meta, names,
@@ -83,13 +82,7 @@ impl Look {
     ///
     /// # Errors
     /// When the answer proves nothing.
-    pub fn read(
-        &self,
-        key: &GrantKey,
-        answer: Answer,
-        address: &ClusterAddress,
-        demanded: &Demanded,
-    ) -> Result<Found, Failure> {
+    pub fn read(&self, key: &GrantKey, answer: Answer, demanded: &Demanded) -> Result<Found, Failure> {
         let name = match self {
             Self::Target(name) | Self::Anchor(name) => name,
             Self::Policy => &key.policy,
@@ -111,7 +104,7 @@ impl Look {
             }
             Self::Policy => {
                 let policy: DynamicObject = parse(&what(), &body)?;
-                Found::Policy(meta::version(&policy.metadata), PolicyState::parse(policy, address, demanded))
+                Found::Policy(meta::version(&policy.metadata), PolicyState::parse(policy, demanded))
             }
             Self::Account => {
                 let meta = metadata(&what(), &body)?;

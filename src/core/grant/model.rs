@@ -270,7 +270,7 @@ impl World {
         let anchors = self.server.anchors();
         let unnamed = anchors.iter().filter(|(_, name)| !named.contains(&name.as_str()));
         assert_eq!(unnamed.count(), 0, "an anchor that no target names, after {:?}", self.faults);
-        let policy = PolicyState::read(self.policy().clone(), &address(), &Demanded::default());
+        let policy = PolicyState::read(self.policy().clone(), &Demanded::default());
         assert!(target.marked && target.owners.fit(policy.readable().unwrap()), "{:?}", target.owners);
     }
 }
@@ -474,7 +474,7 @@ fn a_policy_that_comes_back_while_we_look_for_it_is_served() {
     let (ticket, request) = grants.take(&mut 9, now).unwrap();
     assert!(request.verb == Verb::Get && request.path.ends_with("/tokenpolicies/p"), "{}", request.path);
     let policy = world.server.policies[&("ci".to_owned(), "p".to_owned())].clone();
-    let policy = PolicyState::read(policy, &address(), &Demanded::default());
+    let policy = PolicyState::read(policy, &Demanded::default());
     grants.observe(0, super::controller::Change::Policy(WatchEvent::Applied(Key::new("ci", "p"), back, policy)), now);
     // The API server answered before.
     let status = k8s_openapi::apimachinery::pkg::apis::meta::v1::Status::default();

@@ -160,8 +160,11 @@ fn keep_owners(view: &View<'_>, until: Option<Time>) -> Act {
     }
 }
 
-/// Nothing is issued while suspended; the status goes on telling when tokens die.
+/// Nothing is issued while suspended; the status goes on telling when tokens die, and their Secrets follow the address.
 fn suspended(case: &Case<'_>) -> Conclusion {
+    if case.first(8) == Some(Finding::Rewrite(IssueReason::AddressChanged)) {
+        return settled(case);
+    }
     let valid = case.target.filter(|_| case.is_valid());
     let end = valid.and_then(|target| target.object.token.as_ref()).map(|token| token.expires.time());
     let standing = if valid.is_some() { Standing::Ready } else { Standing::Working };

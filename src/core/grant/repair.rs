@@ -81,7 +81,7 @@ fn written_again(case: &Case<'_>, why: IssueReason) -> Option<Call> {
         previous: call::kept(view, target),
         // An earlier check has compared the inputs of policy and target.
         token_inputs: policy.token_inputs.as_ref().into(),
-        layout: policy.layout.as_ref().into(),
+        layout: view.layout(policy),
     };
     Some(call::publish(case, policy, &record, &read_back.token.secret, why))
 }

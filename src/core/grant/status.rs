@@ -14,7 +14,7 @@ use crate::{
     },
     core::{
         Time,
-        address::ClusterAddress,
+        address::KnownAddress,
         condition::Draft,
         credential::keys::{Signer, TokenKeys},
         failure::Failure,
@@ -22,6 +22,7 @@ use crate::{
         id::Secs,
         meta::text,
         policy::{Head, Policy},
+        reason::AddressReason,
     },
 };
 
@@ -238,7 +239,7 @@ pub struct Context<'a> {
     /// How far the local clock is ahead of the API server's.
     pub skew: TimeDelta,
     /// Where consumers reach the API server.
-    pub address: &'a ClusterAddress,
+    pub address: &'a KnownAddress,
     /// Keys in use.
     pub keys: &'a TokenKeys,
     /// A failure that concerns the policy as a whole, while its grants go on.
@@ -351,6 +352,7 @@ fn conditions(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Vec<Dr
         unsupported(policy, totals),
         signers_rotating(totals, context),
         internal_server(policy, context.address),
+        address_contested(policy, context.address),
         (context.skew.abs() > MAX_SKEW).then(|| skewed(context.skew)),
     ];
     std::iter::once(ready).chain(optional.into_iter().flatten()).collect()
@@ -430,14 +432,22 @@ fn signers_rotating(totals: &Totals, context: &Context<'_>) -> Option<Draft> {
     (old > 0).then(|| Draft::new("SigningKeysRotating", true, "OtherSigner", &message))
 }
 
-fn internal_server(policy: &Policy, address: &ClusterAddress) -> Option<Draft> {
+fn internal_server(policy: &Policy, known: &KnownAddress) -> Option<Draft> {
     let message = format!(
         "Secrets carry the server {}, which only works inside the cluster; start the operator with --cluster-server, or set server in spec.secret.format",
-        address.server
+        known.address.server
     );
     let format = &policy.spec.secret.format;
-    let applies = format::told(format, address).internal && format::of(format).tells_server();
+    let applies = format::told(format, &known.address).internal && format::of(format).tells_server();
     applies.then(|| Draft::new("InternalServer", true, "ClusterInternalAddress", &message))
+}
+
+/// A look that failed for a moment is told by the metric alone: a status of every policy would be too much for that.
+fn address_contested(policy: &Policy, known: &KnownAddress) -> Option<Draft> {
+    let contest = known.contest.as_ref().filter(|contest| contest.reason != AddressReason::ClusterInfoUnknown)?;
+    let message = format!("{contest}. Until then Secrets carry the server {} with its CA", known.address.server);
+    let draft = Draft::new("ClusterAddressContested", true, contest.reason.into_str(), &message);
+    format::of(&policy.spec.secret.format).tells_server().then_some(draft)
 }
 
 fn skewed(skew: TimeDelta) -> Draft {
@@ -453,27 +463,51 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::core::{place::applied::Demanded, policy::PolicyState, reason::FailureReason};
+    use crate::core::{
+        address::{ClusterAddress, Contest, Source},
+        place::applied::Demanded,
+        policy::PolicyState,
+        reason::FailureReason,
+    };
 
     fn at(seconds: i64) -> Time {
         Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    fn address(internal: bool) -> ClusterAddress {
-        ClusterAddress { server: "https://api".into(), ca: Vec::new(), internal }
+    fn address(internal: bool) -> KnownAddress {
+        let address = ClusterAddress { server: "https://api".into(), ca: Vec::new(), internal };
+        KnownAddress { address, source: Source::ClusterInfo, contest: None }
     }
 
     fn signer(key: &str) -> Arc<Signer> {
         Arc::new(Signer { key_id: key.into(), issuer: "i".into() })
     }
 
+    fn policy_of(format: &serde_json::Value) -> PolicyState {
+        let spec = json!({"serviceAccounts": {"selector": {}}, "secret": {"format": format}});
+        let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": spec});
+        PolicyState::read(serde_json::from_value(policy).unwrap(), &Demanded::default())
+    }
+
+    #[test]
+    fn a_contested_address_is_told_where_the_secret_carries_it() {
+        let told = |format, reason| {
+            let contest = Some(Contest::new(reason, &"x is not usable"));
+            let state = policy_of(&format);
+            address_contested(state.readable().unwrap(), &KnownAddress { contest, ..address(false) })
+        };
+        let draft = told(json!({}), AddressReason::CaFileUnreadable).unwrap();
+        assert!(draft.message.starts_with("x is not usable; write the whole bundle"), "{}", draft.message);
+        assert!(draft.message.ends_with("carry the server https://api with its CA"), "{}", draft.message);
+        let registry = json!({"type": "DockerConfigJson", "dockerConfigJson": {"registries": ["r"]}});
+        assert!(told(registry, AddressReason::CaFileUnreadable).is_none());
+        assert!(told(json!({}), AddressReason::ClusterInfoUnknown).is_none(), "that comes and goes");
+    }
+
     #[test]
     fn an_internal_server_is_told_where_the_secret_carries_it() {
         let told = |format: serde_json::Value| {
-            let spec = json!({"serviceAccounts": {"selector": {}}, "secret": {"format": format}});
-            let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": spec});
-            let state =
-                PolicyState::read(serde_json::from_value(policy).unwrap(), &address(true), &Demanded::default());
+            let state = policy_of(&format);
             internal_server(state.readable().unwrap(), &address(true)).is_some()
         };
         assert!(told(json!({})) && told(json!({"type": "Kubeconfig"})));
@@ -508,7 +542,7 @@ mod tests {
         let mut full = json!({"serviceAccounts": {"selector": {}}, "token": {"duration": "168h"}});
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": full});
-        let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &address(false), &Demanded::default());
+        let state = PolicyState::read(serde_json::from_value(policy).unwrap(), &Demanded::default());
         let mut totals = Totals::default();
         for (id, row) in (0..).zip(rows) {
             totals.add(id, &row.counted);

@@ -10,7 +10,7 @@ use super::{
     controller::{Change, Grants},
 };
 use crate::core::{
-    address::ClusterAddress,
+    address::{ClusterAddress, KnownAddress, Source},
     id::Key,
     kernel::{controller::Controller as _, store::WatchEvent},
     meta,
@@ -49,14 +49,15 @@ fn objects_of_the_release_before_cost_no_call() {
     let capture: Capture = serde_json::from_str(capture).unwrap();
     let now = meta::time(&capture.taken).unwrap();
     let address = ClusterAddress { server: capture.server, ca: capture.ca.into(), internal: false };
-    let mut grants = Grants::new(address.clone(), Demanded::default(), vec![None], 7);
+    let address = KnownAddress { address, source: Source::OwnConnection, contest: None };
+    let mut grants = Grants::new(address, Demanded::default(), vec![None], 7);
     let mut see = |change| grants.observe(0, change, now);
     see(Change::Policy(WatchEvent::Listing));
     for policy in capture.policies {
         let policy: DynamicObject = serde_json::from_value(policy).unwrap();
         let key = Key::new("ci", policy.metadata.name.as_deref().unwrap());
         let at = meta::version(&policy.metadata);
-        let state = PolicyState::parse(policy, &address, &Demanded::default());
+        let state = PolicyState::parse(policy, &Demanded::default());
         see(Change::Policy(WatchEvent::Item(key, at, state)));
     }
     see(Change::Policy(WatchEvent::Listed));

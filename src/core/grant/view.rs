@@ -17,6 +17,7 @@ use crate::{
         credential::keys::TokenKeys,
         failure::Failure,
         id::{GrantKey, Name, Secs, Uid, stable_hash},
+        layout::{self, AddressPrints},
         place::{
             record::{Bond, Token},
             secret::{Anchor, Fence, Target},
@@ -101,6 +102,8 @@ pub struct View<'a> {
     pub key: GrantKey,
     /// Where consumers reach the API server.
     pub address: &'a ClusterAddress,
+    /// Fingerprints of that.
+    pub prints: &'a AddressPrints,
     /// Keys and issuers.
     pub keys: &'a TokenKeys,
     /// The policy, if one of that name is known.
@@ -146,6 +149,12 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         matches!(self.policy, Some(PolicyState::Unreadable(..)))
+    }
+
+    /// The layout of a Secret that is written now.
+    #[must_use]
+    pub fn layout(&self, policy: &Policy) -> Name {
+        layout::annotation(&policy.layout, self.prints.told_by(&policy.spec.secret.format)).into()
     }
 
     /// The target under the wanted name, if it is this grant's.

@@ -66,7 +66,7 @@ pub struct Record {
     pub previous: Vec<Previous>,
     /// Fingerprint it was issued under.
     pub token_inputs: Name,
-    /// Fingerprint it was written under.
+    /// Layout it was written under.
     pub layout: Name,
 }
 

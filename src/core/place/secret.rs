@@ -17,6 +17,7 @@ use crate::core::{
     address::ClusterAddress,
     format::{self, Data, Material},
     id::{GrantKey, Name, Secs, Uid},
+    layout::Written,
     meta, names,
     policy::Policy,
     revocation::{InvalidInstant, Revocation},
@@ -37,8 +38,8 @@ pub struct Target {
     pub token: Option<Token>,
     /// Hash of the fingerprint that the token was issued under.
     pub token_inputs: u32,
-    /// Hash of the fingerprint that the Secret was written under.
-    pub layout: u32,
+    /// The layout that it was written under.
+    pub layout: Written,
     /// The fields that our Apply entry owns.
     pub applied: AppliedFields,
     /// There is an Apply entry of ours: we wrote it, whatever its annotations say.
@@ -117,7 +118,7 @@ impl Target {
             account_uid: record.account_uid.digest(),
             token: record.token.clone(),
             token_inputs: fingerprint(&record.token_inputs),
-            layout: fingerprint(&record.layout),
+            layout: Written::read(&record.layout),
             applied: AppliedFields::read(meta),
             written: has_applied(meta),
             marked: meta::label(meta, names::ROLE) == Some(names::TARGET_ROLE),

@@ -81,7 +81,7 @@ impl Grants {
     ) -> Result<(), Failure> {
         match step {
             Step::Look(look) => {
-                let found = look.read(key, answer, &self.address, &self.demanded);
+                let found = look.read(key, answer, &self.demanded);
                 self.looked(id, key, look, found, known, now)
             }
             Step::Remove { name } => {

@@ -193,15 +193,13 @@ impl Grants {
 mod tests {
     use super::*;
     use crate::core::{
-        address::ClusterAddress,
-        grant::controller::Change,
+        grant::{controller::Change, model::server::address},
         kernel::{controller::Controller as _, store::WatchEvent},
         place::applied::Demanded,
     };
 
     fn grants(namespaces: &[&str]) -> Grants {
-        let address = ClusterAddress { server: "https://api".into(), ca: Vec::new(), internal: false };
-        Grants::new(address, Demanded::default(), namespaces.iter().map(|&name| Some(name.into())).collect(), 7)
+        Grants::new(address(), Demanded::default(), namespaces.iter().map(|&name| Some(name.into())).collect(), 7)
     }
 
     fn list(grants: &mut Grants, scope: u16) {

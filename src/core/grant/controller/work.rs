@@ -44,6 +44,8 @@ mod kind {
     pub const RENEWAL: u8 = 1;
     /// There has been no token yet.
     pub const FIRST: u8 = 2;
+    /// A Secret follows the address of the cluster; renewals have slots beside thousands of these.
+    pub const FOLLOWING: u8 = 3;
 }
 
 impl Grants {
@@ -68,16 +70,23 @@ impl Grants {
 
     /// The kind of a grant's work, and until when it should be done.
     fn urgency(&self, grant: &Grant, now: Time) -> (u8, Time) {
-        let asks = self.policies.get(grant.policy).map(PolicyState::head);
+        let state = self.policies.get(grant.policy);
+        let head = state.map(PolicyState::head);
         let target = self.targets_of(grant).next().and_then(|target| self.targets.get(target));
         let Some((target, token)) = target.and_then(|target| Some((target, target.token.as_ref()?))) else {
             return if grant.published { (kind::ASKED, now) } else { (kind::FIRST, now + FIRST_WITHIN) };
         };
-        let rotate = asks.and_then(|policy| policy.rotate.as_deref()).is_some_and(|value| value != target.rotate());
-        let revoke = asks.and_then(|policy| policy.revocation.as_ref()).or(target.revocation());
+        let rotate = head.and_then(|policy| policy.rotate.as_deref()).is_some_and(|value| value != target.rotate());
+        let revoke = head.and_then(|policy| policy.revocation.as_ref()).or(target.revocation());
         let revoke = revoke.and_then(|asked| asked.as_ref().ok());
         let revoke = revoke.is_some_and(|asked| token.issued.time() < asked.before);
-        if rotate || revoke { (kind::ASKED, now) } else { (kind::RENEWAL, token.expires.time() - BEFORE_EXPIRY) }
+        if rotate || revoke {
+            return (kind::ASKED, now);
+        }
+        let asks = state.and_then(PolicyState::readable);
+        let told = asks.is_none_or(|policy| target.layout.tells(self.prints.told_by(&policy.spec.secret.format)));
+        let kind = if told || grant.counted.due.time() <= now { kind::RENEWAL } else { kind::FOLLOWING };
+        (kind, token.expires.time() - BEFORE_EXPIRY)
     }
 
     /// The most urgent call for a free slot, if any is due; `decisions` is what may still be decided in this turn.
@@ -241,7 +250,8 @@ impl Grants {
         let anchors = self.anchors_of(grant).chain(leaver.into_iter().flat_map(|leaver| self.anchors_of(leaver)));
         Some(View {
             now,
-            address: &self.address,
+            address: &self.address.address,
+            prints: &self.prints,
             keys: &self.keys,
             policy: self.policies.get(grant.policy),
             policy_proof: self.policies.link(grant.policy).map(|link| link.proof).unwrap_or_default(),

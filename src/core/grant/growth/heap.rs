@@ -100,7 +100,7 @@ impl Template {
     fn list(&self, grants: &mut Grants, many: usize) {
         let now = self.server.now;
         let policy = self.server.policies.values().next().unwrap();
-        let policy = PolicyState::read(policy.clone(), &address(), &Demanded::default());
+        let policy = PolicyState::read(policy.clone(), &Demanded::default());
         for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("ci", "p"), 5, policy), WatchEvent::Listed] {
             grants.observe(0, Change::Policy(event), now);
         }

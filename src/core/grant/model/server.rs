@@ -11,7 +11,7 @@ use crate::{
     api::token_policy::TokenPolicy,
     core::{
         Time,
-        address::ClusterAddress,
+        address::{ClusterAddress, KnownAddress, Source},
         credential::token,
         failure::Failure,
         grant::{Account, controller::Change},
@@ -29,8 +29,9 @@ use crate::{
 };
 
 /// Where consumers reach this server.
-pub fn address() -> ClusterAddress {
-    ClusterAddress { server: "https://api".into(), ca: b"ca".to_vec(), internal: false }
+pub fn address() -> KnownAddress {
+    let address = ClusterAddress { server: "https://api".into(), ca: b"ca".to_vec(), internal: false };
+    KnownAddress { address, source: Source::OwnConnection, contest: None }
 }
 
 /// A Secret.
@@ -143,11 +144,8 @@ impl Server {
         let at = self.next();
         policy.metadata.resource_version = Some(at.to_string());
         let place = Key::new(key.0.as_str(), key.1.as_str());
-        self.log.push(Change::Policy(WatchEvent::Applied(
-            place,
-            at,
-            PolicyState::read(policy.clone(), &address(), &Demanded::default()),
-        )));
+        let state = PolicyState::read(policy.clone(), &Demanded::default());
+        self.log.push(Change::Policy(WatchEvent::Applied(place, at, state)));
         self.policies.insert(key, policy);
     }
 
@@ -161,7 +159,7 @@ impl Server {
     pub fn lists(&self) -> Vec<Change> {
         let mut changes = vec![Change::Policy(WatchEvent::Listing)];
         for ((namespace, name), policy) in &self.policies {
-            let state = PolicyState::read(policy.clone(), &address(), &Demanded::default());
+            let state = PolicyState::read(policy.clone(), &Demanded::default());
             let at = version(&policy.metadata);
             changes.push(Change::Policy(WatchEvent::Item(Key::new(namespace.as_str(), name.as_str()), at, state)));
         }
