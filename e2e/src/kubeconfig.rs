@@ -10,14 +10,20 @@ use std::path::Path;
 /// The text of a kubeconfig that authenticates with a bearer token.
 #[must_use]
 pub fn with_token(server: &str, ca_pem: &str, token: &str) -> String {
-    render(server, ca_pem, &json!({ "token": token }), "")
+    render(&cluster(server, ca_pem), &json!({ "token": token }), "")
 }
 
 /// The text of a kubeconfig that authenticates with the token in this file, which may change. Its context names this
 /// namespace, unless that is empty.
 #[must_use]
 pub fn with_token_file(server: &str, ca_pem: &str, file: &Path, namespace: &str) -> String {
-    render(server, ca_pem, &json!({ "tokenFile": file }), namespace)
+    render(&cluster(server, ca_pem), &json!({ "tokenFile": file }), namespace)
+}
+
+/// As [`with_token_file`], with the CA in a file as well.
+#[must_use]
+pub fn with_files(server: &str, ca: &Path, token: &Path, namespace: &str) -> String {
+    render(&json!({"server": server, "certificate-authority": ca}), &json!({ "tokenFile": token }), namespace)
 }
 
 pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) -> String {
@@ -25,14 +31,18 @@ pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) 
         "client-certificate-data": BASE64_STANDARD.encode(&identity.certificate),
         "client-key-data": BASE64_STANDARD.encode(&identity.key),
     });
-    render(server, ca_pem, &user, "")
+    render(&cluster(server, ca_pem), &user, "")
 }
 
-fn render(server: &str, ca_pem: &str, user: &Value, namespace: &str) -> String {
+fn cluster(server: &str, ca_pem: &str) -> Value {
     let mut cluster = json!({"server": server});
     if !ca_pem.is_empty() {
         cluster["certificate-authority-data"] = BASE64_STANDARD.encode(ca_pem).into();
     }
+    cluster
+}
+
+fn render(cluster: &Value, user: &Value, namespace: &str) -> String {
     let mut context = json!({"cluster": "e2e", "user": "e2e"});
     if !namespace.is_empty() {
         context["namespace"] = namespace.into();
@@ -47,6 +57,13 @@ fn render(server: &str, ca_pem: &str, user: &Value, namespace: &str) -> String {
         "contexts": [{"name": "e2e", "context": context}],
     });
     format!("{config:#}\n")
+}
+
+/// Writes other certificates that are trusted into a kubeconfig of [`with_certificate`].
+pub(crate) fn trust(path: &Path, ca_pem: &str) -> Result<()> {
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    config["clusters"][0]["cluster"]["certificate-authority-data"] = BASE64_STANDARD.encode(ca_pem).into();
+    Ok(std::fs::write(path, format!("{config:#}\n"))?)
 }
 
 /// A client that uses the kubeconfig at `path`; it belongs to the runtime it was made in.

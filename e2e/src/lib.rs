@@ -18,7 +18,7 @@ pub mod proxy;
 pub mod scene;
 
 pub use cluster::Cluster;
-pub use control_plane::{Component, ControlPlane, Profile, Signing, audit::AuditEvent};
+pub use control_plane::{Component, ControlPlane, NextCa, Profile, Signing, audit::AuditEvent};
 pub use operator::{Operator, Options};
 pub use paths::{target_dir, workspace_dir, write_overlay};
 pub use poll::eventually;

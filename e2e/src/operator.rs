@@ -44,6 +44,8 @@ pub struct Options<'a> {
     pub env: Vec<(String, String)>,
     /// The namespace of its kubeconfig's context, where its lease is. Empty: none.
     pub home: String,
+    /// The file with the CA that it trusts, which may change, rather than the one of the API server or proxy.
+    pub ca_file: Option<PathBuf>,
     /// Run this program rather than `TOKENWARD_BIN` or the release build.
     pub program: Option<PathBuf>,
     /// Authenticate with this token rather than with a fresh one of the installed account.
@@ -92,7 +94,10 @@ impl Operator {
         };
         let file = dir.join(format!("{name}.token"));
         fs::write(&file, token.expose_secret())?;
-        let text = kubeconfig::with_token_file(&url, ca, &file, &options.home);
+        let text = match &options.ca_file {
+            Some(ca) => kubeconfig::with_files(&url, ca, &file, &options.home),
+            None => kubeconfig::with_token_file(&url, ca, &file, &options.home),
+        };
         fs::write(dir.join(format!("{name}.kubeconfig")), text)?;
         let mut args: Vec<String> = options.namespaces.iter().map(|name| format!("--namespace={name}")).collect();
         args.extend(options.args);

@@ -268,12 +268,13 @@ async fn roles_alone_are_enough_for_one_namespace() -> Result<()> {
     assert_eq!(refused.collect::<Vec<_>>(), Vec::<&String>::new());
     let elsewhere = calls.iter().map(|seen| &seen.path).filter(|path| !path.contains("/namespaces/ci/"));
     let elsewhere: BTreeSet<&str> = elsewhere.map(String::as_str).collect();
-    // The address, and what tokens are signed with: Kubernetes lets every account read these.
+    // The address, its own limits and Lease, and what tokens are signed with: Kubernetes lets every account read that.
     let keys = ["/.well-known/openid-configuration", "/openid/v1/jwks"];
     let address = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
     let leases = "/apis/coordination.k8s.io/v1/namespaces/tokenward-system/leases";
     let lease = format!("{leases}/tokenward");
-    assert_eq!(elsewhere, BTreeSet::from([keys[0], keys[1], address, leases, &lease]));
+    let limits = "/api/v1/namespaces/tokenward-system/configmaps/tokenward-limits";
+    assert_eq!(elsewhere, BTreeSet::from([keys[0], keys[1], address, limits, leases, &lease]));
     drop(operator);
     own.stop().await
 }

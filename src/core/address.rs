@@ -110,10 +110,16 @@ impl KnownAddress {
         }
     }
 
-    /// The address after another look. One that failed proves nothing: the address last known stays.
+    /// The address after another look. One that failed proves nothing, nor does a `cluster-info` that is half written: the
+    /// address last known stays.
     #[must_use]
     pub fn after(&self, look: Result<Self, Contest>) -> Self {
-        look.unwrap_or_else(|contest| Self { contest: Some(contest), ..self.clone() })
+        let contest = match look {
+            Ok(Self { contest: Some(contest), .. }) if self.source == Source::ClusterInfo => contest,
+            Ok(seen) => return seen,
+            Err(contest) => contest,
+        };
+        Self { contest: Some(contest), ..self.clone() }
     }
 }
 
@@ -131,8 +137,7 @@ struct NamedCluster {
 #[serde(rename_all = "kebab-case")]
 struct Cluster {
     server: String,
-    #[serde(default)]
-    certificate_authority_data: String,
+    certificate_authority_data: Option<String>,
 }
 
 /// The server and CA of the first cluster of the kubeconfig in `cluster-info`.
@@ -147,7 +152,9 @@ fn published(kubeconfig: &str) -> Result<(String, Vec<u8>), Contest> {
     check_server(&server).map_err(invalid)?;
     let without =
         |found| unusable(AddressReason::ClusterInfoWithoutCa, &format!("its certificate-authority-data {found}"));
-    let ca = STANDARD.decode(ca.split_whitespace().collect::<String>()).map_err(|_| without("is no base64"))?;
+    let ca = STANDARD
+        .decode(ca.unwrap_or_default().split_whitespace().collect::<String>())
+        .map_err(|_| without("is no base64"))?;
     check_ca(&ca).map_err(without)?;
     Ok((server, ca))
 }
@@ -294,6 +301,11 @@ mod tests {
         let after = known.after(Err(failed()));
         assert_eq!((&after.address, after.source, &after.contest), (&known.address, known.source, &Some(failed())));
         assert_eq!(after.after(Ok(known.clone())), known);
+        let broken = known.after(Ok(chosen("{}")));
+        assert_eq!((&broken.address, broken.source), (&known.address, known.source), "it was there a minute ago");
+        assert_eq!(broken.contest.map(|contest| contest.reason), Some(AddressReason::ClusterInfoUnreadable));
+        let deleted = KnownAddress::choose(sources(None, None), || OWN).unwrap();
+        assert_eq!(known.after(Ok(deleted.clone())), deleted, "that there is none is an answer");
         assert_eq!(KnownAddress::choose(sources(None, None), || Err(failed())), Err(failed()));
     }
 

@@ -2,6 +2,7 @@
 //! of its arguments and can be tested as one.
 
 pub mod address;
+pub mod api_audience;
 pub mod bootstrap;
 pub mod condition;
 pub mod connection;

@@ -231,7 +231,7 @@ async fn expiry(until: Option<Instant>) {
 
 /// The pod's own namespace; outside of a pod that of the kubeconfig's context. A context without one has `default`,
 /// where nobody installs.
-fn namespace(config: &Config) -> String {
+pub(super) fn namespace(config: &Config) -> String {
     let own = std::fs::read_to_string(POD_NAMESPACE).ok().map(|name| name.trim().to_owned());
     let context = Some(config.default_namespace.clone()).filter(|name| name != "default");
     own.or(context).filter(|name| !name.is_empty()).unwrap_or_else(|| INSTALL_NAMESPACE.into())

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod events;
 pub mod leadership;
 pub mod lease;
+pub mod limits;
 pub mod metrics;
 pub mod run;
 pub mod signers;

@@ -21,6 +21,7 @@ use super::{
     connection::{self, ConnectionError},
     events::{self, Reporter},
     lease::{Candidate, Lost},
+    limits,
     metrics::Metrics,
     signers,
     tasks::{join_all, joined},
@@ -258,6 +259,7 @@ impl Operator<'_> {
         let demanded = Demanded::new(self.settings.secret_labels.iter().cloned().collect());
         super::watch::start(tasks, &client, &self.metrics, &demanded, &scopes, &inputs);
         tasks.spawn(address::follow(places, address.clone(), self.metrics.clone(), inputs.clone()));
+        tasks.spawn(limits::follow(self.api.clone(), self.config.clone(), inputs.clone()));
         tasks.spawn(signers::follow(self.api.clone(), inputs));
         tasks.spawn(follow_clock(self.api.clone()));
         let grants = Grants::new(address, demanded, scopes, rand::rng().random());

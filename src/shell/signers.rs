@@ -44,10 +44,10 @@ pub async fn follow(api: Api, inputs: mpsc::Sender<Input<Grants>>) {
     loop {
         ticks.tick().await;
         let keys = get::<KeySet>(&api, "get the published signing keys", "/openid/v1/jwks").await;
-        let issuer = get::<Discovery>(&api, "get the issuer", "/.well-known/openid-configuration").await;
+        let issuer = issuer(&api).await;
         tell(keys.as_ref().err().or(issuer.as_ref().err()), &mut failing);
         let keys = keys.ok().map(|set| set.keys.into_iter().map(|key| key.kid).collect::<BTreeSet<String>>());
-        let issuer = issuer.ok().map(|discovery| discovery.issuer);
+        let issuer = issuer.ok();
         let poll = Input::Call(Box::new(move |grants: &mut Grants, now| {
             grants.observe_keys(keys.as_ref(), issuer.as_deref(), now);
         }));
@@ -55,6 +55,12 @@ pub async fn follow(api: Api, inputs: mpsc::Sender<Input<Grants>>) {
             return;
         }
     }
+}
+
+/// The name that the API server gives to itself.
+pub(super) async fn issuer(api: &Api) -> Result<String, Failure> {
+    let discovery = get::<Discovery>(api, "get the issuer", "/.well-known/openid-configuration").await?;
+    Ok(discovery.issuer)
 }
 
 /// Logs the first failure of several in a row, and their end.

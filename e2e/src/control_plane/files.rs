@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// The address of the Service `kubernetes`: the first of `--service-cluster-ip-range`.
 const SERVICE: &str = "10.96.0.1";
+/// The names that the API server is reached by.
+const NAMES: [&str; 4] = ["127.0.0.1", "localhost", "kubernetes.default.svc", SERVICE];
 /// The name of the only node.
 pub const NODE: &str = "node";
 
@@ -40,21 +42,38 @@ pub(super) struct Clients {
 
 pub(super) fn write(dir: &Path) -> Result<Clients> {
     let authority = Authority::new("tokenward-e2e")?;
-    let serving = authority.server(&["127.0.0.1", "localhost", "kubernetes.default.svc", SERVICE])?;
+    write_serving(dir, &authority.server(&NAMES)?)?;
     write_key(dir, "sa")?;
     let ca_pem = authority.pem();
-    for (name, text) in [
-        ("ca.crt", ca_pem.as_str()),
-        ("apiserver.crt", &serving.certificate),
-        ("apiserver.key", &serving.key),
-        ("audit-policy.yaml", audit::POLICY),
-    ] {
+    for (name, text) in [("ca.crt", ca_pem.as_str()), ("audit-policy.yaml", audit::POLICY)] {
         fs::write(dir.join(name), text)?;
     }
     let admin = authority.client("tokenward-e2e-admin", "system:masters")?;
     let controller_manager = authority.client("system:kube-controller-manager", "system:masters")?;
     let kubelet = authority.client(&format!("system:node:{NODE}"), "system:nodes")?;
     Ok(Clients { ca_pem, admin, controller_manager, kubelet })
+}
+
+/// A CA that is to follow the first one.
+pub struct NextCa {
+    /// Its certificate.
+    pub pem: String,
+    pub(super) serving: Identity,
+}
+
+pub(super) fn next_ca() -> Result<NextCa> {
+    let authority = Authority::new("tokenward-e2e-next")?;
+    Ok(NextCa { pem: authority.pem(), serving: authority.server(&NAMES)? })
+}
+
+/// The API server looks at both when one of them changes, and waits until they fit.
+pub(super) fn write_serving(dir: &Path, serving: &Identity) -> Result<()> {
+    for (name, text) in [("apiserver.key", &serving.key), ("apiserver.crt", &serving.certificate)] {
+        let new = dir.join(format!("{name}.new"));
+        fs::write(&new, text)?;
+        fs::rename(new, dir.join(name))?;
+    }
+    Ok(())
 }
 
 /// Writes a fresh key for `ServiceAccount` tokens: `<name>.key` and `<name>.pub`.

@@ -9,7 +9,7 @@ use crate::{Cluster, eventually, kubeconfig, ports, target_dir};
 use anyhow::{Context, Result, bail, ensure};
 use audit::AuditEvent;
 use binaries::Binaries;
-pub use files::NODE;
+pub use files::{NODE, NextCa};
 use hyper::http::Request;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
@@ -282,6 +282,30 @@ impl ControlPlane {
         self.apiserver_stop().await?;
         *self.signing.lock().unwrap_or_else(PoisonError::into_inner) = signing;
         self.apiserver_start().await
+    }
+
+    /// Makes another CA for the certificate that the API server shows, and lets the administrator and the controllers trust
+    /// both: clients that were made before trust the old one alone. Certificates of clients are not concerned.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or the controllers do not come back within 90 s.
+    pub async fn next_ca(&self) -> Result<NextCa> {
+        let next = files::next_ca()?;
+        let both = format!("{}{}", self.ca_pem(), next.pem);
+        for name in ["kubeconfig", "controller-manager.kubeconfig"] {
+            kubeconfig::trust(&self.dir().join(name), &both)?;
+        }
+        self.stop_component(Component::ControllerManager).await?;
+        self.start_component(Component::ControllerManager).await?;
+        Ok(next)
+    }
+
+    /// Gives the API server a certificate of the other CA, which it takes up by itself.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn serve_with(&self, next: &NextCa) -> Result<()> {
+        files::write_serving(self.dir(), &next.serving)
     }
 
     /// The process id of one program.

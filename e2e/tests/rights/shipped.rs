@@ -73,7 +73,7 @@ fn no_role_of_ours_is_aggregated_into_one_of_the_cluster() -> Result<()> {
 }
 
 #[test]
-fn outside_of_the_watched_namespaces_only_its_lease_and_the_public_address_are_in_reach() -> Result<()> {
+fn outside_of_the_watched_namespaces_only_its_lease_its_limits_and_the_public_address_are_in_reach() -> Result<()> {
     for (overlay, watched) in [("namespaced", &["ci"] as &[&str]), ("multi-namespace", &["team-a", "team-b"])] {
         let manifests = render(&workspace_dir().join("config").join(overlay))?;
         let rights = granted(&manifests, NAMESPACE, ACCOUNT)?;
@@ -83,6 +83,7 @@ fn outside_of_the_watched_namespaces_only_its_lease_and_the_public_address_are_i
         let elsewhere: Vec<String> = elsewhere.map(ToString::to_string).collect();
         let expected = [
             "get configmaps cluster-info in kube-public",
+            "get configmaps tokenward-limits in tokenward-system",
             "create leases.coordination.k8s.io in tokenward-system",
             "get leases.coordination.k8s.io tokenward in tokenward-system",
             "patch leases.coordination.k8s.io tokenward in tokenward-system",

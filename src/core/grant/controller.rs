@@ -180,6 +180,8 @@ pub struct Grants {
     address: KnownAddress,
     prints: AddressPrints,
     demanded: Demanded,
+    /// The limits refuse every token for the API server, and the cure.
+    audience_refused: Option<String>,
     seed: u64,
     /// Names drawn for anchors so far.
     drawn: u64,
@@ -264,6 +266,7 @@ impl Grants {
             prints: AddressPrints::of(&address.address),
             address,
             demanded,
+            audience_refused: None,
             seed,
             drawn: 0,
             scopes: scopes.into_iter().map(|name| Watched { name, ..Watched::default() }).collect(),
@@ -338,6 +341,13 @@ impl Grants {
                 self.wake(id, now);
             }
         }
+        self.mark_all(now);
+    }
+
+    /// Takes in whether the limits refuse every token for the API server.
+    pub fn observe_audience(&mut self, refusal: Option<String>, now: Time) {
+        self.audience_refused = refusal;
+        self.readiness_changed = true;
         self.mark_all(now);
     }
 

@@ -1,6 +1,7 @@
 //! Ten thousand grants: each change costs what it touches, whatever else there is. Everything here counts; nothing is timed.
 
 mod fairness;
+mod following;
 mod forged;
 mod hand;
 mod hand_over;
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     api::token_policy::TokenPolicy,
     core::{
+        address::KnownAddress,
         failure::Failure,
         kernel::{controller::Controller as _, store::WatchEvent},
         place::applied::Demanded,
@@ -47,7 +49,12 @@ fn names(policy: &mut TokenPolicy, names: Vec<String>) {
 impl Crowd {
     /// A process that has listed what the server has.
     fn start(server: Server) -> Self {
-        let mut grants = Grants::new(address(), Demanded::default(), vec![None], 7);
+        Self::start_at(server, address())
+    }
+
+    /// As [`Crowd::start`], where consumers reach the server here.
+    fn start_at(server: Server, address: KnownAddress) -> Self {
+        let mut grants = Grants::new(address, Demanded::default(), vec![None], 7);
         for change in server.lists() {
             grants.observe(0, change, server.now);
         }

@@ -240,6 +240,8 @@ pub struct Context<'a> {
     pub skew: TimeDelta,
     /// Where consumers reach the API server.
     pub address: &'a KnownAddress,
+    /// The limits refuse every token for the API server, and the cure.
+    pub audience_refused: Option<&'a str>,
     /// Keys in use.
     pub keys: &'a TokenKeys,
     /// A failure that concerns the policy as a whole, while its grants go on.
@@ -353,6 +355,7 @@ fn conditions(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Vec<Dr
         signers_rotating(totals, context),
         internal_server(policy, context.address),
         address_contested(policy, context.address),
+        audience_not_allowed(policy, context),
         (context.skew.abs() > MAX_SKEW).then(|| skewed(context.skew)),
     ];
     std::iter::once(ready).chain(optional.into_iter().flatten()).collect()
@@ -448,6 +451,11 @@ fn address_contested(policy: &Policy, known: &KnownAddress) -> Option<Draft> {
     let message = format!("{contest}. Until then Secrets carry the server {} with its CA", known.address.server);
     let draft = Draft::new("ClusterAddressContested", true, contest.reason.into_str(), &message);
     format::of(&policy.spec.secret.format).tells_server().then_some(draft)
+}
+
+fn audience_not_allowed(policy: &Policy, context: &Context<'_>) -> Option<Draft> {
+    let refusal = context.audience_refused.filter(|_| policy.spec.token.audiences.is_empty())?;
+    Some(Draft::new("ApiAudienceNotAllowed", true, "NotInLimits", refusal))
 }
 
 fn skewed(skew: TimeDelta) -> Draft {
@@ -562,6 +570,7 @@ mod tests {
             now: at(now),
             skew: TimeDelta::seconds(now),
             address: &address(false),
+            audience_refused: None,
             keys: &keys,
             concern: None,
             failing: totals.failing().map(named).collect(),

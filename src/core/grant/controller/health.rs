@@ -16,7 +16,7 @@ const LISTED_WITHIN: TimeDelta = TimeDelta::seconds(3);
 pub struct Readiness {
     /// Whether the first lists are done.
     pub ready: bool,
-    /// Lists that are awaited and watches that fail, a line each; a process may be ready without.
+    /// Lists that are awaited, watches that fail, and a limit that refuses everything, a line each; a process may be ready without.
     pub lacks: Vec<String>,
 }
 
@@ -35,6 +35,7 @@ impl Grants {
         let mut lacks: Vec<String> = numbers().flat_map(|number| self.waiting_for(number)).collect();
         let failing = self.scopes.iter().flat_map(|scope| scope.unhealthy.values());
         lacks.extend(failing.map(|failure| failure.message.clone()));
+        lacks.extend(self.audience_refused.clone());
         Some(Readiness { ready, lacks })
     }
 

@@ -179,6 +179,7 @@ impl Grants {
             now,
             skew: self.skew,
             address: &self.address,
+            audience_refused: self.audience_refused.as_deref(),
             keys: &self.keys,
             concern,
             failing: totals.failing().filter_map(|grant| self.named(grant)).collect(),
