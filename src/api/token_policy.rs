@@ -317,7 +317,8 @@ pub struct TokenPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Reconciling, Stalled, Suspended, LifetimeShortened, WindowsUnsatisfiable, RevocationUnsupported,
-    /// RevocationFailing, SigningKeysRotating, InternalServer, ClusterAddressContested, ApiAudienceNotAllowed and ClockSkew.
+    /// RevocationFailing, SigningKeysRotating, InternalServer, ClusterAddressContested, ApiAudienceNotAllowed and
+    /// ClockSkew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     #[schemars(schema_with = "schema::conditions")]

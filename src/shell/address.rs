@@ -59,7 +59,7 @@ impl Places {
     pub async fn look(&self) -> Result<KnownAddress, Contest> {
         let cluster_info = match self.flag {
             Some(_) => None,
-            None => self.cluster_info().await.map_err(unknown)?,
+            None => self.cluster_info().await?,
         };
         let service = std::env::var("KUBERNETES_SERVICE_HOST").ok();
         let sources = Sources {
@@ -72,16 +72,17 @@ impl Places {
     }
 
     /// The kubeconfig in `cluster-info`. That there is no such ConfigMap, or that it may not be read, is an answer.
-    async fn cluster_info(&self) -> Result<Option<String>, Failure> {
+    async fn cluster_info(&self) -> Result<Option<String>, Contest> {
+        let unknown = |failure: Failure| Contest::new(AddressReason::ClusterInfoUnknown, &failure.message);
         let what = "get ConfigMap kube-public/cluster-info";
         let path = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
         match self.api.send(&Request::read(what.into(), path.into())).await {
             Ok(body) => {
-                let config_map: ConfigMap = request::parse(what, &body)?;
+                let config_map: ConfigMap = request::parse(what, &body).map_err(unknown)?;
                 Ok(Some(config_map.data.and_then(|mut data| data.remove("kubeconfig")).unwrap_or_default()))
             }
             Err(refusal) if matches!(refusal.code, Some(403 | 404)) => Ok(None),
-            Err(refusal) => Err(refusal.failure),
+            Err(refusal) => Err(unknown(refusal.failure)),
         }
     }
 
@@ -97,11 +98,6 @@ impl Places {
         check_ca(&pem).map_err(unusable)?;
         Ok(pem)
     }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-fn unknown(failure: Failure) -> Contest {
-    Contest::new(AddressReason::ClusterInfoUnknown, &failure.message)
 }
 
 fn pem(der: &[u8]) -> String {

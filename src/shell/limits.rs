@@ -26,24 +26,29 @@ pub async fn follow(api: Api, config: Config, inputs: mpsc::Sender<Input<Grants>
     let mut told = None;
     loop {
         let look = look(&api, &config, &namespace).await;
-        if let Ok(refusal) = &look
-            && *refusal != told
+        let passes = look == Ok(None);
+        if let Ok(refusal) = look
+            && refusal != told
         {
-            match refusal {
-                Some(refusal) => warn!("{refusal}"),
-                None => info!("the limits have the audiences of the API server now"),
-            }
-            told.clone_from(refusal);
-            let refusal = refusal.clone();
+            tell(refusal.as_deref());
+            told.clone_from(&refusal);
             let news = Input::Call(Box::new(move |grants: &mut Grants, now| grants.observe_audience(refusal, now)));
             if inputs.send(news).await.is_err() {
                 return;
             }
         }
-        if let Ok(None) = look {
+        if passes {
             return;
         }
         sleep(PERIOD).await;
+    }
+}
+
+fn tell(refusal: Option<&str>) {
+    if let Some(refusal) = refusal {
+        warn!("{refusal}");
+    } else {
+        info!("the limits have the audiences of the API server now");
     }
 }
 

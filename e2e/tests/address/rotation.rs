@@ -61,9 +61,8 @@ impl Consumers {
         let (secrets, noted) = (scene.secrets(), uses.clone());
         let task = tokio::spawn(async move {
             loop {
-                let (token, config) = (secrets.get("p-deployer").await?, secrets.get("k-deployer").await?);
-                note(&noted, by_files(token).await);
-                note(&noted, by_kubeconfig(config).await);
+                note(&noted, by_files(secrets.get("p-deployer").await?).await);
+                note(&noted, by_kubeconfig(secrets.get("k-deployer").await?).await);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
@@ -155,7 +154,11 @@ async fn the_ca_is_rotated_and_no_consumer_fails() -> Result<()> {
 
     replace(&file, &both)?;
     follows(&scene, &first, &plane.url(), &both).await?;
-    scene.told("p", "SecretRepaired", "(AddressChanged)").await?;
+    for policy in ["p", "k"] {
+        scene.told(policy, "SecretRepaired", "(AddressChanged)").await?;
+    }
+    // Each has read its Secret again by then, as whoever rotates a CA waits for.
+    consumers.are_well().await?;
     plane.serve_with(&next)?;
     serves(plane, &next).await?;
     consumers.are_well().await?;

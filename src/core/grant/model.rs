@@ -3,6 +3,7 @@
 
 pub mod server;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chrono::TimeDelta;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use super::controller::Grants;
 use crate::{
     api::token_policy::{Binding, TokenPolicy},
     core::{
+        address::KnownAddress,
         id::Key,
         kernel::{controller::Controller as _, store::WatchEvent},
         meta, names,
@@ -54,6 +56,8 @@ enum Deed {
     Relabel,
     /// Revoke every token issued before now.
     Revoke,
+    /// The CA of the cluster is another one.
+    RotateCa,
 }
 
 struct Process {
@@ -66,6 +70,7 @@ struct Process {
 
 struct World {
     server: Server,
+    address: KnownAddress,
     calls: usize,
     faults: Vec<Fault>,
     processes: Vec<Process>,
@@ -99,7 +104,8 @@ impl World {
         server.account("ci", "a", &[]);
         // Two processes may retire each other's unnamed anchors; the fence promises the end, not every instant.
         let killed = processes > 1;
-        let mut world = Self { server, calls: 0, faults: faults.to_vec(), processes: Vec::new(), killed };
+        let mut world =
+            Self { server, address: address(), calls: 0, faults: faults.to_vec(), processes: Vec::new(), killed };
         for _ in 0..processes {
             let process = world.start();
             world.processes.push(process);
@@ -110,7 +116,7 @@ impl World {
     /// A process after its first lists.
     fn start(&mut self) -> Process {
         // No two processes draw the same names.
-        let mut grants = Grants::new(address(), Demanded::default(), vec![None], self.server.next());
+        let mut grants = Grants::new(self.address.clone(), Demanded::default(), vec![None], self.server.next());
         for change in self.server.lists() {
             grants.observe(0, change, self.server.now);
         }
@@ -167,6 +173,12 @@ impl World {
             Deed::Revoke => {
                 self.killed = true;
                 self.annotate(names::REVOKE_ISSUED_BEFORE, self.server.now.to_rfc3339());
+            }
+            Deed::RotateCa => {
+                self.address.address.ca = self.server.next().to_string().into();
+                for process in &mut self.processes {
+                    process.grants.observe_address(self.address.clone(), self.server.now);
+                }
             }
             Deed::RecreateAccount => {
                 self.killed = true;
@@ -262,6 +274,8 @@ impl World {
         let token = record.token.expect("a token");
         assert!(self.is_alive(&token), "the published token is dead");
         assert_eq!(self.unrevoked(), 0, "a token outlives its revocation, after {:?}", self.faults);
+        let stored = &self.server.secrets[&("ci".to_owned(), "p-a".to_owned())];
+        assert_eq!(stored.data["ca.crt"], STANDARD.encode(&self.address.address.ca), "the CA, after {:?}", self.faults);
         let account = &self.server.accounts[&("ci".to_owned(), "a".to_owned())];
         assert_eq!(Some(record.account_uid.to_string()), account.uid);
         assert_eq!(*record.rotate, *self.annotation(names::ROTATE).cloned().unwrap_or_default());
@@ -384,6 +398,7 @@ fn every_single_deed_is_put_right() {
         (Deed::StripLabel, 1),
         (Deed::AddOwner, 1),
         (Deed::Relabel, 1),
+        (Deed::RotateCa, 1),
     ] {
         let mut world = World::new(1, &[]);
         world.run(15);
@@ -510,6 +525,7 @@ fn deed() -> impl Strategy<Value = Option<Deed>> {
         Just(Deed::RecreateAccount),
         Just(Deed::Relabel),
         Just(Deed::Revoke),
+        Just(Deed::RotateCa),
     ];
     prop_oneof![8 => Just(None), 1 => some.prop_map(Some)]
 }

@@ -355,7 +355,7 @@ fn conditions(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Vec<Dr
         signers_rotating(totals, context),
         internal_server(policy, context.address),
         address_contested(policy, context.address),
-        audience_not_allowed(policy, context),
+        audience_not_allowed(policy, context.audience_refused),
         (context.skew.abs() > MAX_SKEW).then(|| skewed(context.skew)),
     ];
     std::iter::once(ready).chain(optional.into_iter().flatten()).collect()
@@ -453,8 +453,8 @@ fn address_contested(policy: &Policy, known: &KnownAddress) -> Option<Draft> {
     format::of(&policy.spec.secret.format).tells_server().then_some(draft)
 }
 
-fn audience_not_allowed(policy: &Policy, context: &Context<'_>) -> Option<Draft> {
-    let refusal = context.audience_refused.filter(|_| policy.spec.token.audiences.is_empty())?;
+fn audience_not_allowed(policy: &Policy, refusal: Option<&str>) -> Option<Draft> {
+    let refusal = refusal.filter(|_| policy.spec.token.audiences.is_empty())?;
     Some(Draft::new("ApiAudienceNotAllowed", true, "NotInLimits", refusal))
 }
 
@@ -491,17 +491,18 @@ mod tests {
         Arc::new(Signer { key_id: key.into(), issuer: "i".into() })
     }
 
-    fn policy_of(format: &serde_json::Value) -> PolicyState {
-        let spec = json!({"serviceAccounts": {"selector": {}}, "secret": {"format": format}});
+    fn policy_of(more: &serde_json::Value) -> PolicyState {
+        let mut spec = json!({"serviceAccounts": {"selector": {}}});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let policy = json!({"apiVersion": "tokenward.dev/v1alpha1", "kind": "TokenPolicy", "metadata": {"name": "p"}, "spec": spec});
         PolicyState::read(serde_json::from_value(policy).unwrap(), &Demanded::default())
     }
 
     #[test]
     fn a_contested_address_is_told_where_the_secret_carries_it() {
-        let told = |format, reason| {
+        let told = |format: serde_json::Value, reason| {
             let contest = Some(Contest::new(reason, &"x is not usable"));
-            let state = policy_of(&format);
+            let state = policy_of(&json!({"secret": {"format": format}}));
             address_contested(state.readable().unwrap(), &KnownAddress { contest, ..address(false) })
         };
         let draft = told(json!({}), AddressReason::CaFileUnreadable).unwrap();
@@ -513,9 +514,18 @@ mod tests {
     }
 
     #[test]
+    fn an_audience_that_the_limits_refuse_concerns_tokens_for_the_api_server() {
+        let told = |audiences: serde_json::Value| {
+            let state = policy_of(&json!({"token": {"audiences": audiences}}));
+            audience_not_allowed(state.readable().unwrap(), Some("refused")).is_some()
+        };
+        assert!(told(json!([])) && !told(json!(["vault"])));
+    }
+
+    #[test]
     fn an_internal_server_is_told_where_the_secret_carries_it() {
         let told = |format: serde_json::Value| {
-            let state = policy_of(&format);
+            let state = policy_of(&json!({"secret": {"format": format}}));
             internal_server(state.readable().unwrap(), &address(true)).is_some()
         };
         assert!(told(json!({})) && told(json!({"type": "Kubeconfig"})));

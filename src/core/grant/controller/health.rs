@@ -244,6 +244,17 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_refuse_every_token_are_named_and_keep_nobody_from_being_ready() {
+        let mut grants = grants(&["a"]);
+        list(&mut grants, 0);
+        for (refusal, lacks) in [(Some("add it".to_owned()), 1), (None, 0)] {
+            grants.observe_audience(refusal, Time::UNIX_EPOCH);
+            let readiness = grants.readiness().unwrap();
+            assert!(readiness.ready && readiness.lacks.len() == lacks, "{readiness:?}");
+        }
+    }
+
+    #[test]
     fn without_any_right_and_without_an_answer_it_is_not_ready() {
         for (reason, of_a) in [(FailureReason::Forbidden, false), (FailureReason::ApiUnavailable, true)] {
             let mut grants = grants(&["a", "b"]);
