@@ -83,8 +83,8 @@ fn outside_of_the_watched_namespaces_only_its_lease_its_limits_and_the_public_ad
         let elsewhere: Vec<String> = elsewhere.map(ToString::to_string).collect();
         let expected = [
             "get configmaps cluster-info in kube-public",
-            "get configmaps tokenward-limits in tokenward-system",
             "create leases.coordination.k8s.io in tokenward-system",
+            "get configmaps tokenward-limits in tokenward-system",
             "get leases.coordination.k8s.io tokenward in tokenward-system",
             "patch leases.coordination.k8s.io tokenward in tokenward-system",
         ];
