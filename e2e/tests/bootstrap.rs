@@ -415,7 +415,7 @@ async fn a_policy_reports_and_then_caps() -> Result<()> {
     let lab = Lab::start("caps", &["--bootstrap-token-cleaner=report"]).await?;
     let expired = lab.token("aexpir", &ago(600), json!({})).await?;
     let never = lab.token("bnever", "", json!({"auth-extra-groups": "system:bootstrappers:x"})).await?;
-    let within = lab.token("within", &ahead(3600), json!({"usage-bootstrap-api-worker-calls": "true"})).await?;
+    lab.token("within", &ahead(3600), json!({"usage-bootstrap-api-worker-calls": "true"})).await?;
     let beyond = lab.token("beyond", &ahead(7 * 86_400), json!({})).await?;
     let garbled = lab.token("dgarbl", "never", json!({})).await?;
     lab.create(json!({"metadata": {"name": "odd"}, "type": TYPE, "stringData": {"token-id": "zzzzzz", "expiration": ahead(3600)}})).await?;
