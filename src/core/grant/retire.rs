@@ -44,7 +44,9 @@ pub fn due(view: &View<'_>, drop_attempt: bool) -> Vec<Retirement> {
         let name = &anchor.anchor.name;
         let named = named(view, name, anchor.uid);
         let cause = match end {
-            Some(cause) => view.deletes(anchor.owners.policy).then_some(cause),
+            Some(cause) if view.deletes(anchor.owners.policy) => Some(cause),
+            // What was let go is still revoked where somebody asks for it.
+            Some(_) => is_revoked(view, anchor, named).then_some(RetireReason::RevokeIssuedBefore),
             None if is_held(view, name) => discarded(view, drop_attempt, named),
             None => cause(view, anchor, named),
         };
@@ -96,13 +98,18 @@ fn discarded(view: &View<'_>, drop_attempt: bool, named: Mention) -> Option<Reti
     (drop_attempt && !published).then_some(RetireReason::Discarded)
 }
 
-fn cause(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<RetireReason> {
-    // No target names this anchor, so its token's issue time is unknown: the token may be as old as the anchor.
+/// Whether somebody revoked it. Where no target names the anchor, its token's issue is unknown: the token may be as old as
+/// the anchor.
+fn is_revoked(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> bool {
     let issued = match named {
         Mention::Current { issued, .. } | Mention::Previous { issued, .. } => issued,
         Mention::Not => anchor.created,
     };
-    if revoke::covers(view, issued.time()) {
+    revoke::covers(view, issued.time())
+}
+
+fn cause(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<RetireReason> {
+    if is_revoked(view, anchor, named) {
         return Some(RetireReason::RevokeIssuedBefore);
     }
     match named {

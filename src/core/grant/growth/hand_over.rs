@@ -181,6 +181,35 @@ fn a_renamed_policy_takes_the_secret_up_in_place() {
 }
 
 #[test]
+fn a_secret_that_was_let_go_can_still_be_revoked() {
+    for binding in [Binding::Anchor, Binding::Target] {
+        for restarts in [false, true] {
+            let mut crowd = crowd(|policy| {
+                policy.spec.deletion_policy = DeletionPolicy::Retain;
+                policy.spec.token.binding = binding;
+                policy.spec.rotation.overlap = policy.spec.rotation.overlap.filter(|_| binding == Binding::Anchor);
+            });
+            crowd.server.delete_policy("ci", "p");
+            crowd.settle();
+            crowd.pass(20);
+            let record = published(&crowd).0;
+            assert!(lives(&crowd, &record), "it was let go");
+            let now = crate::core::meta::text(crowd.server.now);
+            edit_secrets(&mut crowd, |meta| {
+                if meta["name"] == SHARED {
+                    meta["annotations"][crate::core::names::REVOKE_ISSUED_BEFORE] = now.as_str().into();
+                }
+            });
+            if restarts {
+                crowd.restart();
+            }
+            crowd.pass(2);
+            assert!(!lives(&crowd, &record), "{binding:?}, restarts {restarts}");
+        }
+    }
+}
+
+#[test]
 fn what_somebody_else_has_a_hand_in_is_not_taken_up() {
     type Edit = fn(&mut serde_json::Value);
     let edits: [(&str, Edit); 3] = [
