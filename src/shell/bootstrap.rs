@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Client,
     api::Api as KubeApi,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
     runtime::watcher::Config,
 };
 use tokio::{
@@ -30,7 +30,7 @@ use crate::{
             NAMESPACE, SECRET_TYPE, cluster_info,
             controller::{Bootstrap, BootstrapChange, TOKENS},
             event::BootstrapEvent,
-            policy::policy,
+            policy::BootstrapPolicyState,
             token::{BootstrapSecret, BootstrapToken},
         },
         failure::Failure,
@@ -108,9 +108,9 @@ pub fn watch(
         absent_pause: scope.is_none().then_some(LOOK_AGAIN),
     };
     tasks.spawn(watch(POLICIES, None).follow(
-        KubeApi::<DeserializeGuard<BootstrapTokenPolicy>>::all(client.clone()),
+        KubeApi::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<BootstrapTokenPolicy>(&())),
         Config::default(),
-        |object| Some(policy(object)),
+        |policy: DynamicObject| Some((version(&policy.metadata), BootstrapPolicyState::parse(policy))),
         BootstrapChange::Policy,
     ));
     let tokens = watch(TOKENS, Some(NAMESPACE)).follow(

@@ -87,7 +87,8 @@ struct BootstrapPolicyLink {
 enum BootstrapCall {
     Token(Box<TokenCall>),
     Sign(Signing),
-    Status(u32),
+    /// Of the policy in this row, which has this UID.
+    Status(u32, Uid),
 }
 
 #[derive(Debug)]
@@ -224,6 +225,13 @@ impl Bootstrap {
         let link = |key: &Key| BootstrapPolicyLink { name: key.name.clone(), written: None };
         let changed = self.policies.apply(0, event, link);
         if !listed && changed.iter().all(|changed| self.asks_as_before(changed)) {
+            // Ours or somebody else's: the next look at it tells.
+            for Changed { id, before } in changed {
+                let after = self.policies.get(id).map(BootstrapPolicyState::status);
+                if before.as_ref().map(BootstrapPolicyState::status) != after {
+                    self.outbox.mark(id, 0, true, now);
+                }
+            }
             return;
         }
         for Changed { id, before } in changed {
@@ -503,14 +511,15 @@ impl Bootstrap {
             return None;
         }
         let (state, written) = (self.policies.get(id)?, self.policies.link(id)?.written.as_ref());
-        let (stored, status) = match state {
+        // The status that is being written, or that the watch showed.
+        let stored = written.unwrap_or_else(|| state.status());
+        let status = match state {
             BootstrapPolicyState::Readable(policy) => {
-                let stored = written.unwrap_or(&policy.status);
-                (Some(stored), status::summarise(policy, stored, self.known(), self.context(now)))
+                status::summarise(policy, stored, self.known(), self.context(now))
             }
-            BootstrapPolicyState::Unreadable { error, .. } => (written, status::unreadable(error, now)),
+            BootstrapPolicyState::Unreadable { error, .. } => status::unreadable(error, stored, now),
         };
-        (stored != Some(&status)).then_some(status)
+        (*stored != status).then_some(status)
     }
 
     fn context(&self, now: Time) -> BootstrapContext<'_> {
@@ -524,13 +533,14 @@ impl Bootstrap {
         }
     }
 
-    /// An object that is gone needs no status.
-    fn status_answered(&mut self, id: u32, answer: Answer, now: Time) -> Outcome {
+    /// An object that is gone needs no status, and one that was re-created in its row has another.
+    fn status_answered(&mut self, id: u32, uid: Uid, answer: Answer, now: Time) -> Outcome {
+        if self.policies.get(id).map(|state| Uid::read(state.uid())) != Some(uid) {
+            return Outcome::default();
+        }
         let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
         let failure = failure.map(|refusal| refusal.failure);
-        if failure.is_some()
-            && let Some(link) = self.policies.link_mut(id)
-        {
+        if let Some(link) = self.policies.link_mut(id) {
             link.written = None;
         }
         self.outbox.written(id, failure.as_ref(), now);
@@ -630,7 +640,7 @@ impl Controller for Bootstrap {
             let key = Key::new("", link.name.clone());
             let request = request::apply_status("BootstrapTokenPolicy", "bootstraptokenpolicies", &key, uid, &status);
             link.written = Some(status);
-            return Some((self.calls.insert(BootstrapCall::Status(id)), request));
+            return Some((self.calls.insert(BootstrapCall::Status(id, uid)), request));
         }
         None
     }
@@ -639,7 +649,7 @@ impl Controller for Bootstrap {
         match self.calls.remove(ticket) {
             Some(BootstrapCall::Token(call)) => self.token_answered(*call, answer, now),
             Some(BootstrapCall::Sign(signing)) => self.sign_answered(signing, answer, now),
-            Some(BootstrapCall::Status(id)) => self.status_answered(id, answer, now),
+            Some(BootstrapCall::Status(id, uid)) => self.status_answered(id, uid, answer, now),
             None => Outcome::default(),
         }
     }

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use kube::core::{DeserializeGuard, Resource as _, ResourceExt as _, Selector, SelectorExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{DynamicObject, Selector, SelectorExt as _};
 
 use super::token::BootstrapToken;
-use crate::{
-    api::bootstrap_token_policy::{BootstrapTokenPolicy, BootstrapTokenPolicyStatus, Mode},
-    core::meta,
-};
+use crate::api::bootstrap_token_policy::{BootstrapTokenPolicySpec, BootstrapTokenPolicyStatus, Mode};
 
 /// The shortest cap: the schema says so, and a policy stored before it did cannot undercut it.
 const MIN_MAX_AGE: TimeDelta = TimeDelta::minutes(10);
@@ -43,17 +41,32 @@ pub enum BootstrapPolicyState {
         uid: Box<str>,
         /// The error.
         error: String,
+        /// The status as stored.
+        status: Box<BootstrapTokenPolicyStatus>,
     },
 }
 
 impl BootstrapPolicyState {
-    /// Reads a policy; a selector that does not compile makes it unreadable.
+    /// Reads a stored object field by field, so that a wrong one spoils no other; a selector that does not compile makes it
+    /// unreadable.
     #[must_use]
-    pub fn read(policy: BootstrapTokenPolicy) -> Self {
-        let uid: Box<str> = policy.metadata.uid.clone().unwrap_or_default().into();
-        match policy.spec.keep.clone().map(Selector::try_from).transpose() {
-            Ok(keep) => Self::Readable(Arc::new(BootstrapPolicy::read(policy, uid, keep))),
-            Err(error) => Self::Unreadable { uid, error: format!("spec.keep: {error}") },
+    pub fn parse(mut object: DynamicObject) -> Self {
+        let uid: Box<str> = object.metadata.uid.clone().unwrap_or_default().into();
+        let status: BootstrapTokenPolicyStatus =
+            serde_json::from_value(object.data["status"].take()).unwrap_or_default();
+        let spec = serde_json::from_value(object.data["spec"].take()).map_err(|error| format!("spec: {error}"));
+        match spec.and_then(|spec| BootstrapPolicy::read(&object.metadata, uid.clone(), spec, status.clone())) {
+            Ok(policy) => Self::Readable(Arc::new(policy)),
+            Err(error) => Self::Unreadable { uid, error, status: Box::new(status) },
+        }
+    }
+
+    /// The status as stored.
+    #[must_use]
+    pub fn status(&self) -> &BootstrapTokenPolicyStatus {
+        match self {
+            Self::Readable(policy) => &policy.status,
+            Self::Unreadable { status, .. } => status,
         }
     }
 
@@ -73,7 +86,7 @@ impl BootstrapPolicyState {
             (Self::Readable(one), Self::Readable(two)) => {
                 (&one.uid, one.generation, one.enforces) == (&two.uid, two.generation, two.enforces)
             }
-            (Self::Unreadable { uid, error }, Self::Unreadable { uid: other, error: as_well }) => {
+            (Self::Unreadable { uid, error, .. }, Self::Unreadable { uid: other, error: as_well, .. }) => {
                 (uid, error) == (other, as_well)
             }
             _ => false,
@@ -90,29 +103,23 @@ impl BootstrapPolicyState {
     }
 }
 
-/// Reads a policy as a watch delivers it, with its resourceVersion.
-#[must_use]
-pub fn policy(policy: DeserializeGuard<BootstrapTokenPolicy>) -> (u64, BootstrapPolicyState) {
-    let (at, uid) = (meta::version(policy.meta()), policy.uid().unwrap_or_default());
-    let state = match policy.0 {
-        Ok(policy) => BootstrapPolicyState::read(policy),
-        Err(invalid) => BootstrapPolicyState::Unreadable { uid: uid.into(), error: invalid.error },
-    };
-    (at, state)
-}
-
 impl BootstrapPolicy {
-    fn read(policy: BootstrapTokenPolicy, uid: Box<str>, keep: Option<Selector>) -> Self {
-        let BootstrapTokenPolicy { metadata, spec, status } = policy;
-        Self {
+    fn read(
+        meta: &ObjectMeta,
+        uid: Box<str>,
+        spec: BootstrapTokenPolicySpec,
+        status: BootstrapTokenPolicyStatus,
+    ) -> Result<Self, String> {
+        let keep = spec.keep.map(Selector::try_from).transpose().map_err(|error| format!("spec.keep: {error}"))?;
+        Ok(Self {
             uid,
-            generation: metadata.generation.unwrap_or_default(),
-            enforces: spec.mode == Mode::Enforce && metadata.deletion_timestamp.is_none(),
+            generation: meta.generation.unwrap_or_default(),
+            enforces: spec.mode == Mode::Enforce && meta.deletion_timestamp.is_none(),
             max_age: spec.max_age.map(|age| age.delta().max(MIN_MAX_AGE)),
             allowed_groups: spec.allowed_groups,
             keep,
-            status: status.unwrap_or_default(),
-        }
+            status,
+        })
     }
 
     /// Whether a token is exempt from the cap.
@@ -129,12 +136,9 @@ pub(crate) mod tests {
 
     /// A policy with this spec as JSON.
     pub fn policy(spec: &str) -> BootstrapPolicy {
-        let mut policy = BootstrapTokenPolicy::new("p", serde_json::from_str(spec).unwrap());
-        policy.metadata.generation = Some(1);
-        match BootstrapPolicyState::read(policy) {
-            BootstrapPolicyState::Readable(policy) => Arc::unwrap_or_clone(policy),
-            BootstrapPolicyState::Unreadable { error, .. } => panic!("{error}"),
-        }
+        let meta = ObjectMeta { generation: Some(1), ..ObjectMeta::default() };
+        let spec = serde_json::from_str(spec).unwrap();
+        BootstrapPolicy::read(&meta, Box::default(), spec, BootstrapTokenPolicyStatus::default()).unwrap()
     }
 
     #[test]

@@ -58,12 +58,12 @@ pub fn summarise<'a>(
 
 /// The status of a policy that does not parse.
 #[must_use]
-pub fn unreadable(error: &str, now: Time) -> BootstrapTokenPolicyStatus {
+pub fn unreadable(error: &str, before: &BootstrapTokenPolicyStatus, now: Time) -> BootstrapTokenPolicyStatus {
     let failure = Failure::new(FailureReason::PolicyUnreadable, error);
     let draft = |kind, status| Draft::new(kind, status, failure.reason.into_str(), &failure.message);
     let conditions = [draft("Ready", false), draft("Stalled", true)];
     BootstrapTokenPolicyStatus {
-        conditions: conditions.into_iter().map(|draft| draft.since(&[], 0, now)).collect(),
+        conditions: conditions.into_iter().map(|draft| draft.since(&before.conditions, 0, now)).collect(),
         ..BootstrapTokenPolicyStatus::default()
     }
 }
