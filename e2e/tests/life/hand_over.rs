@@ -114,7 +114,7 @@ async fn a_renamed_policy_takes_the_secret_up() -> Result<()> {
 /// A Secret that was let go and then edited by somebody else is not ours any more.
 #[tokio::test]
 async fn a_secret_that_somebody_else_edited_is_not_taken_up() -> Result<()> {
-    let (scene, first) = scene("edited", &json!({"deletionPolicy": "Retain"})).await?;
+    let (scene, first) = scene("let-go-edited", &json!({"deletionPolicy": "Retain"})).await?;
     scene.delete_policy("p").await?;
     let gone = async || {
         ensure!(scene.policies().get_opt("p").await?.is_none(), "still there");

@@ -55,8 +55,8 @@ async fn a_policy_that_cannot_be_read_tells_of_its_tokens_and_revokes_them() -> 
         "tokenward_policy_earliest_expiration_timestamp_seconds{{namespace=\"{}\",policy=\"p\"}}",
         scene.namespace
     );
-    for _ in 0..2 {
-        scene.fence("after").await?;
+    for fence in ["before-restart", "after-restart"] {
+        scene.fence(fence).await?;
         frozen(&scene, "1/1", Some(first.says("expires-at"))).await?;
         let metrics = scene.operator.metrics().await?;
         ensure!(metrics.contains(&series), "{series} is not in {metrics}");

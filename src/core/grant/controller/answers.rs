@@ -149,14 +149,16 @@ impl Grants {
         // A Secret that is gone, or another one by now, is as good as deleted.
         let conflict = answer.as_ref().is_err_and(|refusal| refusal.code == Some(409));
         let refused = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
-        self.retirement_ended(id, retirement);
         if let Some(refusal) = refused {
+            self.retirement_ended(id, retirement);
             self.fail_to_revoke(id, key, retirement, refusal.failure.clone(), now);
             return Err(refusal.failure);
         }
         // The deleted Secret may have been an anchor or a target; it is in one of the tables. One that changed is told anew.
+        // While the retirement is under way, its end is not taken for somebody else's deed.
         self.anchor_absent(id, key, &retirement.secret, known, now);
         self.target_absent(key, &retirement.secret, known, now);
+        self.retirement_ended(id, retirement);
         self.release(id, |_, kind| kind == Kind::Issue, now);
         if !(conflict && retirement.version.is_some()) {
             self.report(id, GrantNews::Retired(retirement.clone()));

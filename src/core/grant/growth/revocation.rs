@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::{
     grant::event::GrantNews,
+    reason::RetireReason,
     request::{Refusal, Verb},
 };
 
@@ -62,6 +63,25 @@ fn a_token_that_cannot_be_revoked_is_told_once_and_tried_with_growing_pauses() {
     assert_eq!(count(&events, |news| matches!(news, GrantNews::RevocationDone)), 1);
     assert_ne!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
     assert_eq!(crowd.server.anchors().len(), 1);
+}
+
+#[test]
+fn each_end_of_a_token_is_told_once_with_its_own_cause() {
+    let mut crowd = Crowd::of_one();
+    annotate(&mut crowd, crate::core::names::ROTATE, "1");
+    crowd.settle();
+    crowd.pass(61);
+    crowd.pass(5);
+    let now = crate::core::meta::text(crowd.server.now);
+    annotate(&mut crowd, crate::core::names::REVOKE_ISSUED_BEFORE, &now);
+    crowd.settle();
+    crowd.pass(3);
+    let causes = crowd.events().into_iter().filter_map(|event| match event.what {
+        GrantNews::Retired(retirement) => Some(retirement.cause),
+        _ => None,
+    });
+    let (overlap, revoked) = (RetireReason::OverlapEnded, RetireReason::RevokeIssuedBefore);
+    assert_eq!(causes.collect::<Vec<_>>(), [overlap, revoked]);
 }
 
 #[test]
