@@ -9,6 +9,7 @@ pub mod kubeconfig;
 pub mod leak;
 pub mod node;
 pub mod operator;
+pub mod pages;
 mod paths;
 mod pki;
 pub mod poll;

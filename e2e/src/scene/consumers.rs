@@ -1,12 +1,14 @@
 //! Those who read a target: files as a kubelet mounts them, kubectl with a kubeconfig that was found.
 
 use super::{Bearer, Scene, Target};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::{Api, PostParams};
+use serde::Deserialize;
 use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use tokio::process::Command;
 
@@ -19,6 +21,11 @@ impl Mount {
         let dir = scene.plane.dir().join(format!("{}.mount", scene.namespace));
         fs::create_dir_all(&dir)?;
         Ok(Self(dir))
+    }
+
+    /// Where the files are.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Replaces the files. A reader sees each of them old or new, never half of it.
@@ -51,8 +58,56 @@ impl Mount {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             answer => answer?,
         };
-        anyhow::ensure!(answer.status.success(), "curl: {}", String::from_utf8_lossy(&answer.stderr));
+        ensure!(answer.status.success(), "curl: {}", String::from_utf8_lossy(&answer.stderr));
         Ok(Some(String::from_utf8(answer.stdout)?))
+    }
+}
+
+/// A cluster as Argo CD documents it.
+#[derive(Debug, PartialEq)]
+pub struct ArgoCdCluster {
+    pub name: String,
+    pub server: String,
+    pub config: ClusterConfig,
+    pub namespaces: Option<Vec<String>>,
+    pub resources: Option<String>,
+    pub project: Option<String>,
+    pub shard: Option<String>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ClusterConfig {
+    pub bearer_token: String,
+    pub tls_client_config: TlsClientConfig,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TlsClientConfig {
+    pub ca_data: String,
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+impl ArgoCdCluster {
+    /// Reads a target as Argo CD does, which knows no other keys.
+    pub fn read(target: &Target) -> Result<Self> {
+        let mut data = target.data.clone();
+        let mut must = |key: &str| data.remove(key).with_context(|| format!("no key {key}"));
+        let (name, server, config) = (must("name")?, must("server")?, must("config")?);
+        let namespaces = data.remove("namespaces").map(|list| list.split(',').map(str::to_owned).collect());
+        let (resources, project) = (data.remove("clusterResources"), data.remove("project"));
+        let shard = data.remove("shard");
+        ensure!(data.is_empty(), "Argo CD knows no key {:?}", data.keys());
+        let config = serde_json::from_str(&config)?;
+        Ok(Self { name, server, config, namespaces, resources, project, shard })
+    }
+
+    /// Argo CD's client for the cluster.
+    pub async fn bearer(&self) -> Result<Bearer> {
+        let ca = String::from_utf8(BASE64_STANDARD.decode(&self.config.tls_client_config.ca_data)?)?;
+        Bearer::at(&self.server, &ca, &self.config.bearer_token).await
     }
 }
 
@@ -67,16 +122,23 @@ impl Scene {
 
     /// What the API server says about a token, asked for these audiences.
     pub async fn review(&self, token: &str, audiences: &[&str]) -> Result<Value> {
-        let audiences = audiences.iter().map(ToString::to_string).collect();
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(audiences) };
-        let review = TokenReview { spec, ..TokenReview::default() };
-        let answer = Api::all(self.client.clone()).create(&PostParams::default(), &review).await?;
-        Ok(serde_json::to_value(answer.status)?)
+        Bearer(self.client.clone()).review(token, audiences).await
     }
 
     /// Rotates the policy `p` and waits for the new token of `p-deployer`.
     pub async fn rotated(&self, value: &str, before: &Target) -> Result<Target> {
         self.rotate("p", value).await?;
         self.next_target("p-deployer", before).await
+    }
+}
+
+impl Bearer {
+    /// What the API server says about a token to this bearer, asked for these audiences.
+    pub async fn review(&self, token: &str, audiences: &[&str]) -> Result<Value> {
+        let audiences = audiences.iter().map(ToString::to_string).collect();
+        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(audiences) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let answer = Api::all(self.0.clone()).create(&PostParams::default(), &review).await?;
+        Ok(serde_json::to_value(answer.status)?)
     }
 }

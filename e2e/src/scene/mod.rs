@@ -446,10 +446,21 @@ impl Target {
         self.value("token")
     }
 
+    pub fn name(&self) -> &str {
+        self.secret.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.secret.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.secret.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
     /// The annotation `tokenward.dev/<name>`, or an empty text.
     pub fn says(&self, name: &str) -> &str {
-        let annotations = self.secret.metadata.annotations.as_ref();
-        annotations.and_then(|all| all.get(&format!("tokenward.dev/{name}"))).map_or("", String::as_str)
+        self.annotation(&format!("tokenward.dev/{name}")).unwrap_or_default()
     }
 
     /// Name of the current anchor.

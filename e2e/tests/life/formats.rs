@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokenward_e2e::scene::consumers::Mount;
-use tokenward_e2e::scene::{Bearer, Scene, Target, claims, spec};
+use tokenward_e2e::scene::consumers::{ArgoCdCluster, Mount};
+use tokenward_e2e::scene::{Scene, Target, claims, spec};
 
 /// The field `secret` of a policy with this format.
 fn format(format: &Value) -> Value {
@@ -19,14 +19,6 @@ fn format(format: &Value) -> Value {
 
 fn keys(target: &Target) -> Vec<&str> {
     target.data.keys().map(String::as_str).collect()
-}
-
-fn label<'a>(target: &'a Target, key: &str) -> Option<&'a str> {
-    target.secret.metadata.labels.as_ref()?.get(key).map(String::as_str)
-}
-
-fn annotation<'a>(target: &'a Target, key: &str) -> Option<&'a str> {
-    target.secret.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 #[tokio::test]
@@ -129,61 +121,15 @@ async fn a_kubeconfig_can_have_another_key() -> Result<()> {
     Ok(())
 }
 
-/// A cluster as Argo CD documents it.
-#[derive(Debug, PartialEq)]
-struct Cluster {
-    name: String,
-    server: String,
-    config: ClusterConfig,
-    namespaces: Option<Vec<String>>,
-    resources: Option<String>,
-    project: Option<String>,
-    shard: Option<String>,
-}
-
-#[derive(Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct ClusterConfig {
-    bearer_token: String,
-    tls_client_config: TlsClientConfig,
-}
-
-#[derive(Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct TlsClientConfig {
-    ca_data: String,
-    #[serde(default)]
-    insecure: bool,
-}
-
-impl Cluster {
-    fn read(target: &Target) -> Result<Self> {
-        let mut data = target.data.clone();
-        let mut must = |key: &str| data.remove(key).with_context(|| format!("no key {key}"));
-        let (name, server, config) = (must("name")?, must("server")?, must("config")?);
-        let namespaces = data.remove("namespaces").map(|list| list.split(',').map(str::to_owned).collect());
-        let (resources, project) = (data.remove("clusterResources"), data.remove("project"));
-        let shard = data.remove("shard");
-        ensure!(data.is_empty(), "Argo CD knows no key {:?}", data.keys());
-        let config = serde_json::from_str(&config)?;
-        Ok(Self { name, server, config, namespaces, resources, project, shard })
-    }
-
-    async fn bearer(&self) -> Result<Bearer> {
-        let ca = String::from_utf8(BASE64_STANDARD.decode(&self.config.tls_client_config.ca_data)?)?;
-        Bearer::at(&self.server, &ca, &self.config.bearer_token).await
-    }
-}
-
 const ARGO_CD: &str = "argocd.argoproj.io/secret-type";
 
 #[tokio::test]
 async fn an_argo_cd_cluster_is_what_argo_cd_documents() -> Result<()> {
     let scene = Scene::start("argo-cd").await?;
     let target = scene.deployer(format(&json!({"type": "ArgoCDCluster"}))).await?;
-    assert_eq!(label(&target, ARGO_CD), Some("cluster"));
+    assert_eq!(target.label(ARGO_CD), Some("cluster"));
     assert_eq!(target.secret.type_.as_deref(), Some("Opaque"));
-    let cluster = Cluster::read(&target)?;
+    let cluster = ArgoCdCluster::read(&target)?;
     assert_eq!((cluster.name.as_str(), cluster.server.as_str()), ("p", scene.proxy.url()));
     assert_eq!((&cluster.namespaces, &cluster.project), (&None, &None));
     assert!(!cluster.config.tls_client_config.insecure);
@@ -199,15 +145,12 @@ async fn an_argo_cd_cluster_is_what_argo_cd_documents() -> Result<()> {
     scene.policy("p", &spec(&["deployer"], more)).await?;
     scene.ready("p").await?;
     let named = scene.target("p-deployer").await?;
-    assert_eq!(
-        (label(&named, ARGO_CD), label(&named, "argocd.argoproj.io/skip-reconcile")),
-        (Some("cluster"), Some("1"))
-    );
+    assert_eq!((named.label(ARGO_CD), named.label("argocd.argoproj.io/skip-reconcile")), (Some("cluster"), Some("1")));
     let namespaces = Some(vec!["argo-cd".to_owned(), "default".to_owned()]);
     let (name, project) = ("prod-eu".into(), Some("web".into()));
     let (resources, shard) = (Some("true".into()), Some("3".into()));
-    let wanted = Cluster { name, namespaces, resources, project, shard, ..cluster };
-    assert_eq!((Cluster::read(&named)?, scene.mints()), (wanted, 1));
+    let wanted = ArgoCdCluster { name, namespaces, resources, project, shard, ..cluster };
+    assert_eq!((ArgoCdCluster::read(&named)?, scene.mints()), (wanted, 1));
     Ok(())
 }
 
@@ -231,11 +174,11 @@ async fn ten_rotations_change_the_config_of_an_argo_cd_cluster_and_nothing_else(
         let next = scene.rotated(&format!("round-{round}"), &target).await?;
         assert_eq!(but_config(&next), but_config(&first));
         assert_ne!(next.value("config"), target.value("config"));
-        assert_eq!((label(&next, "env"), label(&next, ARGO_CD)), (Some("prod"), Some("cluster")));
-        assert_eq!(annotation(&next, "managed-by"), Some("argocd.argoproj.io"));
+        assert_eq!((next.label("env"), next.label(ARGO_CD)), (Some("prod"), Some("cluster")));
+        assert_eq!(next.annotation("managed-by"), Some("argocd.argoproj.io"));
         target = next;
     }
-    assert_eq!(Cluster::read(&target)?.bearer().await?.get(&scene.config_maps()).await?, 200);
+    assert_eq!(ArgoCdCluster::read(&target)?.bearer().await?.get(&scene.config_maps()).await?, 200);
     assert_eq!((scene.mints(), target.version().0), (11, first.version().0));
     Ok(())
 }
@@ -248,7 +191,7 @@ async fn an_istio_remote_secret_is_what_istioctl_makes_and_does_not_change_by_it
     let scene = Scene::start("istio").await?;
     let options = json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": "cluster-2"}});
     let first = scene.deployer(format(&options)).await?;
-    assert_eq!((label(&first, ISTIO), annotation(&first, ISTIO_CLUSTER)), (Some("true"), Some("cluster-2")));
+    assert_eq!((first.label(ISTIO), first.annotation(ISTIO_CLUSTER)), (Some("true"), Some("cluster-2")));
     assert_eq!((keys(&first), first.secret.type_.as_deref()), (vec!["cluster-2"], Some("Opaque")));
     for _ in 0..2 {
         scene.operator.restart()?;
@@ -262,7 +205,7 @@ async fn an_istio_remote_secret_is_what_istioctl_makes_and_does_not_change_by_it
         let listed = scene.kubectl_with(target.value("cluster-2"), &["get", "configmaps", "-n", "istio"]).await?;
         assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     }
-    assert_eq!((keys(&second), label(&second, ISTIO)), (vec!["cluster-2"], Some("true")));
+    assert_eq!((keys(&second), second.label(ISTIO)), (vec!["cluster-2"], Some("true")));
     assert_eq!(scene.mints_of("deployer"), 2);
     Ok(())
 }
