@@ -168,9 +168,6 @@ struct Watched {
     unhealthy: BTreeMap<&'static str, Failure>,
     /// One of its watches was refused, once at least.
     refused: bool,
-    /// Since when its first lists are waited for, and whether that is long.
-    since: Option<Secs>,
-    late: bool,
 }
 
 /// Everything known.
@@ -209,6 +206,9 @@ pub struct Grants {
     held: HashSet<u32>,
     /// How far the local clock is ahead of the API server's.
     skew: TimeDelta,
+    /// When this process began to act, and whether the first lists should be complete by now.
+    started: Option<Time>,
+    late: bool,
     /// Anchors seen so far.
     order: u32,
     /// Whether [`Grants::readiness`] may have changed.
@@ -289,6 +289,8 @@ impl Grants {
             left: HashMap::new(),
             held: HashSet::new(),
             skew: TimeDelta::zero(),
+            started: None,
+            late: false,
             order: 0,
             readiness_changed: true,
             #[cfg(test)]

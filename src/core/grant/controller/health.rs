@@ -70,19 +70,20 @@ impl Grants {
         }
     }
 
-    /// When people who ask for a revocation are told that the lists are not complete, if they still wait then.
-    pub(super) fn told_at(&self) -> Option<Time> {
-        let waiting = self.scopes.iter().filter(|scope| !scope.opened && !scope.late);
-        waiting.filter_map(|scope| scope.since).map(|since| since.time() + LISTED_WITHIN).min()
+    /// When people who ask for a revocation are told that the lists are not complete.
+    pub(super) fn told_at(&self, now: Time) -> Option<Time> {
+        self.started.map(|started| started + LISTED_WITHIN).filter(|at| *at > now)
     }
 
-    /// Takes down the scopes whose lists should be complete by now.
+    /// Takes down, once, that all lists should be complete by now.
     pub(super) fn note_late(&mut self, now: Time) {
+        let started = *self.started.get_or_insert(now);
+        if self.late || now < started + LISTED_WITHIN {
+            return;
+        }
+        self.late = true;
         for number in 0..u16::try_from(self.scopes.len()).unwrap_or(u16::MAX) {
-            let scope = &mut self.scopes[usize::from(number)];
-            let since = *scope.since.get_or_insert(Secs::of(now));
-            if !scope.opened && !scope.late && since.time() + LISTED_WITHIN <= now {
-                scope.late = true;
+            if !self.scopes[usize::from(number)].opened {
                 self.policies_in(number).into_iter().for_each(|policy| self.mark(policy, now));
             }
         }

@@ -120,7 +120,7 @@ impl Grants {
             Ok(asked) => asked,
         };
         let scope = self.scopes.get(usize::from(number)).filter(|_| !self.knows_secrets(number))?;
-        let late = || scope.late.then(|| Failure::unanswered("list Secrets", "the list is not complete yet"));
+        let late = || self.late.then(|| Failure::unanswered("list Secrets", "the list is not complete yet"));
         let mut failure = scope.unhealthy.values().next().cloned().or_else(late).filter(|_| asked.before <= now)?;
         failure.message = format!(
             "nothing is revoked yet: {}; by hand, with all Secrets of the policy: kubectl -n {} delete secrets -l {}={}",

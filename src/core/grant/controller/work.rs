@@ -116,7 +116,7 @@ impl Grants {
             .into_iter()
             .chain(woken)
             .chain(self.outbox.next_wake(writes, now))
-            .chain(self.told_at())
+            .chain(self.told_at(now))
             .min()
     }
 

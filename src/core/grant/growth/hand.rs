@@ -71,8 +71,8 @@ fn unreadable(policy: &mut TokenPolicy) {
         serde_json::from_value(json!([{"schedule": "a b c d e", "duration": "1h"}])).unwrap();
 }
 
-/// A process that has everything but what this watch lists, and is refused it.
-fn restart_without(crowd: &mut Crowd, kind: usize) {
+/// A process that has everything but what this watch lists.
+fn restart_before(crowd: &mut Crowd, kind: usize) {
     let listed = |change: &Change| match change {
         Change::Policy(_) => kind != 0,
         Change::Account(_) => kind != 1,
@@ -84,6 +84,11 @@ fn restart_without(crowd: &mut Crowd, kind: usize) {
     for change in crowd.server.lists().into_iter().filter(listed) {
         crowd.grants.observe(0, change, crowd.server.now);
     }
+}
+
+/// As [`restart_before`], and the list is refused.
+fn restart_without(crowd: &mut Crowd, kind: usize) {
+    restart_before(crowd, kind);
     let failure = Failure::new(FailureReason::Forbidden, "watch");
     crowd.grants.watch_health(0, KINDS[kind], Some(failure), crowd.server.now);
 }
@@ -417,6 +422,27 @@ fn every_control_does_in_every_state_as_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A list that takes long is no failure, but somebody waits for what needs it.
+#[test]
+fn a_revocation_while_the_first_lists_take_long_is_told() {
+    let mut crowd = Crowd::of_one();
+    crowd.pass(2);
+    restart_before(&mut crowd, 3);
+    run(&mut crowd, 1, served);
+    let now = text(crowd.server.now);
+    annotate(&mut crowd, annotation::REVOKE_ISSUED_BEFORE, now);
+    run(&mut crowd, 5, served);
+    let told = crowd.events().iter().filter(|event| event.what.is_warning()).count();
+    let (status, message) = conditions(&crowd).remove("RevocationFailing").unwrap();
+    assert_eq!((told, status.as_str()), (1, "True"));
+    assert!(message.contains("kubectl -n ci delete secrets -l tokenward.dev/policy-uid="), "{message}");
+    let mut list = crowd.server.lists().into_iter().filter(|change| matches!(change, Change::Anchor(_)));
+    list.by_ref().for_each(|change| crowd.grants.observe(0, change, crowd.server.now));
+    run(&mut crowd, 5, served);
+    assert!(crowd.events().iter().any(|event| matches!(event.what, GrantNews::RevocationDone)));
+    assert_eq!(conditions(&crowd).get("RevocationFailing"), None);
 }
 
 /// A request that names no instant, and one that comes too late for tokens that are bound to nothing, are told in any state.
