@@ -14,7 +14,7 @@ use rustls::{
 use serde::Deserialize;
 use strum::IntoStaticStr;
 
-use super::{connection::is_loopback, reason::AddressReason};
+use super::{connection::is_loopback, failure::Failure, reason::AddressReason};
 
 /// The ConfigMap in which kubeadm and others publish the address, for messages.
 const CLUSTER_INFO: &str = "ConfigMap kube-public/cluster-info";
@@ -81,8 +81,10 @@ pub struct KnownAddress {
 pub struct Sources<'a> {
     /// `--cluster-server`.
     pub flag: Option<&'a str>,
-    /// The key `kubeconfig` of the ConfigMap `cluster-info`, if there is one for us; empty where it has no such key.
+    /// The key `kubeconfig` of the ConfigMap `cluster-info`, if there is one; empty where it has no such key.
     pub cluster_info: Option<&'a str>,
+    /// The ConfigMap may not be read.
+    pub refused: Option<&'a Failure>,
     /// URL of the operator's own connection.
     pub own: &'a str,
     /// `KUBERNETES_SERVICE_HOST`.
@@ -103,7 +105,8 @@ impl KnownAddress {
         if let Some(server) = sources.flag {
             return Ok(known(Source::Flag, server, ca()?, None));
         }
-        match sources.cluster_info.map(published).transpose() {
+        let refused = |failure: &Failure| Contest::new(AddressReason::ClusterInfoUnknown, &failure.message);
+        match sources.refused.map(refused).map_or_else(|| sources.cluster_info.map(published).transpose(), Err) {
             Ok(Some((server, ca))) => Ok(known(Source::ClusterInfo, &server, ca, None)),
             Ok(None) => Ok(known(Source::OwnConnection, sources.own, ca()?, None)),
             Err(contest) => Ok(known(Source::OwnConnection, sources.own, ca()?, Some(contest))),
@@ -238,7 +241,7 @@ mod tests {
     const OWN: Result<Vec<u8>, Contest> = Ok(Vec::new());
 
     fn sources<'a>(flag: Option<&'a str>, cluster_info: Option<&'a str>) -> Sources<'a> {
-        Sources { flag, cluster_info, own: "https://10.96.0.1/", service: Some("10.96.0.1") }
+        Sources { flag, cluster_info, refused: None, own: "https://10.96.0.1/", service: Some("10.96.0.1") }
     }
 
     fn kubeconfig(server: &str, ca: &str) -> String {
@@ -306,6 +309,11 @@ mod tests {
         assert_eq!(broken.contest.map(|contest| contest.reason), Some(AddressReason::ClusterInfoUnreadable));
         let deleted = KnownAddress::choose(sources(None, None), || OWN).unwrap();
         assert_eq!(known.after(Ok(deleted.clone())), deleted, "that there is none is an answer");
+        let refused = Failure::new(crate::core::reason::FailureReason::Forbidden, "get ConfigMap");
+        let refused = Sources { refused: Some(&refused), ..sources(None, None) };
+        let refused = KnownAddress::choose(refused, || OWN).unwrap();
+        assert_eq!(refused.contest.as_ref().map(|contest| contest.reason), Some(AddressReason::ClusterInfoUnknown));
+        assert_eq!(known.after(Ok(refused)).address, known.address, "a right that is lost says nothing of the address");
         assert_eq!(KnownAddress::choose(sources(None, None), || Err(failed())), Err(failed()));
     }
 

@@ -57,31 +57,34 @@ impl Places {
     /// # Errors
     /// While the API server does not tell whether there is a `cluster-info`, and when the CA file is not usable.
     pub async fn look(&self) -> Result<KnownAddress, Contest> {
-        let cluster_info = match self.flag {
-            Some(_) => None,
+        let (cluster_info, refused) = match self.flag {
+            Some(_) => (None, None),
             None => self.cluster_info().await?,
         };
         let service = std::env::var("KUBERNETES_SERVICE_HOST").ok();
         let sources = Sources {
             flag: self.flag.as_deref(),
             cluster_info: cluster_info.as_deref(),
+            refused: refused.as_ref(),
             own: &self.own,
             service: service.as_deref(),
         };
         KnownAddress::choose(sources, || self.ca())
     }
 
-    /// The kubeconfig in `cluster-info`. That there is no such ConfigMap, or that it may not be read, is an answer.
-    async fn cluster_info(&self) -> Result<Option<String>, Contest> {
+    /// The kubeconfig in `cluster-info`, or why that may not be read. That there is no such ConfigMap is an answer.
+    async fn cluster_info(&self) -> Result<(Option<String>, Option<Failure>), Contest> {
         let unknown = |failure: Failure| Contest::new(AddressReason::ClusterInfoUnknown, &failure.message);
         let what = "get ConfigMap kube-public/cluster-info";
         let path = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
         match self.api.send(&Request::read(what.into(), path.into())).await {
             Ok(body) => {
                 let config_map: ConfigMap = request::parse(what, &body).map_err(unknown)?;
-                Ok(Some(config_map.data.and_then(|mut data| data.remove("kubeconfig")).unwrap_or_default()))
+                let kubeconfig = config_map.data.and_then(|mut data| data.remove("kubeconfig"));
+                Ok((Some(kubeconfig.unwrap_or_default()), None))
             }
-            Err(refusal) if matches!(refusal.code, Some(403 | 404)) => Ok(None),
+            Err(refusal) if refusal.code == Some(404) => Ok((None, None)),
+            Err(refusal) if refusal.code == Some(403) => Ok((None, Some(refusal.failure))),
             Err(refusal) => Err(unknown(refusal.failure)),
         }
     }

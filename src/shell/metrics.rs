@@ -331,6 +331,7 @@ mod tests {
             cause: RetireReason::RevokeIssuedBefore,
             reason: Some(reason.into()),
             since: Time::UNIX_EPOCH,
+            account: None,
         })
     }
 

@@ -135,12 +135,25 @@ pub fn previous(case: &Case<'_>, policy: &Policy) -> Vec<Previous> {
     let view = case.view;
     // Tokens of an earlier account of this name are dead already; those of another account are not.
     let account = view.account.map(|account| account.uid.digest());
-    let targets = || view.targets().filter(|target| Some(target.account_uid) == account || view.taken_over);
-    let mut previous: Vec<Previous> = targets().flat_map(|target| kept(view, target)).collect();
-    previous.extend(targets().filter_map(|target| {
+    let ours = |target: &Target| Some(target.account_uid) == account || view.taken_over();
+    let leaver = view.leaver.clone().filter(|leaver| *leaver != view.key.account).map(Box::new);
+    let of_another = |account: Option<Box<Name>>| account.filter(|account| **account != view.key.account);
+    let mut previous: Vec<Previous> = view
+        .targets()
+        .flat_map(|target| kept(view, target).into_iter().map(move |entry| (target, entry)))
+        .filter(|(target, entry)| ours(target) || entry.account.is_some())
+        .map(|(_, entry)| Previous { account: of_another(entry.account.or_else(|| leaver.clone())), ..entry })
+        .collect();
+    previous.extend(view.targets().filter(|target| ours(target)).filter_map(|target| {
         let token = target.object.token.as_ref().filter(|token| token.expires.time() > view.now)?;
         let retires = Secs::of(retires_at(case, policy, target, token)?);
-        Some(Previous { bond: token.bond.clone(), id: token.id, issued: token.issued, retires })
+        Some(Previous {
+            bond: token.bond.clone(),
+            id: token.id,
+            issued: token.issued,
+            retires,
+            account: leaver.clone(),
+        })
     }));
     // The oldest beyond the limit loses its name here, and is retired for it.
     previous.drain(..previous.len().saturating_sub(schedule::MAX_PREVIOUS));

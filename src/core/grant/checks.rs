@@ -12,7 +12,7 @@ use crate::{
         Time,
         credential::token::LEEWAY,
         failure::Failure,
-        id::Name,
+        id::{GrantKey, Name},
         place::{
             record::Token,
             secret::{Target, fingerprint},
@@ -81,9 +81,11 @@ const fn spares(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
 }
 
 /// The table. What kills a token stands before what only ages it.
-pub const CHECKS: [Check; 23] = [
+pub const CHECKS: [Check; 24] = [
     // An end must come first: no fault of the objects below may keep a token alive.
     spares(1, ended),
+    // Whoever takes our references off may be the garbage collector: `--cascade=orphan` is heard of later.
+    spares(1, released),
     // A policy that cannot be read says nothing; going on with the last reading could issue what was forbidden since.
     kills(2, unreadable),
     // Without an account there is nothing to issue for.
@@ -176,7 +178,7 @@ fn ended(case: &Case<'_>) -> Option<Finding> {
         Some(state) if state.head().terminating => Some(Finding::End),
         Some(PolicyState::Unreadable(..)) => None,
         Some(PolicyState::Readable(policy)) => {
-            let ripe = view.grant.unselected_since()? + UNSELECTED_FOR;
+            let ripe = ripe(view, policy, view.grant.unselected_since()?);
             // The list of names or the labels took the account out of the selection, so one of these is looked at.
             let (proved, look) = if policy.selector.is_some() {
                 (view.grant.proof.unselected, Look::Account)
@@ -190,6 +192,26 @@ fn ended(case: &Case<'_>) -> Option<Finding> {
             }
         }
     }
+}
+
+/// When an account that is not selected any more ends. Its token lives as an older one does while another account of the
+/// policy is about to take its Secret over.
+fn ripe(view: &View<'_>, policy: &Policy, since: Time) -> Time {
+    let ends =
+        || view.targets().filter_map(|target| target.object.token.as_ref()).map(|token| token.expires.time()).max();
+    let overlap = policy.spec.rotation.overlap.map(|overlap| since + overlap.delta());
+    let overlap = overlap.or_else(ends).filter(|_| view.succeeded);
+    overlap.into_iter().chain([since + UNSELECTED_FOR]).max().unwrap_or(since)
+}
+
+/// A Secret without the reference that its policy wants: the policy is looked at before anything is written.
+fn released(case: &Case<'_>) -> Option<Finding> {
+    let view = case.view;
+    let policy = view.readable().filter(|policy| policy.deletes() && view.policy_proof.seen.is_none())?;
+    let targets = view.targets().filter(|target| target.written && target.policy_uid == policy.uid.digest());
+    let anchors = view.anchors.iter().filter(|_| !view.taken_over());
+    let mut owners = targets.map(|target| target.owners).chain(anchors.map(|anchor| anchor.owners));
+    owners.any(|owners| owners.policy == 0).then_some(Finding::LookFirst(Look::Policy))
 }
 
 /// Row 2.
@@ -237,10 +259,14 @@ fn name_foreign(case: &Case<'_>) -> Option<Finding> {
     if view.occupant.as_ref().is_some_and(|occupant| occupant.written && view.is_dangling(occupant.owners.policy)) {
         return Some(Finding::Dying);
     }
-    let what = format!(
-        "Secret {}/{} belongs to policy {} and account {}",
-        owner.namespace, case.name, owner.policy, owner.account
-    );
+    let GrantKey { namespace, policy, account } = owner;
+    let mut what = format!("Secret {namespace}/{} belongs to policy {policy} and account {account}", case.name);
+    if view.occupant.as_ref().is_some_and(|occupant| occupant.owners.policy == 0) {
+        what.push_str(
+            ", which may have let it go; it is taken up only for the same account, with the same keys, and while nobody else \
+             has changed its data or owns it",
+        );
+    }
     Some(Finding::NoName(Failure::new(FailureReason::TargetNotOwned, &what)))
 }
 
@@ -265,7 +291,7 @@ fn doubtful(case: &Case<'_>) -> Option<Finding> {
 }
 
 fn taken_over(case: &Case<'_>) -> Option<Finding> {
-    let wanted = case.target.is_some() && case.view.taken_over;
+    let wanted = case.target.is_some() && case.view.taken_over();
     wanted.then_some(Finding::Issue(IssueReason::TakenOver))
 }
 

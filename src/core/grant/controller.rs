@@ -15,7 +15,7 @@ use chrono::TimeDelta;
 use hashbrown::HashTable;
 
 use super::{
-    Account, Grant,
+    Account, Grant, Retirement,
     call::Step,
     event::{GrantEvent, GrantNews},
     status::Totals,
@@ -378,7 +378,12 @@ impl Grants {
         let (key, policy) = (self.key(grant), self.policies.get(grant.policy));
         let (policy_uid, generation) =
             policy.map(|policy| (policy.uid(), policy.head().generation)).unwrap_or_default();
-        self.events.push(GrantEvent { grant: key, policy_uid, generation, target: target.map(Into::into), what });
+        let account = match &what {
+            GrantNews::Retired(Retirement { account: Some(account), .. }) => account.clone(),
+            _ => key.account.clone(),
+        };
+        let grant = GrantKey { account, ..key };
+        self.events.push(GrantEvent { grant, policy_uid, generation, target: target.map(Into::into), what });
     }
 
     /// Tokens that were issued and wait to be published.

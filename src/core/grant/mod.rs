@@ -220,6 +220,8 @@ pub struct Retirement {
     pub reason: Option<Box<str>>,
     /// When it was decided.
     pub since: Time,
+    /// The token's account, where that is another one than the grant's.
+    pub account: Option<Name>,
 }
 
 impl Retirement {

@@ -72,7 +72,6 @@ impl Conclusion {
 pub fn decide(view: &View<'_>) -> Decision {
     let conclusion = conclude(view);
     let drop_attempt = view.attempt().is_some() && !conclusion.active && !view.grant.busy;
-    let ended = Case::of(view).first(1) == Some(Finding::End);
     let retire = retire::due(view, drop_attempt);
     let wake = retire::next(view, &retire);
     let act = match conclusion.act {
@@ -80,7 +79,7 @@ pub fn decide(view: &View<'_>) -> Decision {
         act @ Act::Call(_) => act,
     };
     // A request that is not carried out must not pass for done, whatever else is wrong.
-    let unheard = revoke::unheard(view).filter(|_| !ended);
+    let unheard = revoke::unheard(view);
     let standing = unheard.map_or(conclusion.standing, Standing::Failing);
     Decision { retire, drop_attempt, act, wake, unanswered: retire::unanswered(view), standing }
 }
@@ -113,15 +112,13 @@ fn conclude(view: &View<'_>) -> Conclusion {
     match case.first(1) {
         Some(Finding::End) => Conclusion::stop(remove(view), Standing::Unselected),
         Some(Finding::EndsAt(until)) => Conclusion::stop(Act::Idle(Some(until)), Standing::Unselected),
-        Some(Finding::ProveEnd(look)) => Conclusion::stop(prove_end(view, look), Standing::Unselected),
+        Some(Finding::ProveEnd(look)) => Conclusion::stop(look_first(view, look), Standing::Unselected),
         Some(Finding::Stop(failure)) => {
             let mends = failure.reason == FailureReason::AccountNotFound;
             let act = if mends { keep_owners(view, None) } else { Act::Idle(None) };
             Conclusion::stop(act, Standing::Failing(failure))
         }
-        Some(Finding::LookFirst(look)) => {
-            Conclusion::stop(throttled(view, || Call::looking(view, look)), Standing::Working)
-        }
+        Some(Finding::LookFirst(look)) => Conclusion::stop(look_first(view, look), Standing::Working),
         Some(Finding::Suspended) => suspended(&case),
         Some(Finding::NoName(failure)) => without_name(view, failure),
         Some(Finding::Dying) => Conclusion::stop(Act::Idle(None), dying(&case)),
@@ -130,7 +127,7 @@ fn conclude(view: &View<'_>) -> Conclusion {
 }
 
 /// One grant looks for its policy, and the others wait for the answer.
-fn prove_end(view: &View<'_>, look: Look) -> Act {
+fn look_first(view: &View<'_>, look: Look) -> Act {
     if look == Look::Policy && view.policy_proof.looking {
         return Act::Idle(None);
     }
@@ -139,7 +136,7 @@ fn prove_end(view: &View<'_>, look: Look) -> Act {
 
 fn remove(view: &View<'_>) -> Act {
     // Annotations alone must not make us delete what we never wrote. A target that tokens are bound to is retired.
-    let ours = |target: &&Placed<'_, Target>| target.written && !target.binds_tokens(view.now) && !view.succeeded;
+    let ours = |target: &&Placed<'_, Target>| target.written && !target.binds_tokens(view.now);
     let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners.policy));
     targets.next().map_or(Act::Idle(None), |target| throttled(view, || removal(view, target)))
 }

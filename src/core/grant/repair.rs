@@ -8,7 +8,7 @@ use super::{
     view::{PlacedAnchor, View},
 };
 use crate::core::{
-    id::{Name, Secs},
+    id::{GrantKey, Name, Secs},
     place::{
         record::{Bond, Record},
         secret::{self, Owners, owner_digest},
@@ -28,9 +28,11 @@ pub fn next(case: &Case<'_>) -> Option<(IssueReason, Call)> {
     if let Some(Finding::Rewrite(why)) = case.first(9) {
         return Some((why, written_again(case, why)?));
     }
-    let mut anchors = target.bonds().filter_map(|(bond, _)| case.view.anchor(&bond.name));
-    let current = |anchor: &PlacedAnchor<'_>| target.token.as_ref().is_some_and(|token| token.bond.uid == anchor.uid);
-    anchors.find_map(|anchor| mended(case, policy, anchor, current(anchor)))
+    let mut anchors = target.bonds_and_accounts().filter_map(|(bond, account)| {
+        let own = || &case.view.key.account;
+        Some((case.view.anchor(&bond.name)?, account.filter(|account| !account.is_empty()).unwrap_or_else(own)))
+    });
+    anchors.find_map(|(anchor, account)| mended(case, policy, anchor, account))
 }
 
 /// The patch of the first Secret of the grant that the policy's deletion would not take with it, or too late. It needs no
@@ -38,7 +40,7 @@ pub fn next(case: &Case<'_>) -> Option<(IssueReason, Call)> {
 #[must_use]
 pub fn owners_and_finalizers(view: &View<'_>, policy: &Policy) -> Option<(IssueReason, Call)> {
     // A Secret that is still to be taken over is as its last owner left it.
-    let owners = if view.taken_over { None } else { owners(view, policy) };
+    let owners = if view.taken_over() { None } else { owners(view, policy) };
     owners.or_else(|| finalizers(view))
 }
 
@@ -105,14 +107,13 @@ fn patch(view: &View<'_>, name: &Name, body: &Value, why: IssueReason) -> Call {
 
 /// The patch of an anchor whose labels, annotations or owners are not as they were written. An older token may be of the
 /// account that the Secret was taken over from, and its anchor goes on saying so.
-fn mended(case: &Case<'_>, policy: &Policy, anchor: &PlacedAnchor<'_>, current: bool) -> Option<(IssueReason, Call)> {
-    let key = &case.view.key;
-    let named = !current || anchor.owner == owner_digest(&key.policy, &key.account);
-    if named && !anchor.stripped {
+fn mended(case: &Case<'_>, policy: &Policy, anchor: &PlacedAnchor<'_>, account: &Name) -> Option<(IssueReason, Call)> {
+    let key = GrantKey { account: account.clone(), ..case.view.key.clone() };
+    if anchor.owner == owner_digest(&key.policy, &key.account) && !anchor.stripped {
         return None;
     }
     let dies = anchor.dies_at_latest.map_or(case.view.now + policy.spec.token.duration.delta(), Secs::time);
-    let mut metadata = secret::anchor_metadata(key, policy, &case.name, dies);
+    let mut metadata = secret::anchor_metadata(&key, policy, &case.name, dies);
     metadata["resourceVersion"] = anchor.anchor.version.to_string().into();
     let why = IssueReason::MetadataChanged;
     Some((why, patch(case.view, &anchor.anchor.name, &json!({"metadata": metadata}), why)))

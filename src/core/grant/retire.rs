@@ -70,7 +70,9 @@ fn retirement<T>(
 ) -> Retirement {
     let version = view.policy.is_none().then_some(secret.version);
     let reason = revoke::reason(view, cause);
-    Retirement { secret: secret.name.clone(), uid, version, token_id, cause, reason, since: view.now }
+    let named = view.targets().flat_map(|target| target.object.bonds_and_accounts());
+    let account = named.filter(|(bond, _)| bond.uid == uid).find_map(|(_, account)| account.cloned());
+    Retirement { secret: secret.name.clone(), uid, version, token_id, cause, reason, since: view.now, account }
 }
 
 /// A deletion that somebody asked for and that has been under way for long.
@@ -215,7 +217,7 @@ fn targets(view: &View<'_>, end: Option<RetireReason>) -> impl Iterator<Item = R
     let bound = view.targets().filter(|target| target.written && target.binds_tokens(view.now));
     bound.filter_map(move |target| {
         let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
-        let cause = end.filter(|_| view.deletes(target.owners.policy) && !view.succeeded).or_else(revoked)?;
+        let cause = end.filter(|_| view.deletes(target.owners.policy)).or_else(revoked)?;
         let token_id = target.object.token.as_ref().map(|token| token.id);
         Some(retirement(view, target, target.uid, token_id, cause))
     })

@@ -36,14 +36,21 @@ pub fn pause(view: &View<'_>) -> Option<Time> {
 /// policy is reported once for the policy), or tokens that cannot be revoked.
 #[must_use]
 pub fn unheard(view: &View<'_>) -> Option<Failure> {
-    view.targets().find_map(|target| {
+    let ends = view.policy.is_none_or(|state| state.head().terminating);
+    let targets = view.targets().filter(|target| !(ends && view.deletes(target.owners.policy)));
+    targets.into_iter().find_map(|target| {
+        let secret = || format!("Secret {}/{}", view.key.namespace, target.name);
         if let Some(Err(error)) = target.revocation() {
-            return Some(Failure::new(FailureReason::RevocationTimeInvalid, &error.to_string()));
+            return Some(Failure::new(FailureReason::RevocationTimeInvalid, &format!("{}: {error}", secret())));
         }
-        let alive = target.irrevocable(view.now).any(|issued| covers(view, issued));
-        let what =
-            "a token with binding None was issued before the instant, cannot be revoked, and lives until it expires";
-        alive.then(|| Failure::new(FailureReason::RevocationUnsupported, what))
+        let mut alive = target.irrevocable(view.now).filter(|(issued, _)| covers(view, *issued));
+        let account = alive.next()?.1.unwrap_or(&view.key.account);
+        let what = format!(
+            "{}: a token of ServiceAccount {account} with binding None was issued before the instant, cannot be revoked, and lives \
+             until it expires",
+            secret()
+        );
+        Some(Failure::new(FailureReason::RevocationUnsupported, &what))
     })
 }
 

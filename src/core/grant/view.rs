@@ -122,8 +122,8 @@ pub struct View<'a> {
     pub occupant: Option<Placed<'a, Target>>,
     /// The policy and account that it names, if these are others and keep it.
     pub occupied_by: Option<GrantKey>,
-    /// It is taken over in place from another grant, which does not want it any more.
-    pub taken_over: bool,
+    /// It is taken over in place from another grant, which does not want it any more: the account of that.
+    pub leaver: Option<Name>,
     /// Another account of the policy takes the Secret over in place.
     pub succeeded: bool,
     /// Targets of this grant under other names.
@@ -155,6 +155,12 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn layout(&self, policy: &Policy) -> Name {
         layout::annotation(&policy.layout, self.prints.told_by(&policy.spec.secret.format)).into()
+    }
+
+    /// Whether the target under the wanted name is still another grant's, which leaves it to this one.
+    #[must_use]
+    pub fn taken_over(&self) -> bool {
+        self.leaver.is_some()
     }
 
     /// The target under the wanted name, if it is this grant's.

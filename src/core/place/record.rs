@@ -47,6 +47,8 @@ pub struct Previous {
     pub issued: Secs,
     /// When its anchor is deleted; fixed when its successor was published.
     pub retires: Secs,
+    /// Name of its account, where that is another one than the Secret's: the Secret was taken over since.
+    pub account: Option<Box<Name>>,
 }
 
 /// The record of one target.
@@ -152,6 +154,8 @@ struct Entry {
     #[serde(default = "epoch")]
     issued_at: String,
     retires_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    service_account: Option<String>,
 }
 
 fn epoch() -> String {
@@ -165,6 +169,7 @@ impl Entry {
             id: Uid::read(&self.token_id),
             issued: Secs::of(meta::time(&self.issued_at)?),
             retires: Secs::of(meta::time(&self.retires_at)?),
+            account: self.service_account.filter(|name| is_object_name(name)).map(|name| Box::new(name.into())),
         })
     }
 }
@@ -176,6 +181,7 @@ fn previous(entries: &[Previous]) -> String {
         token_id: entry.id.to_string(),
         issued_at: meta::text(entry.issued.time()),
         retires_at: meta::text(entry.retires.time()),
+        service_account: entry.account.as_ref().map(|name| name.to_string()),
     };
     serde_json::json!(entries.iter().map(entry).collect::<Vec<_>>()).to_string()
 }

@@ -152,22 +152,30 @@ impl Target {
         current.chain(self.previous().iter().map(|entry| (&entry.bond, entry.id)))
     }
 
-    /// Each of its tokens that may be alive: UID of its bond, issue and end.
-    fn living(&self, now: Time) -> impl Iterator<Item = (Uid, Secs, Secs)> {
-        let current = self.token.iter().map(|token| (token.bond.uid, token.issued, token.expires));
-        let previous = self.previous().iter().map(|entry| (entry.bond.uid, entry.issued, entry.retires));
-        current.chain(previous).filter(move |(_, _, end)| end.time() > now)
+    /// The bond of each of its tokens, with the name of its account where that is another one than the Secret's.
+    pub fn bonds_and_accounts(&self) -> impl Iterator<Item = (&super::record::Bond, Option<&Name>)> {
+        let current = self.token.iter().map(|token| (&token.bond, None));
+        current.chain(self.previous().iter().map(|entry| (&entry.bond, entry.account.as_deref())))
+    }
+
+    /// Each of its tokens that may be alive: UID of its bond, issue, end, and account where that is another one.
+    fn living(&self, now: Time) -> impl Iterator<Item = (Uid, Secs, Secs, Option<&Name>)> {
+        let current = self.token.iter().map(|token| (token.bond.uid, token.issued, token.expires, None));
+        let previous = self.previous().iter();
+        let previous = previous.map(|entry| (entry.bond.uid, entry.issued, entry.retires, entry.account.as_deref()));
+        current.chain(previous).filter(move |(_, _, end, _)| end.time() > now)
     }
 
     /// Whether a token is alive that is bound to this very Secret, as far as is known here.
     #[must_use]
     pub fn binds_tokens(&self, now: Time) -> bool {
-        self.living(now).any(|(bond, _, _)| bond == self.uid)
+        self.living(now).any(|(bond, ..)| bond == self.uid)
     }
 
-    /// When each token was issued that is bound to nothing and alive.
-    pub fn irrevocable(&self, now: Time) -> impl Iterator<Item = Time> {
-        self.living(now).filter(|(bond, _, _)| bond.is_empty()).map(|(_, issued, _)| issued.time())
+    /// When each token was issued that is bound to nothing and alive, and its account where that is another one.
+    pub fn irrevocable(&self, now: Time) -> impl Iterator<Item = (Time, Option<&Name>)> {
+        let unbound = self.living(now).filter(|(bond, ..)| bond.is_empty());
+        unbound.map(|(_, issued, _, account)| (issued.time(), account))
     }
 }
 

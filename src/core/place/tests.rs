@@ -51,6 +51,7 @@ fn record(policy: &Policy) -> Record {
         id: "id-0".into(),
         issued: Secs::of(crate::core::Time::from_timestamp(900, 0).unwrap()),
         retires: Secs::of(crate::core::Time::from_timestamp(2000, 0).unwrap()),
+        account: None,
     };
     Record {
         policy: "p".into(),

@@ -11,7 +11,7 @@ use crate::core::{
     kernel::store::{Changed, WatchEvent},
     place::{
         record::{Bond, Record},
-        secret::{Anchor, Target},
+        secret::{Anchor, Owners, Target},
     },
     policy::PolicyState,
     reason::RetireReason,
@@ -256,6 +256,9 @@ impl Grants {
             grant.published |= self.targets.get(id).is_some_and(|target| target.token.is_some());
         }
         self.adopt_named(id, now);
+        if let Some(grant) = after.get() {
+            self.doubt_policy(grant, before.map(|before| before.owners), self.targets.get(id).map(|now| now.owners));
+        }
         let name = match (self.targets.get(id), before) {
             (Some(target), _) => self.name_of(target, after),
             (None, Some(before)) => self.name_of(before, known),
@@ -270,11 +273,24 @@ impl Grants {
             self.settle(grant, now);
         }
         let asked = |target: Option<&Target>| target.and_then(|target| target.revocation().cloned());
-        if let Some(grant) = after.get().filter(|_| asked(before) != asked(self.targets.get(id))) {
+        let asks = asked(self.targets.get(id));
+        if let Some(grant) = after.get().filter(|_| asked(before) != asks) {
             self.revoke_anew(grant, now);
+            if let Some(at) = asks.and_then(Result::ok).map(|asks| asks.before).filter(|at| *at > now) {
+                self.report(grant, GrantNews::RevocationScheduled(at));
+            }
         }
         if let Some(namespace) = namespace {
             self.name_changed(namespace, &name, now);
+        }
+    }
+
+    /// Somebody took the reference to the policy off a Secret: what was seen of the policy before proves nothing.
+    fn doubt_policy(&mut self, grant: u32, before: Option<Owners>, after: Option<Owners>) {
+        let had = |owners: Option<Owners>| owners.is_some_and(|owners| owners.policy != 0);
+        let policy = self.grants.get(grant).map(|grant| grant.policy).filter(|_| had(before) && !had(after));
+        if let Some(link) = policy.and_then(|policy| self.policies.link_mut(policy)) {
+            link.proof.seen = None;
         }
     }
 
@@ -365,6 +381,9 @@ impl Grants {
         if owner != known {
             self.move_anchor(id, owner);
         }
+        if let Some(grant) = owner.get() {
+            self.doubt_policy(grant, before.map(|before| before.owners), self.anchors.get(id).map(|now| now.owners));
+        }
         for grant in [known.get().filter(|_| known != owner), owner.get()].into_iter().flatten() {
             self.settle(grant, now);
         }
@@ -400,7 +419,8 @@ impl Grants {
         drop(named);
         if let Some(token) = token {
             let (token_id, cause) = (Some(token), RetireReason::ByHand);
-            let retirement = Retirement { secret, uid, version: None, token_id, cause, reason: None, since: now };
+            let retirement =
+                Retirement { secret, uid, version: None, token_id, cause, reason: None, since: now, account: None };
             self.report(owner, GrantNews::Retired(retirement));
         }
     }

@@ -116,7 +116,10 @@ impl Grants {
     fn undone(&self, id: u32, state: &PolicyState, now: Time) -> Option<Failure> {
         let number = self.namespaces.get(self.policies.link(id)?.namespace)?.scope;
         let asked = match state.head().revocation.as_ref()? {
-            Err(error) => return Some(Failure::new(FailureReason::RevocationTimeInvalid, &error.to_string())),
+            Err(error) => {
+                let what = format!("TokenPolicy {}: {error}", self.policy_key(id));
+                return Some(Failure::new(FailureReason::RevocationTimeInvalid, &what));
+            }
             Ok(asked) => asked,
         };
         let scope = self.scopes.get(usize::from(number)).filter(|_| !self.knows_secrets(number))?;

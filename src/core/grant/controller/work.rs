@@ -260,7 +260,7 @@ impl Grants {
             name: self.claimed_name(id, grant, home.as_ref()),
             occupant: occupant.and_then(|target| self.placed(target)),
             occupied_by: other.filter(|_| leaver.is_none()).map(|other| self.key(other)),
-            taken_over: leaver.is_some(),
+            leaver: leaver.map(|leaver| self.key(leaver).account),
             succeeded: !grant.selected && home.as_ref().is_some_and(|name| self.is_succeeded(grant, namespace, name)),
             old: old.filter_map(|target| self.placed(target)).collect(),
             by_name: OnceCell::new(),
@@ -287,12 +287,10 @@ impl Grants {
         leaver.account == heir.account && let_go && target.applied.data == policy.applied.data
     }
 
-    /// Whether another account of the policy, which exists, wants the name that an account had.
+    /// Whether another account of the policy wants the name that an account had.
     fn is_succeeded(&self, grant: &Grant, namespace: u32, name: &Name) -> bool {
-        self.claimants(name_hash(namespace, name)).filter_map(|id| self.grants.get(id)).any(|heir| {
-            let wants = heir.policy == grant.policy && self.home(heir).as_ref() == Some(name);
-            wants && self.accounts.get(heir.account).is_some()
-        })
+        let mut claimants = self.claimants(name_hash(namespace, name)).filter_map(|id| self.grants.get(id));
+        claimants.any(|heir| heir.policy == grant.policy && self.home(heir).as_ref() == Some(name))
     }
 
     fn placed(&self, id: u32) -> Option<Placed<'_, Target>> {

@@ -134,14 +134,81 @@ fn a_restart_in_the_middle_and_refused_calls_change_nothing() {
     }
 }
 
+/// Until the overlap is over, the token lives in its Secret; then both go, as without a successor after 10 s.
 #[test]
-fn a_successor_that_does_not_exist_gets_nothing_and_the_old_token_goes() {
+fn a_successor_that_cannot_be_served_leaves_the_old_token_its_overlap() {
+    let hindrances: [fn(&mut TokenPolicy); 2] = [
+        |policy| names(policy, vec!["missing".into()]),
+        |policy| {
+            names(policy, vec!["b".into()]);
+            policy.spec.suspend = true;
+        },
+    ];
+    for hinder in hindrances {
+        let mut crowd = crowd(|_| ());
+        let (record, uid) = published(&crowd);
+        crowd.server.policy("ci", "p", hinder);
+        crowd.settle();
+        crowd.pass(30);
+        assert!(lives(&crowd, &record) && published(&crowd).1 == uid, "its overlap of 60 s is not over");
+        crowd.pass(31);
+        crowd.pass(2);
+        assert!(crowd.server.secrets.is_empty(), "{:?}", crowd.server.secrets.keys());
+    }
+}
+
+/// The garbage collector is ahead of the news that the policy ends: its deeds are not undone.
+#[test]
+fn references_that_are_taken_off_are_put_back_only_while_the_policy_lives() {
     let mut crowd = crowd(|_| ());
-    crowd.server.policy("ci", "p", |policy| names(policy, vec!["missing".into()]));
+    let (record, _) = published(&crowd);
+    crowd.server.policy("ci", "p", |policy| {
+        policy.metadata.deletion_timestamp = policy.metadata.creation_timestamp.clone();
+        policy.metadata.finalizers = Some(vec!["orphan".into()]);
+    });
+    let late = crowd.server.log.split_off(0);
+    edit_secrets(&mut crowd, |meta| meta["ownerReferences"] = json!([]));
     crowd.settle();
-    crowd.pass(11);
+    assert!(crowd.server.secrets.values().all(|stored| stored.meta.owner_references.iter().flatten().count() == 0));
+    crowd.server.log.extend(late);
+    crowd.server.delete_policy("ci", "p");
+    crowd.settle();
+    crowd.pass(100);
+    assert!(lives(&crowd, &record) && crowd.server.anchors().len() == 1);
+    // Somebody else's hand is put right.
+    let mut crowd = self::crowd(|_| ());
+    for _ in 0..2 {
+        edit_secrets(&mut crowd, |meta| meta["ownerReferences"] = json!([]));
+        // Repairs have a budget.
+        crowd.pass(30);
+        assert!(crowd.server.secrets.values().all(|stored| stored.meta.owner_references.iter().flatten().count() == 1));
+    }
+}
+
+/// What is told of an old token names its own account, and its anchor does so too.
+#[test]
+fn an_old_token_keeps_the_name_of_its_account() {
+    let mut crowd = crowd(|_| ());
+    let first = published(&crowd).0;
+    crowd.server.policy("ci", "p", |policy| names(policy, vec!["b".into()]));
+    crowd.settle();
     crowd.pass(2);
-    assert!(crowd.server.secrets.is_empty(), "{:?}", crowd.server.secrets.keys());
+    crowd.events();
+    let anchor = &first.token.as_ref().unwrap().bond.name;
+    let stored = &crowd.server.secrets[&("ci".to_owned(), anchor.to_string())];
+    let named = crate::core::meta::annotation(&stored.meta, crate::core::names::SERVICE_ACCOUNT);
+    assert_eq!(named, Some("a"));
+    // Its own account lives on, whatever becomes of the new one.
+    crowd.server.account("ci", "b", &[]);
+    crowd.settle();
+    assert_eq!(published(&crowd).0.previous.iter().filter(|entry| entry.account.is_some()).count(), 1);
+    crowd.pass(70);
+    let retired = crowd
+        .events()
+        .into_iter()
+        .filter(|event| matches!(&event.what, crate::core::grant::event::GrantNews::Retired(_)));
+    assert!(retired.into_iter().any(|event| &*event.grant.account == "a"));
+    assert!(!lives(&crowd, &first));
 }
 
 #[test]
@@ -171,6 +238,10 @@ fn a_renamed_policy_takes_the_secret_up_in_place() {
             assert!(lives(&crowd, &record) && lives(&crowd, &second), "retain {retain}, q first {first}");
             let warned = crowd.events().iter().any(|event| matches!(event.what.failure(), Some(failure) if failure.reason == FailureReason::TargetNotOwned));
             assert!(!warned, "retain {retain}, q first {first}");
+            let label = |stored: &crate::core::grant::model::server::Stored| {
+                stored.meta.labels.as_ref().unwrap()[crate::core::names::POLICY_UID].clone()
+            };
+            assert!(crowd.server.secrets.values().all(|stored| label(stored) == "policy-q"), "people list them by it");
             crowd.pass(70);
             assert!(!lives(&crowd, &record), "its overlap is over");
             crowd.server.delete_policy("ci", "q");
