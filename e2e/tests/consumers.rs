@@ -45,10 +45,15 @@ readers! {
     vault: "vault",
 }
 
+/// The only manifest of a page.
+fn manifest(text: &str) -> Result<&str> {
+    let [manifest] = manifests(text).collect::<Vec<_>>()[..] else { anyhow::bail!("a page has one manifest") };
+    Ok(manifest)
+}
+
 /// The only policy of a page.
 fn policy(text: &str) -> Result<Value> {
-    let [manifest] = manifests(text).collect::<Vec<_>>()[..] else { anyhow::bail!("a page has one manifest") };
-    let mut policies = documents(manifest)?.into_iter().filter(|document| document["kind"] == "TokenPolicy");
+    let mut policies = documents(manifest(text)?)?.into_iter().filter(|document| document["kind"] == "TokenPolicy");
     let policy = policies.next().context("no policy")?;
     ensure!(policies.next().is_none(), "a page has one policy");
     Ok(policy)
@@ -92,9 +97,7 @@ impl Shown {
         let must = |field: &str| metadata[field].as_str().with_context(|| format!("{page}: the policy has no {field}"));
         let (namespace, policy) = (must("namespace")?, must("name")?.to_owned());
         let scene = Scene::start(namespace).await?;
-        for manifest in manifests(&text) {
-            apply(page, manifest, &[]).await?;
-        }
+        apply(page, manifest(&text)?, &[]).await?;
         scene.ready(&policy).await?;
         Ok(Self { text, policy, scene })
     }
@@ -105,11 +108,8 @@ impl Shown {
         for key in target.data.keys() {
             ensure!(self.text.contains(&format!("`{key}`")), "the page does not tell of the key {key}");
         }
-        let manifest = manifests(&self.text).next().unwrap_or_default();
-        let told = self.text.replace(manifest, "");
-        // A name by convention is told as the convention.
-        let convention = told.contains("<account>.service-account-token");
-        ensure!(convention || told.contains(&name), "the page does not say who reads {name}");
+        let told = self.text.replace(manifest(&self.text)?, "");
+        ensure!(told.contains(&name), "the page does not say who reads {name}");
         Ok(target)
     }
 
@@ -120,14 +120,9 @@ impl Shown {
 
     /// The first YAML document of the page that has this at this place.
     fn document(&self, pointer: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
-        for block in blocks(&self.text, "yaml") {
-            if let Some(found) =
-                documents(block)?.into_iter().find(|document| document.pointer(pointer).is_some_and(&is))
-            {
-                return Ok(found);
-            }
-        }
-        anyhow::bail!("no YAML of the page has {pointer}")
+        let all = blocks(&self.text, "yaml").map(documents).collect::<Result<Vec<_>>>()?.concat();
+        let found = all.into_iter().find(|document| document.pointer(pointer).is_some_and(&is));
+        found.with_context(|| format!("no YAML of the page has {pointer}"))
     }
 
     fn object(&self, kind: &str) -> Result<Value> {
