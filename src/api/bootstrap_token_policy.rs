@@ -73,27 +73,23 @@ pub struct BootstrapTokenPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('10m')")
-            .message("a node needs time to join; maxAge must be at least 10m")
+            .message("a node needs time to join; write 10m or more")
     )]
     pub max_age: Option<Duration>,
     /// The extra groups that tokens may give; a token with another one is a finding. Without this field any is
     /// allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(max = 64),
-        inner(length(max = 320), regex(pattern = r"^system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]$"))
-    )]
+    #[schemars(length(max = 64), extend("items" = schema::text(320, &schema::matches("^system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]$", GROUP))))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub allowed_groups: Option<Vec<String>>,
     /// Labels of Secrets that are exempt from maxAge. Expired ones are deleted all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(
-        validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))")
-            .message("operator must be In or NotIn with values, or Exists or DoesNotExist without")
-    )]
+    #[x_kube(validation = schema::expressions())]
     #[schemars(schema_with = "schema::selector")]
     pub keep: Option<LabelSelector>,
 }
+
+const GROUP: &str = "write a group like system:bootstrappers:workers: that prefix, then lower-case letters, digits, ':' and '-', with a letter or digit at the end";
 
 /// Whether a policy writes.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 
 use kube::core::{Message, Rule};
 
+use super::schema::shown;
+
 /// What is done with a Secret that has a key under one of these domains, and the domains.
 const ACTING: [(&str, &[&str]); 5] = [
     ("Kubernetes and kubectl act on such keys", &["kubernetes.io", "k8s.io"]),
@@ -75,7 +77,8 @@ pub fn keys(member: &str) -> Rule {
     let own = "k == 'app.kubernetes.io/managed-by' ? 'the operator sets it itself' : ".to_owned();
     let reason = std::iter::once(own).chain(reasons).chain([format!("'{last}'")]).collect::<String>();
     let message = format!(
-        "self.filter(k, {acts}).map(k, 'secret.{member} must not have the key ' + k + ': ' + ({reason}))[0] + '; choose other keys'"
+        "self.filter(k, {acts}).map(k, 'secret.{member} must not have the key ' + {} + ': ' + ({reason}))[0] + '; choose other keys'",
+        shown()
     );
     Rule::new(format!("self.all(k, !({acts}))")).message(Message::Expression(message))
 }
@@ -88,7 +91,7 @@ fn both(condition: &str) -> String {
 
 fn none_of(condition: &str, why: &str) -> Rule {
     let keys = both(condition);
-    let message = format!("'the key ' + {keys}[0] + ' {why}'");
+    let message = format!("'the key ' + {keys}.map(k, {})[0] + ' {why}'", shown());
     Rule::new(format!("size({keys}) == 0")).message(Message::Expression(message))
 }
 

@@ -9,14 +9,13 @@ use kube::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{foreign, server::ServerOptions, template};
+use super::{foreign, schema, server::ServerOptions, template};
 
 /// The shape a consumer reads, with the options of the chosen type.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(!has(self.kubeconfig) || self.type == 'Kubeconfig') && (!has(self.argoCDCluster) || self.type == 'ArgoCDCluster') && (!has(self.istioRemoteSecret) || self.type == 'IstioRemoteSecret') && (!has(self.dockerConfigJson) || self.type == 'DockerConfigJson') && (!has(self.custom) || self.type == 'Custom')")
-        .message("each option of format is only read with the type of its own name; remove the others or change the type"),
+    validation = own_options(),
     validation = Rule::new("self.type != 'IstioRemoteSecret' || has(self.istioRemoteSecret)")
         .message("type IstioRemoteSecret needs istioRemoteSecret.clusterName, the name that Istio knows the cluster by"),
     validation = Rule::new("self.type != 'DockerConfigJson' || has(self.dockerConfigJson)")
@@ -71,6 +70,23 @@ impl FormatOptions {
             _ => Ok(()),
         }
     }
+}
+
+/// Each member beside the type is only read with the type of its own name.
+fn own_options() -> Rule {
+    let members = [
+        ("kubeconfig", "Kubeconfig"),
+        ("argoCDCluster", "ArgoCDCluster"),
+        ("istioRemoteSecret", "IstioRemoteSecret"),
+        ("dockerConfigJson", "DockerConfigJson"),
+        ("custom", "Custom"),
+    ];
+    let stray = members.map(|(member, kind)| format!("has(self.{member}) && self.type != '{kind}'"));
+    let names: String =
+        stray.iter().zip(members).map(|(stray, (member, _))| format!("{stray} ? '{member}' : ")).collect();
+    let message =
+        format!("({names}'') + ' is not read with type ' + self.type + '; remove it, or choose the type of its name'");
+    Rule::new(format!("!({})", stray.join(" || "))).message(Message::Expression(message))
 }
 
 /// The type of a Secret stays as long as its name: it is immutable.
@@ -136,17 +152,23 @@ pub struct KubeconfigOptions {
     pub api_server: ServerOptions,
     /// Key of the Secret that holds the kubeconfig; by default config. Flux reads value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = schema::matches(schema::SECRET_KEY, schema::SECRET_KEY_FORM))]
     pub key: Option<String>,
     /// Type of the Secret; by default Opaque. It stays as long as secret.name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_TYPE))]
-    #[x_kube(validation = foreign::type_rule(), validation = Rule::new(format!("self != '{}'", foreign::BASIC_AUTH)).message(NO_KUBECONFIG))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = secret_type_form(), validation = foreign::type_rule(), validation = Rule::new(format!("self != '{}'", foreign::BASIC_AUTH)).message(NO_KUBECONFIG))]
     pub secret_type: Option<String>,
 }
 
 /// How types of Secrets are written.
-const SECRET_TYPE: &str = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$";
+fn secret_type_form() -> Rule {
+    schema::matches(
+        "^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$",
+        "write a type like Opaque or example.com/login: letters, digits, '-', '_' and '.', and at most one '/' between",
+    )
+}
 
 const NO_KUBECONFIG: &str = "a Secret of type kubernetes.io/basic-auth holds no kubeconfig; choose another secretType";
 
@@ -179,10 +201,7 @@ pub struct ArgoCdClusterOptions {
     pub api_server: ServerOptions,
     /// Namespaces that Argo CD manages there; by default all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 64),
-        inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
-    )]
+    #[schemars(length(max = 64), extend("items" = schema::text(63, &schema::matches("^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", NAMESPACE))))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub namespaces: Vec<String>,
     /// The one Argo CD project that may use the cluster; by default all.
@@ -198,12 +217,16 @@ pub struct ArgoCdClusterOptions {
     pub shard: Option<i32>,
 }
 
+const NAMESPACE: &str =
+    "write the name of a namespace: lower-case letters, digits and '-', with a letter or digit at both ends";
+
 /// A cluster as Istio's multi-cluster setup describes it.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IstioRemoteSecretOptions {
     /// Name that Istio knows the cluster by; also the key of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = schema::matches(schema::SECRET_KEY, schema::SECRET_KEY_FORM))]
     pub cluster_name: String,
     /// The API server as the consumer reaches it.
     #[serde(flatten)]
@@ -214,19 +237,21 @@ pub struct IstioRemoteSecretOptions {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct DockerConfigJsonOptions {
     /// Hosts of registries, with a port where they need one, 1 to 16.
-    #[schemars(
-        length(min = 1, max = 16),
-        inner(
-            length(min = 1, max = 253),
-            regex(pattern = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[-._/A-Za-z0-9]*)?$")
-        )
-    )]
+    #[schemars(length(min = 1, max = 16), extend("items" = schema::text(253, &registry())))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub registries: Vec<String>,
     /// User name; by default serviceaccount. Registries that check the token rarely look at it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[^:\s]+$"))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = schema::matches(r"^[^:\s]+$", "write a user name without colons and blanks"))]
     pub username: Option<String>,
+}
+
+fn registry() -> Rule {
+    schema::matches(
+        "^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[-._/A-Za-z0-9]*)?$",
+        "write a host without a scheme, with a port or path where it needs one, like registry.example.com:5000",
+    )
 }
 
 /// Any other shape: keys, and texts with placeholders.
@@ -234,15 +259,15 @@ pub struct DockerConfigJsonOptions {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.data.exists(k, self.data[k].replace('{{', ' ').contains('{token}'))").message(NO_TOKEN),
-    validation = Rule::new("self.data.all(k, size(k) <= 253 && k.matches('^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$'))").message(KEYS),
+    validation = keys(),
     validation = Rule::new(format!("!has(self.secretType) || self.secretType != '{}' || 'username' in self.data || 'password' in self.data", foreign::BASIC_AUTH)).message(NO_LOGIN)
 )]
 pub struct CustomOptions {
     /// Type of the Secret; by default Opaque. It stays as long as secret.name. Types on which controllers act are
     /// refused; kubernetes.io/basic-auth needs the key username or password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_TYPE))]
-    #[x_kube(validation = foreign::type_rule())]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = secret_type_form(), validation = foreign::type_rule())]
     pub secret_type: Option<String>,
     /// Keys of the Secret with their texts, 1 to 16. The placeholders {token}, {server}, {ca} (PEM), {caBase64},
     /// {namespace}, {serviceAccount} and {expiresAt} (RFC 3339) are filled, {{ stands for a brace, and all else is copied.
@@ -251,10 +276,18 @@ pub struct CustomOptions {
 }
 
 const NO_TOKEN: &str = "at least one text of custom.data must hold {token}";
-const KEYS: &str =
-    "keys of custom.data must be letters, digits, '-', '_' and '.', at most 253, and not begin with two dots";
 const NO_LOGIN: &str =
     "a Secret of type kubernetes.io/basic-auth needs the key username or password; add one to custom.data";
+
+/// Keys that a Secret can have.
+fn keys() -> Rule {
+    let key = format!("size(k) <= 253 && k.matches('{}')", schema::SECRET_KEY);
+    let message = format!(
+        "\"keys of custom.data must be letters, digits, '-', '_' and '.', at most 253, and not begin with two dots; rename \" + self.data.filter(k, !({key})).map(k, {})[0]",
+        schema::shown()
+    );
+    Rule::new(format!("self.data.all(k, {key})")).message(Message::Expression(message))
+}
 
 impl CustomOptions {
     /// Keys that the type of the Secret demands, of those that there are.

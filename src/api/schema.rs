@@ -1,6 +1,61 @@
-//! Schemas of Kubernetes' own types, with the bounds and descriptions that the generated ones lack.
+//! Schemas of Kubernetes' own types, with the bounds and descriptions that the generated ones lack, and rules that more than
+//! one field has. The API server puts the field before a message, and the value of a text; a list, map or object it leaves
+//! out, so that the message itself names what is wrong in it.
 
+use kube::core::{Message, Rule};
 use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+/// Keys of Secrets, as a regular expression.
+pub const SECRET_KEY: &str = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
+/// The rule for one such key.
+pub const SECRET_KEY_FORM: &str = "write letters, digits, '-', '_' and '.', without two dots at the start";
+
+/// A text of this form. A `pattern` that fails cannot say what to write instead.
+#[must_use]
+pub fn matches(pattern: &str, message: &str) -> Rule {
+    Rule::new(format!("self.matches(r'{pattern}')")).message(message)
+}
+
+/// The schema of the texts in a list or map.
+#[must_use]
+pub fn text(max_length: usize, rule: &Rule) -> Value {
+    json!({"type": "string", "maxLength": max_length, "x-kubernetes-validations": [rule]})
+}
+
+/// Longest key that a message shows, in characters: a message beyond 5 kB is dropped for the bare rule.
+const SHOWN: usize = 100;
+
+/// CEL for what a message shows of the key `k`: a line break would have the message dropped.
+#[must_use]
+pub fn shown() -> String {
+    format!("(size(k) > {SHOWN} ? k.substring(0, {SHOWN}) + '…' : k).replace('\\n', ' ')")
+}
+
+const LABEL_KEY: &str =
+    "size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$')";
+
+/// Keys that labels and annotations can have.
+#[must_use]
+pub fn label_keys(member: &str) -> Rule {
+    let message = format!(
+        "'secret.{member} must have valid keys, and has ' + self.filter(k, !({LABEL_KEY})).map(k, {})[0] + \"; write a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'\"",
+        shown()
+    );
+    Rule::new(format!("self.all(k, {LABEL_KEY})")).message(Message::Expression(message))
+}
+
+const EXPRESSION: &str = "(e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))";
+
+/// Expressions of a `LabelSelector` as the API server of Kubernetes' own types takes them.
+#[must_use]
+pub fn expressions() -> Rule {
+    let message = format!(
+        "'the expression with key ' + self.matchExpressions.filter(e, !{EXPRESSION}).map(e, e.key + ' has the operator ' + e.operator)[0] + ': operator must be In or NotIn with values, or Exists or DoesNotExist without'"
+    );
+    Rule::new(format!("!has(self.matchExpressions) || self.matchExpressions.all(e, {EXPRESSION})"))
+        .message(Message::Expression(message))
+}
 
 /// A `LabelSelector` with the bounds that keep its CEL rule within the API server's cost limit.
 #[must_use]

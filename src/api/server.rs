@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 
 /// A URL that hides nothing: no user, query or fragment, and no character that a log or a shell could stumble over.
 const SERVER: &str = r"self.matches('^https://([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?(/[-._~A-Za-z0-9/]*)?$')";
-const SERVER_MESSAGE: &str =
-    "server must be the https URL of the API server as the consumer reaches it, like https://api.example.com:6443";
+const SERVER_MESSAGE: &str = "server must be the https URL of the API server as the consumer reaches it; write one like https://api.example.com:6443";
 
 const NEED_SERVER: &str = "caBundle and systemRoots are for a server of the policy's own; set server, or remove them";
 const NOT_BOTH: &str = "caBundle and systemRoots exclude each other; remove one of them";
 /// A private key would be published with the certificates.
-const PEM: &str = "string(self).contains('-----BEGIN CERTIFICATE-----') && !string(self).contains('PRIVATE KEY')";
+const PEM: &str = "!has(self.caBundle) || (string(self.caBundle).contains('-----BEGIN CERTIFICATE-----') && !string(self.caBundle).contains('PRIVATE KEY'))";
 const PEM_MESSAGE: &str =
     "caBundle must be the base64 of PEM certificates without a private key, as of `base64 -w0 ca.crt`";
 
@@ -23,7 +22,9 @@ const PEM_MESSAGE: &str =
 #[x_kube(
     validation = Rule::new("has(self.server) || !(has(self.caBundle) || (has(self.systemRoots) && self.systemRoots))")
         .message(NEED_SERVER),
-    validation = Rule::new("!has(self.caBundle) || !has(self.systemRoots) || !self.systemRoots").message(NOT_BOTH)
+    validation = Rule::new("!has(self.caBundle) || !has(self.systemRoots) || !self.systemRoots").message(NOT_BOTH),
+    // A rule of the field itself would have its value in the refusal: 64 KiB, and perhaps a private key.
+    validation = Rule::new(PEM).message(PEM_MESSAGE).field_path(".caBundle")
 )]
 pub struct ServerOptions {
     /// URL of the API server as the consumer reaches it; by default what the operator knows. The administrator's limit
@@ -36,7 +37,6 @@ pub struct ServerOptions {
     /// cluster's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536), extend("format" = "byte"))]
-    #[x_kube(validation = Rule::new(PEM).message(PEM_MESSAGE))]
     pub ca_bundle: Option<String>,
     /// Writes no CA, so that the consumer trusts whom its system does: for a server with a public certificate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

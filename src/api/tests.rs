@@ -1,7 +1,10 @@
 //! The schema as a whole: no drift, a description everywhere, and every CEL rule with an example on either side.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kube::{CustomResourceExt as _, core::cel::validate_cel_schema};
+use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use super::{
@@ -230,7 +233,7 @@ fn bad_policies_are_refused_with_what_to_do() {
         (json!({"rotation": {"overlap": ""}}), "24h, 1h30m or 90s"),
         (json!({"token": {"audiences": ["vault"]}, "secret": {"format": kubeconfig}}), "audiences must be empty"),
         (json!({"rotation": {"maxAge": "30s", "overlap": "1m"}}), "at least 1m"),
-        (json!({"rotation": {"maxAge": "1m"}}), "maxAge needs rotation.overlap"),
+        (json!({"rotation": {"maxAge": "1m"}}), "maxAge 1m needs rotation.overlap"),
         (json!({"rotation": {"maxAge": "1m", "overlap": "8m"}}), "at most 7 times"),
         (json!({"secret": {"name": "bootstrap-token-{serviceAccount}"}}), "belong to others"),
         (json!({"secret": {"name": "sh.helm.release.v1"}}), "belong to others"),
@@ -250,7 +253,10 @@ fn bad_policies_are_refused_with_what_to_do() {
         (label("-x"), "valid keys"),
         (annotation("a.kubernetes.io/x"), "choose other keys"),
         (annotation("not valid"), "valid keys"),
-        (json!({"secret": {"format": {"type": "Token", "kubeconfig": {}}}}), "only read with the type of its own name"),
+        (
+            json!({"secret": {"format": {"type": "Token", "kubeconfig": {}}}}),
+            "kubeconfig is not read with type Token; remove it",
+        ),
     ] {
         let errors = validate(&spec).expect_err(&spec.to_string());
         assert!(errors.contains(message), "{spec}: {errors}");
@@ -318,7 +324,7 @@ fn bootstrap_policies_good_and_bad() {
         assert_eq!(validate(&spec), Ok(()), "{spec}");
     }
     for (spec, message) in [
-        (json!({"maxAge": "9m"}), "at least 10m"),
+        (json!({"maxAge": "9m"}), "10m or more"),
         (json!({"maxAge": "1d"}), "24h, 1h30m or 90s"),
         (json!({"keep": {"matchExpressions": [{"key": "a", "operator": "In", "values": []}]}}), "In or NotIn with"),
     ] {
@@ -327,8 +333,49 @@ fn bootstrap_policies_good_and_bad() {
     }
 }
 
+/// Every rule of a schema, with the path of the field that its refusal names, items and values as `[]`.
+fn rules(path: &str, schema: &Value, found: &mut BTreeSet<(String, String)>) {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        let field = rule["fieldPath"].as_str().unwrap_or_default();
+        found.insert((format!("{path}{field}"), rule["rule"].as_str().unwrap().to_owned()));
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        rules(&format!("{path}.{name}"), field, found);
+    }
+    for inner in ["items", "additionalProperties"].iter().filter(|inner| schema[**inner].is_object()) {
+        rules(&format!("{path}[]"), &schema[inner], found);
+    }
+}
+
+/// The one rule that this case of `e2e/cases/refusals.yaml` breaks, as above.
+fn broken<T: JsonSchema>(case: &Value, full: fn(&Value) -> Value) -> (String, String) {
+    let before = case.get("from").map(full);
+    let errors = validate_cel_schema::<T>(&full(&case["spec"]), before.as_ref()).expect_err(&case.to_string());
+    let [error] = errors.as_slice() else { panic!("{case}: {errors}") };
+    let cure = case["says"].as_array().and_then(|says| says.last()?.as_str()).unwrap();
+    assert!(error.message.contains(cure), "{case}: {error}");
+    let items = regex::Regex::new(r"\[[^]]*\]").unwrap();
+    (items.replace_all(case["at"].as_str().unwrap(), "[]").into_owned(), error.rule.clone())
+}
+
 #[test]
-fn every_rule_has_an_example_above() {
-    let rules = super::yaml(None).unwrap().matches("rule:").count();
-    assert_eq!(rules, 56, "a new CEL rule needs examples in this file");
+fn each_rule_has_a_case_that_breaks_it_alone() {
+    let cases: Value = serde_saphyr::from_str(include_str!("../../e2e/cases/refusals.yaml")).unwrap();
+    let shown = |plural: &str, broken: &dyn Fn(&Value) -> (String, String)| {
+        cases[plural].as_array().unwrap().iter().map(broken).collect::<BTreeSet<_>>()
+    };
+    for (crd, shown) in [
+        (TokenPolicy::crd(), shown("tokenpolicies", &|case| broken::<TokenPolicySpec>(case, full))),
+        (
+            BootstrapTokenPolicy::crd(),
+            shown("bootstraptokenpolicies", &|case| broken::<BootstrapTokenPolicySpec>(case, Value::clone)),
+        ),
+    ] {
+        let crd = serde_json::to_value(crd).unwrap();
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let mut wanted = BTreeSet::new();
+        rules("spec", spec, &mut wanted);
+        assert_eq!(shown, wanted);
+        assert!(!spec.to_string().contains("\"pattern\":"), "a pattern cannot say what to write instead; use a rule");
+    }
 }

@@ -86,12 +86,12 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(has(self.serviceAccounts.names) && size(self.serviceAccounts.names) == 1) || !has(self.secret) || !has(self.secret.name) || self.secret.name.contains('{serviceAccount}')")
-        .message("secret.name would give one Secret to several accounts; put {serviceAccount} into it"),
+        .message(Message::Expression("'secret.name ' + self.secret.name + ' would give one Secret to several accounts; put {serviceAccount} into it'".into())),
     validation = Rule::new("!has(self.secret) || !has(self.secret.format) || !(self.secret.format.type in ['Kubeconfig', 'ArgoCDCluster', 'IstioRemoteSecret']) || !has(self.token) || !has(self.token.audiences) || size(self.token.audiences) == 0")
-        .message("this format talks to the API server, so token.audiences must be empty; remove the audiences or use format type Token or Custom"),
+        .message(Message::Expression("'format ' + self.secret.format.type + ' talks to the API server, so token.audiences must be empty, and has ' + self.token.audiences[0] + '; remove the audiences or use format type Token or Custom'".into())),
     validation = format::type_kept(),
     validation = Rule::new("!has(self.token) || !has(self.token.binding) || self.token.binding == 'Anchor' || !has(self.rotation) || (!has(self.rotation.overlap) && !has(self.rotation.maxAge))")
-        .message("rotation.overlap and rotation.maxAge need tokens that are revoked one by one; use token.binding Anchor or remove them")
+        .message(Message::Expression("(has(self.rotation.overlap) ? 'rotation.overlap ' + self.rotation.overlap : 'rotation.maxAge ' + self.rotation.maxAge) + ' needs tokens that are revoked one by one, which token.binding ' + self.token.binding + ' does not give; use token.binding Anchor, or remove rotation.overlap and rotation.maxAge'".into()))
 )]
 pub struct TokenPolicySpec {
     /// The accounts that get a token, always in the policy's own namespace. Set exactly one of names and selector.
@@ -114,6 +114,11 @@ pub struct TokenPolicySpec {
     pub deletion_policy: DeletionPolicy,
 }
 
+const ACCOUNT: &str =
+    "write the name of a ServiceAccount: lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
+const LABEL_VALUE: &str =
+    "write nothing, or at most 63 letters, digits, '-', '_' and '.' with a letter or digit at both ends";
+
 /// Exactly one of `names` and `selector`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[x_kube(
@@ -123,18 +128,12 @@ pub struct TokenPolicySpec {
 pub struct ServiceAccounts {
     /// Names of ServiceAccounts, 1 to 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 16),
-        inner(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
-    )]
+    #[schemars(length(min = 1, max = 16), extend("items" = schema::text(253, &schema::matches("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", ACCOUNT))))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub names: Option<Vec<String>>,
     /// Labels of ServiceAccounts; {} selects every account of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(
-        validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))")
-            .message("operator must be In or NotIn with values, or Exists or DoesNotExist without")
-    )]
+    #[x_kube(validation = schema::expressions())]
     #[schemars(schema_with = "schema::selector")]
     pub selector: Option<LabelSelector>,
 }
@@ -187,9 +186,9 @@ impl Default for TokenOptions {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.maxAge) || has(self.overlap)")
-        .message("rotation.maxAge needs rotation.overlap: say how long the old token stays valid, at most 7 times maxAge"),
+        .message(Message::Expression("'rotation.maxAge ' + self.maxAge + ' needs rotation.overlap: say how long the old token stays valid, at most 7 times maxAge'".into())),
     validation = Rule::new("!has(self.maxAge) || !has(self.overlap) || ![self.maxAge, self.overlap].all(d, d.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.overlap).getSeconds() <= 7 * duration(self.maxAge).getSeconds()")
-        .message("rotation.overlap must be at most 7 times rotation.maxAge, so that no more than 8 old tokens live at once")
+        .message(Message::Expression("'rotation.overlap ' + self.overlap + ' must be at most 7 times rotation.maxAge ' + self.maxAge + ', so that no more than 8 old tokens live at once; shorten overlap or lengthen maxAge'".into()))
 )]
 pub struct Rotation {
     /// Renew when this share of the granted lifetime is left, 5 to 85 percent.
@@ -199,7 +198,7 @@ pub struct Rotation {
     /// Renew at the latest this long after issue, at least 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
-        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("rotation.maxAge must be at least 1m")
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("rotation.maxAge must be at least 1m; write 1m or more")
     )]
     pub max_age: Option<Duration>,
     /// How long the old token stays valid after its successor was published; by default until it expires.
@@ -227,7 +226,7 @@ pub struct Window {
     pub schedule: String,
     /// How long it stays open, at least 1m.
     #[x_kube(
-        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("a window must be open for at least 1m")
+        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("a window must be open for at least 1m; write 1m or more")
     )]
     pub duration: Duration,
     /// Name of the time zone of the schedule, as in Europe/Berlin; by default UTC.
@@ -256,29 +255,22 @@ impl Default for Rotation {
 pub struct Secret {
     /// Name of the Secret: literal text and the placeholders {policy} and {serviceAccount}.
     #[serde(default = "default_name")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^([a-z0-9.-]|\{policy\}|\{serviceAccount\})+$"))]
+    #[schemars(length(max = 253))]
     #[x_kube(
+        validation = schema::matches(r"^([a-z0-9.-]|\{policy\}|\{serviceAccount\})+$", "write lower-case letters, digits, '-', '.' and the placeholders {policy} and {serviceAccount}"),
         validation = Rule::new("!self.startsWith('bootstrap-token-') && !self.startsWith('sh.helm.release.')")
             .message("Secrets named bootstrap-token-… and sh.helm.release.… belong to others; choose another secret.name")
     )]
     pub name: String,
     /// Labels put on the Secret.
     #[serde(default)]
-    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"}))]
-    #[x_kube(
-        validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
-            .message("secret.labels must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
-        validation = foreign::keys("labels")
-    )]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = schema::text(63, &schema::matches("^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$", LABEL_VALUE))))]
+    #[x_kube(validation = schema::label_keys("labels"), validation = foreign::keys("labels"))]
     pub labels: BTreeMap<String, String>,
     /// Annotations put on the Secret.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
-    #[x_kube(
-        validation = Rule::new("self.all(k, size(k) <= 317 && k.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))")
-            .message("secret.annotations must have valid keys: a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS prefix and '/'"),
-        validation = foreign::keys("annotations")
-    )]
+    #[x_kube(validation = schema::label_keys("annotations"), validation = foreign::keys("annotations"))]
     pub annotations: BTreeMap<String, String>,
     /// What the Secret holds.
     #[serde(default)]

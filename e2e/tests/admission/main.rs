@@ -3,3 +3,4 @@
 mod authors_and_limits;
 mod operator;
 mod overlays;
+mod words;

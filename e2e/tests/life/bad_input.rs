@@ -56,8 +56,11 @@ async fn wrong_durations_are_refused() -> Result<()> {
         (rotation(&json!({"maxAge": "59s", "overlap": "1m"})), "rotation.maxAge must be at least 1m"),
         (rotation(&json!({"maxAge": "1d", "overlap": "1m"})), unit),
         (rotation(&json!({"overlap": "never"})), unit),
-        (rotation(&json!({"maxAge": "1h"})), "rotation.maxAge needs rotation.overlap"),
-        (rotation(&json!({"maxAge": "1h", "overlap": "7h1m"})), "at most 7 times rotation.maxAge"),
+        (rotation(&json!({"maxAge": "1h"})), "rotation.maxAge 1h needs rotation.overlap"),
+        (
+            rotation(&json!({"maxAge": "1h", "overlap": "7h1m"})),
+            "rotation.overlap 7h1m must be at most 7 times rotation.maxAge 1h",
+        ),
         (rotation(&json!({"renewBeforePercentage": 4})), "greater than or equal to 5"),
         (rotation(&json!({"renewBeforePercentage": 86})), "less than or equal to 85"),
     ];
@@ -92,7 +95,7 @@ async fn wrong_secrets_are_refused() -> Result<()> {
     let audiences = json!({"token": {"audiences": ["vault"]}, "secret": {"format": kubeconfig}});
     let cases = [
         (one(audiences), "remove the audiences or use format type Token"),
-        (secret(&json!({"format": {"kubeconfig": {}}})), "remove the others or change the type"),
+        (secret(&json!({"format": {"kubeconfig": {}}})), "remove it, or choose the type of its name"),
         (secret(&json!({"format": {"type": "Yaml"}})), "Kubeconfig"),
         (secret(&json!({"labels": {"tokenward.dev/role": "x"}})), "choose other keys"),
         (secret(&json!({"labels": {"app.kubernetes.io/managed-by": "x"}})), "choose other keys"),

@@ -145,7 +145,7 @@ fn plus(n: usize, member: &str, options: Value) -> Value {
 
 #[tokio::test]
 async fn options_come_with_their_own_type() -> Result<()> {
-    let advice = "change the type";
+    let advice = "choose the type of its name";
     let registries = json!({"registries": ["registry.example.com"]});
     let cases = [
         (format(&json!({"kubeconfig": {}})), advice),
@@ -160,7 +160,7 @@ async fn options_come_with_their_own_type() -> Result<()> {
         (format(&json!({"type": "DockerConfigJson"})), "needs dockerConfigJson.registries"),
         (plus(4, "dockerConfigJson", json!({"registries": []})), "at least 1 item"),
         (plus(4, "dockerConfigJson", json!({"registries": vec!["r"; 17]})), "registries"),
-        (plus(4, "dockerConfigJson", json!({"registries": ["https://r"]})), "registries"),
+        (plus(4, "dockerConfigJson", json!({"registries": ["https://r"]})), "without a scheme"),
         (plus(1, "kubeconfig", json!({"key": "../config"})), "key"),
         (plus(2, "argoCDCluster", json!({"namespaces": ["a,b"]})), "namespaces"),
         (format(&json!({"type": "Yaml"})), "Unsupported value"),
@@ -197,7 +197,7 @@ async fn a_custom_format_is_text_with_known_placeholders_and_a_type_on_which_nob
         (typed("kubernetes.io/basic-auth"), "needs the key username or password"),
         (typed("a b"), "secretType"),
         (plus(1, "kubeconfig", json!({"secretType": "kubernetes.io/tls"})), "of type kubernetes.io/tls"),
-        (plus(0, "custom", json!({"data": {"a": "{token}"}})), "change the type"),
+        (plus(0, "custom", json!({"data": {"a": "{token}"}})), "custom is not read with type Token"),
     ];
     refused("customs", &cases).await?;
     let full = text(&format!("{}{{token}}\n", "{{ } \u{e9}\n".repeat(500)));
