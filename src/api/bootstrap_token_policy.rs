@@ -84,7 +84,6 @@ pub struct BootstrapTokenPolicySpec {
     pub allowed_groups: Option<Vec<String>>,
     /// Labels of Secrets that are exempt from maxAge. Expired ones are deleted all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = schema::expressions())]
     #[schemars(schema_with = "schema::selector")]
     pub keep: Option<LabelSelector>,
 }

@@ -45,16 +45,10 @@ pub fn label_keys(member: &str) -> Rule {
     Rule::new(format!("self.all(k, {LABEL_KEY})")).message(Message::Expression(message))
 }
 
-const EXPRESSION: &str = "(e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))";
-
-/// Expressions of a `LabelSelector` as the API server of Kubernetes' own types takes them.
-#[must_use]
-pub fn expressions() -> Rule {
-    let message = format!(
-        "'the expression with key ' + self.matchExpressions.filter(e, !{EXPRESSION}).map(e, e.key + ' has the operator ' + e.operator)[0] + ': operator must be In or NotIn with values, or Exists or DoesNotExist without'"
-    );
-    Rule::new(format!("!has(self.matchExpressions) || self.matchExpressions.all(e, {EXPRESSION})"))
-        .message(Message::Expression(message))
+/// An expression of a `LabelSelector`, as the API server takes it in kinds of its own.
+fn expression() -> Rule {
+    Rule::new("self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : self.operator in ['Exists', 'DoesNotExist'] && (!has(self.values) || size(self.values) == 0)")
+        .message(Message::Expression("'key ' + self.key + ' has the operator ' + self.operator + (has(self.values) && size(self.values) > 0 ? ' with values' : ' without values') + ': operator must be In or NotIn with values, or Exists or DoesNotExist without'".into()))
 }
 
 /// A `LabelSelector` with the bounds that keep its CEL rule within the API server's cost limit.
@@ -77,6 +71,7 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
                 "items": {
                     "type": "object",
                     "required": ["key", "operator"],
+                    "x-kubernetes-validations": [expression()],
                     "properties": {
                         "key": { "type": "string", "description": "The label's key.", "maxLength": 317 },
                         "operator": { "type": "string", "description": "In, NotIn, Exists or DoesNotExist.", "maxLength": 12 },

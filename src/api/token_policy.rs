@@ -133,7 +133,6 @@ pub struct ServiceAccounts {
     pub names: Option<Vec<String>>,
     /// Labels of ServiceAccounts; {} selects every account of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = schema::expressions())]
     #[schemars(schema_with = "schema::selector")]
     pub selector: Option<LabelSelector>,
 }

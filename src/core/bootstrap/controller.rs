@@ -510,14 +510,14 @@ impl Bootstrap {
         if !known || !self.policies.listed(0) {
             return None;
         }
-        let (state, written) = (self.policies.get(id)?, self.policies.link(id)?.written.as_ref());
+        let (state, link) = (self.policies.get(id)?, self.policies.link(id)?);
         // The status that is being written, or that the watch showed.
-        let stored = written.unwrap_or_else(|| state.status());
+        let stored = link.written.as_ref().unwrap_or_else(|| state.status());
         let status = match state {
             BootstrapPolicyState::Readable(policy) => {
                 status::summarise(policy, stored, self.known(), self.context(now))
             }
-            BootstrapPolicyState::Unreadable { error, .. } => status::unreadable(error, stored, now),
+            BootstrapPolicyState::Unreadable { error, .. } => status::unreadable(&link.name, error, stored, now),
         };
         (*stored != status).then_some(status)
     }

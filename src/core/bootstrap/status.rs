@@ -58,8 +58,14 @@ pub fn summarise<'a>(
 
 /// The status of a policy that does not parse.
 #[must_use]
-pub fn unreadable(error: &str, before: &BootstrapTokenPolicyStatus, now: Time) -> BootstrapTokenPolicyStatus {
-    let failure = Failure::new(FailureReason::PolicyUnreadable, error);
+pub fn unreadable(
+    name: &str,
+    error: &str,
+    before: &BootstrapTokenPolicyStatus,
+    now: Time,
+) -> BootstrapTokenPolicyStatus {
+    let what = format!("BootstrapTokenPolicy {name} does not parse: {error}");
+    let failure = Failure::new(FailureReason::PolicyUnreadable, &what);
     let draft = |kind, status| Draft::new(kind, status, failure.reason.into_str(), &failure.message);
     let conditions = [draft("Ready", false), draft("Stalled", true)];
     BootstrapTokenPolicyStatus {

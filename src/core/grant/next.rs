@@ -243,7 +243,11 @@ fn paced(case: &Case<'_>, why: IssueReason, call: impl FnOnce() -> Option<Call>)
     if ready_at <= case.view.now {
         return waiting(case, false, call);
     }
-    let exhausted = || Failure::new(FailureReason::MintBudgetExhausted, &format!("{} again and again", why.into_str()));
+    let exhausted = || {
+        let what =
+            format!("Secret {}/{} is repaired again and again: {}", case.view.key.namespace, case.name, why.into_str());
+        Failure::new(FailureReason::MintBudgetExhausted, &what)
+    };
     let standing = match (why.is_repair(), case.is_valid()) {
         (true, true) => Standing::Ready,
         (true, false) => Standing::Failing(exhausted()),

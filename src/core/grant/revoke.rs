@@ -4,6 +4,7 @@ use super::view::View;
 use crate::core::{
     Time,
     failure::Failure,
+    meta,
     reason::{FailureReason, RetireReason},
     revocation::Revocation,
 };
@@ -44,11 +45,13 @@ pub fn unheard(view: &View<'_>) -> Option<Failure> {
             return Some(Failure::new(FailureReason::RevocationTimeInvalid, &format!("{}: {error}", secret())));
         }
         let mut alive = target.irrevocable(view.now).filter(|(issued, _)| covers(view, *issued));
-        let account = alive.next()?.1.unwrap_or(&view.key.account);
+        let (issued, account) = alive.next()?;
         let what = format!(
-            "{}: a token of ServiceAccount {account} with binding None was issued before the instant, cannot be revoked, and lives \
-             until it expires",
-            secret()
+            "{}: a token of ServiceAccount {} with binding None, issued at {}, before the instant asked for, cannot be revoked, \
+             and lives until it expires",
+            secret(),
+            account.unwrap_or(&view.key.account),
+            meta::text(issued)
         );
         Some(Failure::new(FailureReason::RevocationUnsupported, &what))
     })

@@ -1,9 +1,10 @@
 //! Each hand control in each state that a policy can be in: the old token is dead within 5 s, or people are told that it is
 //! not. The expected cells are those of the table in docs/revocation.md.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
+use strum::IntoEnumIterator as _;
 
 use super::*;
 use crate::{
@@ -89,7 +90,7 @@ fn restart_before(crowd: &mut Crowd, kind: usize) {
 /// As [`restart_before`], and the list is refused.
 fn restart_without(crowd: &mut Crowd, kind: usize) {
     restart_before(crowd, kind);
-    let failure = Failure::new(FailureReason::Forbidden, "watch");
+    let failure = Failure::new(FailureReason::Forbidden, "watch Secrets in ci");
     crowd.grants.watch_health(0, KINDS[kind], Some(failure), crowd.server.now);
 }
 
@@ -254,6 +255,102 @@ const STATES: &[State] = &[
         fate: |request| if request.path.contains("/status") { Fate::Served } else { Fate::Hangs },
     },
 ];
+
+/// A state that no control meets differently, and what is wrong in it.
+type Wrong = (&'static str, fn(&mut Crowd), fn(&Request) -> Fate);
+
+/// What people and objects get wrong beyond [`STATES`], with the value that is wrong.
+const WRONG: [Wrong; 9] = [
+    ("yesterday", |crowd| annotate(crowd, annotation::REVOKE_ISSUED_BEFORE, "yesterday".into()), served),
+    (
+        "tomorrow",
+        |crowd| edit_target(crowd, |meta| meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = "tomorrow".into()),
+        served,
+    ),
+    (
+        "binding None",
+        |crowd| {
+            edit(crowd, |policy| policy.spec.token.binding = Binding::None);
+            run(crowd, 5, served);
+            let now = text(crowd.server.now);
+            annotate(crowd, annotation::REVOKE_ISSUED_BEFORE, now);
+        },
+        served,
+    ),
+    (
+        "299 characters, more than 253",
+        |crowd| edit(crowd, |policy| policy.spec.secret.name = format!("{}-{{serviceAccount}}", "x".repeat(295))),
+        served,
+    ),
+    (
+        "TargetDeleted",
+        |crowd| {
+            for _ in 0..12 {
+                delete(crowd, false);
+                run(crowd, 1, served);
+            }
+        },
+        served,
+    ),
+    (
+        "create",
+        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
+        |request| creations(request, FailureReason::Invalid),
+    ),
+    (
+        "create",
+        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
+        |request| creations(request, FailureReason::Conflict),
+    ),
+    (
+        "create",
+        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
+        |request| creations(request, FailureReason::TokenRejected),
+    ),
+    (
+        "namespace",
+        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
+        |request| creations(request, FailureReason::NamespaceTerminating),
+    ),
+];
+
+fn creations(request: &Request, reason: FailureReason) -> Fate {
+    if request.verb == Verb::Create { Fate::Refused(reason) } else { Fate::Served }
+}
+
+/// All that is told of failures, in events and in the status.
+fn told(crowd: &mut Crowd) -> Vec<(String, String)> {
+    let policy = crowd.server.policies.get(&("ci".to_owned(), "p".to_owned()));
+    let status = policy.and_then(|policy| policy.status.clone()).unwrap_or_default();
+    let mut told: Vec<_> = status.failures.into_iter().map(|failure| (failure.reason, failure.message)).collect();
+    let events = crowd.events();
+    let failures = events.iter().filter_map(|event| event.what.failure());
+    told.extend(failures.map(|failure| (failure.reason.into_str().to_owned(), failure.message.clone())));
+    told
+}
+
+#[test]
+fn every_failure_names_object_and_cure_and_the_value_that_is_wrong() {
+    let states = STATES.iter().map(|state| ("", state.set, state.fate));
+    let mut shown = BTreeSet::new();
+    for (value, set, fate) in states.chain(WRONG) {
+        let mut crowd = Crowd::of_one();
+        crowd.pass(2);
+        set(&mut crowd);
+        run(&mut crowd, 5, fate);
+        annotate(&mut crowd, annotation::ROTATE, "told".into());
+        run(&mut crowd, 5, fate);
+        let told = told(&mut crowd);
+        for (reason, message) in &told {
+            let cure = FailureReason::iter().find(|one| one.into_str() == reason).unwrap().cure();
+            let named = message.contains("ci/") || message.contains("in ci");
+            assert!(named && message.contains(cure), "{reason}: {message}");
+            shown.insert(reason.clone());
+        }
+        assert!(value.is_empty() || told.iter().any(|(_, message)| message.contains(value)), "{value}: {told:?}");
+    }
+    assert_eq!(shown, FailureReason::iter().map(|reason| reason.into_str().to_owned()).collect());
+}
 
 /// A hand control, and the heading of its column.
 type Control = (&'static str, fn(&mut Crowd));
