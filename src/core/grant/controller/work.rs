@@ -312,8 +312,11 @@ impl Grants {
 
     /// The wanted name, unless it is illegal or another policy has the better claim.
     fn claimed_name(&self, id: u32, grant: &Grant, home: Option<&Name>) -> Result<Name, Failure> {
-        let invalid = |what: &str| Failure::new(FailureReason::TargetNameInvalid, what);
         let key = self.key(grant);
+        let invalid = |what: &str| {
+            let what = format!("TokenPolicy {} for account {}: {what}", key.policy_key(), key.account);
+            Failure::new(FailureReason::TargetNameInvalid, &what)
+        };
         let policy = self.policies.get(grant.policy).and_then(PolicyState::readable);
         let policy = policy.ok_or_else(|| invalid("no policy"))?;
         let Some(name) = home else {
