@@ -82,8 +82,9 @@ fn own_options() -> Rule {
         ("custom", "Custom"),
     ];
     let stray = members.map(|(member, kind)| format!("has(self.{member}) && self.type != '{kind}'"));
-    let names: String =
+    let names: Vec<String> =
         stray.iter().zip(members).map(|(stray, (member, _))| format!("{stray} ? '{member}' : ")).collect();
+    let names = names.concat();
     let message =
         format!("({names}'') + ' is not read with type ' + self.type + '; remove it, or choose the type of its name'");
     Rule::new(format!("!({})", stray.join(" || "))).message(Message::Expression(message))

@@ -20,13 +20,13 @@ fn read(file: &str) -> Result<Value> {
 }
 
 /// Where policies of one kind are created, without storing them.
-struct Kind {
+struct Policies {
     plural: &'static str,
     kind: &'static str,
     path: String,
 }
 
-impl Kind {
+impl Policies {
     /// Both kinds, the one with a namespace of this name.
     async fn both(namespace: &str) -> Result<[Self; 2]> {
         let plane = plane().await?;
@@ -82,7 +82,7 @@ async fn each_rule_says_what_is_wrong_and_what_to_do() -> Result<()> {
     let admin = Caller::admin(plane().await?).await?;
     let cases = read("e2e/cases/refusals.yaml")?;
     let mut wrong = Vec::new();
-    for kind in Kind::both("rule-words").await? {
+    for kind in Policies::both("rule-words").await? {
         for case in cases[kind.plural].as_array().context("no cases")? {
             let message = kind.refusal(&admin, &kind.whole(&case["spec"]), &kind.whole(&case["from"])).await?;
             let at = format!("{}: ", case["at"].as_str().context("no field")?);
@@ -171,7 +171,7 @@ async fn each_bound_says_the_field_and_the_bound() -> Result<()> {
     let admin = Caller::admin(plane().await?).await?;
     let files = ["crds/tokenpolicies.yaml", "crds/bootstrap/bootstraptokenpolicies.yaml"];
     let mut wrong = Vec::new();
-    for (kind, file) in Kind::both("bound-words").await?.iter().zip(files) {
+    for (kind, file) in Policies::both("bound-words").await?.iter().zip(files) {
         let crd = read(file)?;
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         let mut found = Vec::new();
@@ -203,7 +203,7 @@ struct Denied {
 
 fn denied(rule: (&'static str, usize), user: &str, path: String, body: Value, says: &[&str]) -> Denied {
     let says = says.iter().map(ToString::to_string).collect();
-    Denied { rule, user: user.to_owned(), path: format!("{path}?dryRun=All"), body, says }
+    Denied { rule, user: user.to_owned(), path: path + "?dryRun=All", body, says }
 }
 
 /// The rights of an author of policies, and of whom nothing else is known.
