@@ -181,7 +181,7 @@ fn previous(entries: &[Previous]) -> String {
         token_id: entry.id.to_string(),
         issued_at: meta::text(entry.issued.time()),
         retires_at: meta::text(entry.retires.time()),
-        service_account: entry.account.as_ref().map(|name| name.to_string()),
+        service_account: entry.account.as_deref().map(ToString::to_string),
     };
     serde_json::json!(entries.iter().map(entry).collect::<Vec<_>>()).to_string()
 }
