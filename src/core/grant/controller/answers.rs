@@ -15,7 +15,7 @@ use crate::{
         failure::Failure,
         format::read_back,
         grant::{
-            Attempt, Predecessor, Proof, ReadBack, Retirement,
+            Attempt, Grant, Predecessor, Proof, ReadBack, Retirement,
             call::Step,
             checks::Case,
             event::{GrantNews, Replaced},
@@ -225,12 +225,21 @@ impl Grants {
             link.proof.seen = if absent { None } else { Some(now) };
         }
         for member in self.grants_of_policy(row) {
-            let waits = self.grants.get(member).is_some_and(|grant| absent || grant.unselected_since().is_some());
+            let unselected = |grant: &Grant| grant.unselected_since().is_some();
+            let waits =
+                self.grants.get(member).is_some_and(|grant| absent || unselected(grant) || self.is_released(grant));
             if waits && member != id {
                 self.wake(member, now);
             }
         }
         Ok(())
+    }
+
+    /// Whether a Secret of the grant has no reference to its policy.
+    fn is_released(&self, grant: &Grant) -> bool {
+        let targets = self.targets_of(grant).filter_map(|id| self.targets.get(id)).map(|target| target.owners);
+        let anchors = self.anchors_of(grant).filter_map(|id| self.anchors.get(id)).map(|anchor| anchor.owners);
+        targets.chain(anchors).any(|owners| owners.policy == 0)
     }
 
     fn account_looked(&mut self, id: u32, key: &GrantKey, found: Found, known: Known, now: Time) {

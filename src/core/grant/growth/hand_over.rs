@@ -175,14 +175,21 @@ fn references_that_are_taken_off_are_put_back_only_while_the_policy_lives() {
     crowd.settle();
     crowd.pass(100);
     assert!(lives(&crowd, &record) && crowd.server.anchors().len() == 1);
-    // Somebody else's hand is put right.
-    let mut crowd = self::crowd(|_| ());
+    // Somebody else's hand is put right, on the Secrets of all accounts.
+    let mut crowd = self::crowd(|policy| {
+        names(policy, vec!["a".into(), "b".into()]);
+        policy.spec.secret.name = "of-{serviceAccount}".into();
+    });
+    let looks = crowd.server.count("get tokenpolicies");
     for _ in 0..2 {
         edit_secrets(&mut crowd, |meta| meta["ownerReferences"] = json!([]));
         // Repairs have a budget.
         crowd.pass(30);
         assert!(crowd.server.secrets.values().all(|stored| stored.meta.owner_references.iter().flatten().count() == 1));
     }
+    assert_eq!(crowd.server.count("get tokenpolicies") - looks, 2, "one look for all of them");
+    crowd.pass(3600);
+    assert_eq!(crowd.server.mints, 4, "and they are renewed");
 }
 
 /// What is told of an old token names its own account, and its anchor does so too.
