@@ -44,6 +44,8 @@ pub struct Options<'a> {
     pub env: Vec<(String, String)>,
     /// The namespace of its kubeconfig's context, where its lease is. Empty: none.
     pub home: String,
+    /// Reach the API server at this URL rather than at its own.
+    pub server: Option<String>,
     /// The file with the CA that it trusts, which may change, rather than the one of the API server or proxy.
     pub ca_file: Option<PathBuf>,
     /// Run this program rather than `TOKENWARD_BIN` or the release build.
@@ -92,6 +94,7 @@ impl Operator {
             Some(proxy) => (proxy.url().to_owned(), proxy.ca_pem()),
             None => (cluster.url(), cluster.ca_pem()),
         };
+        let url = options.server.unwrap_or(url);
         let file = dir.join(format!("{name}.token"));
         fs::write(&file, token.expose_secret())?;
         let text = match &options.ca_file {
