@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -391,7 +391,12 @@ async fn without_the_right_to_write_status_tokens_are_published_all_the_same() -
     let scene = limited("no-status", "tokenpolicies/status", "patch").await?;
     let target = eventually(SOON, "the target", async || scene.target("p-deployer").await).await?;
     scene.bearer(target.token()).await?.lives().await?;
-    assert!(scene.operator.log()?.contains("tokenpolicies/status"));
+    // A first status waits for the token, and so may come after it.
+    let told = async || {
+        ensure!(scene.operator.log()?.contains("tokenpolicies/status"), "the refusal is not logged");
+        Ok(())
+    };
+    eventually(SOON, "the refusal is logged", told).await?;
     complete(&scene).await?;
     scene.ready("p").await?;
     assert_eq!(scene.mints(), 1);
@@ -407,18 +412,8 @@ struct Denial<'a> {
 impl<'a> Denial<'a> {
     /// Returns when it is in force.
     async fn of(scene: &'a Scene, secret: &'a str) -> Result<Self> {
-        let name = &scene.namespace;
-        let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"],
-            "operations": ["CREATE", "UPDATE"]});
-        let namespace = json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
         let denies = json!({"expression": format!("object.metadata.name != '{secret}'"), "message": "not today"});
-        let policy = json!({"metadata": {"name": name}, "spec": {"validations": [denies],
-            "matchConstraints": {"resourceRules": [rule], "namespaceSelector": namespace}}});
-        let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": ["Deny"]}});
-        let policies: Api<ValidatingAdmissionPolicy> = Api::all(scene.client.clone());
-        policies.create(&PostParams::default(), &serde_json::from_value(policy)?).await?;
-        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(scene.client.clone());
-        bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
+        scene.validate_secrets(&["CREATE", "UPDATE"], &denies).await?;
         let denial = Self { scene, secret };
         eventually(SOON, "the denial is in force", async || denial.in_force(true).await).await?;
         Ok(denial)

@@ -25,6 +25,7 @@ use crate::{ControlPlane, Operator, Options, Proxy, eventually, kubeconfig};
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hyper::http::Request;
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -302,6 +303,23 @@ impl Scene {
         self.account(name, &[]).await?;
         self.policy(name, &spec(&[name], json!({}))).await?;
         self.ready(name).await?;
+        Ok(())
+    }
+
+    /// Lets the API server demand this of every Secret of the namespace, with a policy and a binding of the namespace's name.
+    /// Returns before it is in force.
+    pub async fn validate_secrets(&self, operations: &[&str], validation: &Value) -> Result<()> {
+        let name = &self.namespace;
+        let rule =
+            json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": operations});
+        let namespace = json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
+        let policy = json!({"metadata": {"name": name}, "spec": {"validations": [validation],
+            "matchConstraints": {"resourceRules": [rule], "namespaceSelector": namespace}}});
+        let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": ["Deny"]}});
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.client.clone());
+        policies.create(&PostParams::default(), &serde_json::from_value(policy)?).await?;
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.client.clone());
+        bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
         Ok(())
     }
 

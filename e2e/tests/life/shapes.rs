@@ -3,8 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use kube::api::{Api, PostParams};
+use kube::api::PostParams;
 use serde_json::{Value, json};
 use tokenward_e2e::scene::{Bearer, SOON, Scene, Target, operator, spec};
 use tokenward_e2e::{Options, eventually};
@@ -148,18 +147,9 @@ async fn a_server_of_the_policys_own_is_believed_by_the_ca_that_the_policy_gives
 /// An admission policy that demands the label `team` on every Secret of the scene's namespace. Returns when it is in
 /// force.
 async fn demand_team(scene: &Scene) -> Result<()> {
-    let name = &scene.namespace;
-    let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE"]});
-    let namespace = json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
     let has =
         json!({"expression": "'team' in object.metadata.?labels.orValue({})", "message": "every Secret needs a team"});
-    let policy = json!({"metadata": {"name": name}, "spec": {"validations": [has],
-        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": namespace}}});
-    let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": ["Deny"]}});
-    let policies: Api<ValidatingAdmissionPolicy> = Api::all(scene.client.clone());
-    policies.create(&PostParams::default(), &serde_json::from_value(policy)?).await?;
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(scene.client.clone());
-    bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
+    scene.validate_secrets(&["CREATE"], &has).await?;
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let probe = serde_json::from_value(json!({"metadata": {"name": "probe"}}))?;
     let refused = async || {

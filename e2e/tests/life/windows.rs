@@ -28,6 +28,16 @@ fn soon() -> Result<DateTime<Utc>> {
     Ok(Utc::now().duration_trunc(TimeDelta::minutes(1))? + TimeDelta::minutes(2))
 }
 
+/// Waits until policy `p` has a window in time.
+async fn satisfied(scene: &Scene) -> Result<()> {
+    let gone = async || {
+        let policy = scene.policies().get("p").await?;
+        ensure!(condition(&policy, "WindowsUnsatisfiable").is_none(), "{}", policy.data["status"]);
+        Ok(())
+    };
+    eventually(SOON, "the condition goes", gone).await
+}
+
 #[tokio::test]
 async fn a_token_is_replaced_early_in_a_window_and_not_before() -> Result<()> {
     let scene = Scene::start("window").await?;
@@ -67,12 +77,7 @@ async fn without_a_window_in_time_a_token_is_replaced_at_half_of_its_reserve() -
     );
     // A longer window is an edit of the schedule alone: the condition goes, and nothing is minted.
     scene.policy("p", &spec(&["deployer"], windowed(&json!([{"schedule": "* * * * *", "duration": "1m"}])))).await?;
-    let gone = async || {
-        let policy = scene.policies().get("p").await?;
-        ensure!(condition(&policy, "WindowsUnsatisfiable").is_none(), "{}", policy.data["status"]);
-        Ok(())
-    };
-    eventually(SOON, "the condition goes", gone).await?;
+    satisfied(&scene).await?;
     assert_eq!(scene.mints(), 1);
     Ok(())
 }
@@ -119,12 +124,7 @@ async fn a_schedule_that_never_happens_holds_up_no_token_and_no_other_window() -
     ensure!(condition(&policy, "Stalled").is_none(), "{}", policy.data["status"]);
     let both = json!([never, {"schedule": "* * * * *", "duration": "1m"}]);
     scene.policy("p", &spec(&["deployer"], windowed(&both))).await?;
-    let gone = async || {
-        let policy = scene.policies().get("p").await?;
-        ensure!(condition(&policy, "WindowsUnsatisfiable").is_none(), "{}", policy.data["status"]);
-        Ok(())
-    };
-    eventually(SOON, "the condition goes", gone).await?;
+    satisfied(&scene).await?;
     assert_eq!(scene.mints(), 1);
     Ok(())
 }
