@@ -6,7 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DynamicObject, Selector, SelectorExt as _};
 
 use super::{
-    Time,
     id::{Secs, Uid},
     layout, meta, names,
     place::applied::{self, AppliedFields, Demanded},
@@ -89,8 +88,7 @@ impl PolicyState {
     /// selector, window or format that is none, make it unreadable.
     #[must_use]
     pub fn parse(mut object: DynamicObject, demanded: &Demanded) -> Self {
-        let spec = serde_json::from_value(object.data["spec"].take()).map_err(|error| format!("spec: {error}"));
-        let status = serde_json::from_value(object.data["status"].take()).unwrap_or_default();
+        let (spec, status) = meta::stored(&mut object);
         Self::of(&object.metadata, spec, status, demanded)
     }
 
@@ -101,8 +99,8 @@ impl PolicyState {
         demanded: &Demanded,
     ) -> Self {
         let head = Head::read(meta, status);
-        match spec.and_then(|spec| Policy::read(head.clone(), spec, demanded)) {
-            Ok(policy) => Self::Readable(Box::new(policy)),
+        match spec.and_then(|spec| Ok((compile(&spec)?, spec))) {
+            Ok((compiled, spec)) => Self::Readable(Box::new(Policy::new(head, spec, compiled, demanded))),
             Err(error) => Self::Unreadable(Box::new(head), error),
         }
     }
@@ -134,11 +132,14 @@ impl PolicyState {
     /// Whether both ask for the same: they differ in nothing but their status.
     #[must_use]
     pub fn asks_as(&self, other: &Self) -> bool {
-        let error = |state: &Self| match state {
+        self.head().asks_as(other.head()) && self.error() == other.error()
+    }
+
+    fn error(&self) -> Option<&str> {
+        match self {
             Self::Readable(_) => None,
-            Self::Unreadable(_, error) => Some(error.clone()),
-        };
-        self.head().asks_as(other.head()) && error(self) == error(other)
+            Self::Unreadable(_, error) => Some(error),
+        }
     }
 }
 
@@ -162,29 +163,25 @@ impl Head {
         let asked = |head: &Self| (head.uid, head.generation, head.terminating, head.orphans);
         asked(self) == asked(other) && self.rotate == other.rotate && self.revocation == other.revocation
     }
-
-    /// When a revocation was asked for that is still to come.
-    #[must_use]
-    pub fn scheduled(&self, now: Time) -> Option<Time> {
-        let asked = self.revocation.as_ref()?.as_ref().ok()?;
-        Some(asked.before).filter(|before| *before > now)
-    }
 }
 
 impl Policy {
-    fn read(head: Head, spec: TokenPolicySpec, demanded: &Demanded) -> Result<Self, String> {
-        spec.secret.format.check().map_err(|error| format!("spec.secret.format: {error}"))?;
-        let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
-        Ok(Self {
-            selector: selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?,
-            windows: Windows::read(&spec.rotation.windows)?,
+    fn new(
+        head: Head,
+        spec: TokenPolicySpec,
+        (selector, windows): (Option<Selector>, Windows),
+        demanded: &Demanded,
+    ) -> Self {
+        Self {
+            selector,
+            windows,
             token_inputs: token_inputs(&spec),
             layout: layout::of_spec(&spec.secret, demanded),
             applied: applied::after_apply(&head.uid, &spec.secret, demanded),
             demanded: demanded.clone(),
             head,
             spec,
-        })
+        }
     }
 
     /// The bond of its tokens.
@@ -215,6 +212,14 @@ impl Policy {
             (None, _) => self.names().iter().any(|wanted| wanted == name),
         }
     }
+}
+
+/// The parts of a spec that its schema cannot check: the error names the field.
+fn compile(spec: &TokenPolicySpec) -> Result<(Option<Selector>, Windows), String> {
+    spec.secret.format.check().map_err(|error| format!("spec.secret.format: {error}"))?;
+    let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
+    let selector = selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?;
+    Ok((selector, Windows::read(&spec.rotation.windows)?))
 }
 
 /// Hash over the fields that need a new token when they change. Defaults are left out, so that an upgrade

@@ -44,6 +44,12 @@ impl Revocation {
     }
 }
 
+/// When a revocation was asked for that is still to come.
+#[must_use]
+pub fn scheduled(asked: Option<&Result<Revocation, InvalidInstant>>, now: Time) -> Option<Time> {
+    Some(asked?.as_ref().ok()?.before).filter(|before| *before > now)
+}
+
 /// Reasons become labels of metrics, so they are short and of letters, digits, `-`, `_` and `.`.
 fn is_word(reason: &str) -> bool {
     let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -7,7 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DynamicObject, Selector, SelectorExt as _};
 
 use super::token::BootstrapToken;
-use crate::api::bootstrap_token_policy::{BootstrapTokenPolicySpec, BootstrapTokenPolicyStatus, Mode};
+use crate::{
+    api::bootstrap_token_policy::{BootstrapTokenPolicySpec, BootstrapTokenPolicyStatus, Mode},
+    core::meta,
+};
 
 /// The shortest cap: the schema says so, and a policy stored before it did cannot undercut it.
 const MIN_MAX_AGE: TimeDelta = TimeDelta::minutes(10);
@@ -52,9 +55,7 @@ impl BootstrapPolicyState {
     #[must_use]
     pub fn parse(mut object: DynamicObject) -> Self {
         let uid: Box<str> = object.metadata.uid.clone().unwrap_or_default().into();
-        let status: BootstrapTokenPolicyStatus =
-            serde_json::from_value(object.data["status"].take()).unwrap_or_default();
-        let spec = serde_json::from_value(object.data["spec"].take()).map_err(|error| format!("spec: {error}"));
+        let (spec, status): (_, BootstrapTokenPolicyStatus) = meta::stored(&mut object);
         match spec.and_then(|spec| BootstrapPolicy::read(&object.metadata, uid.clone(), spec, status.clone())) {
             Ok(policy) => Self::Readable(Arc::new(policy)),
             Err(error) => Self::Unreadable { uid, error, status: Box::new(status) },

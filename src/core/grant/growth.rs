@@ -9,7 +9,10 @@ mod heap;
 mod ready;
 mod revocation;
 
+use std::collections::BTreeMap;
+
 use chrono::TimeDelta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     controller::{Change, Grants},
@@ -151,6 +154,19 @@ impl Crowd {
 
     fn events(&mut self) -> Vec<GrantEvent> {
         self.grants.news()
+    }
+
+    /// Annotates policy `p` of namespace `ci`.
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.server.annotate("ci", "p", key, value);
+    }
+
+    /// The conditions of that policy: status and message by type.
+    fn conditions(&self) -> BTreeMap<String, (String, String)> {
+        let policy = self.server.policies.get(&("ci".to_owned(), "p".to_owned()));
+        let status = policy.and_then(|policy| policy.status.clone()).unwrap_or_default();
+        let entry = |condition: Condition| (condition.type_, (condition.status, condition.message));
+        status.conditions.into_iter().map(entry).collect()
     }
 }
 

@@ -168,11 +168,11 @@ impl World {
         match deed {
             Deed::Rotate => {
                 let value = self.server.next().to_string();
-                self.annotate(names::ROTATE, value);
+                self.annotate(names::ROTATE, &value);
             }
             Deed::Revoke => {
                 self.killed = true;
-                self.annotate(names::REVOKE_ISSUED_BEFORE, self.server.now.to_rfc3339());
+                self.annotate(names::REVOKE_ISSUED_BEFORE, &self.server.now.to_rfc3339());
             }
             Deed::RotateCa => {
                 self.address.address.ca = self.server.next().to_string().into();
@@ -204,10 +204,8 @@ impl World {
     }
 
     /// Annotates the policy.
-    fn annotate(&mut self, key: &str, value: String) {
-        self.server.policy("ci", "p", |policy| {
-            policy.metadata.annotations.get_or_insert_default().insert(key.into(), value);
-        });
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.server.annotate("ci", "p", key, value);
     }
 
     fn kill(&mut self, name: &str) {

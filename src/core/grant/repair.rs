@@ -28,9 +28,8 @@ pub fn next(case: &Case<'_>) -> Option<(IssueReason, Call)> {
     if let Some(Finding::Rewrite(why)) = case.first(9) {
         return Some((why, written_again(case, why)?));
     }
-    let mut anchors = target.bonds_and_accounts().filter_map(|(bond, account)| {
-        let own = || &case.view.key.account;
-        Some((case.view.anchor(&bond.name)?, account.filter(|account| !account.is_empty()).unwrap_or_else(own)))
+    let mut anchors = target.bonds().filter_map(|(bond, _, account)| {
+        Some((case.view.anchor(&bond.name)?, account.unwrap_or(&case.view.key.account)))
     });
     anchors.find_map(|(anchor, account)| mended(case, policy, anchor, account))
 }

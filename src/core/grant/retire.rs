@@ -70,8 +70,8 @@ fn retirement<T>(
 ) -> Retirement {
     let version = view.policy.is_none().then_some(secret.version);
     let reason = revoke::reason(view, cause);
-    let named = view.targets().flat_map(|target| target.object.bonds_and_accounts());
-    let account = named.filter(|(bond, _)| bond.uid == uid).find_map(|(_, account)| account.cloned());
+    let named = view.targets().flat_map(|target| target.object.bonds());
+    let account = named.filter(|(bond, ..)| bond.uid == uid).find_map(|(.., account)| account.cloned());
     Retirement { secret: secret.name.clone(), uid, version, token_id, cause, reason, since: view.now, account }
 }
 

@@ -146,16 +146,10 @@ impl Target {
         self.more.as_ref().and_then(|more| more.revocation.as_ref())
     }
 
-    /// The bond of each of its tokens, with the token's id.
-    pub fn bonds(&self) -> impl Iterator<Item = (&super::record::Bond, Uid)> {
-        let current = self.token.iter().map(|token| (&token.bond, token.id));
-        current.chain(self.previous().iter().map(|entry| (&entry.bond, entry.id)))
-    }
-
-    /// The bond of each of its tokens, with the name of its account where that is another one than the Secret's.
-    pub fn bonds_and_accounts(&self) -> impl Iterator<Item = (&super::record::Bond, Option<&Name>)> {
-        let current = self.token.iter().map(|token| (&token.bond, None));
-        current.chain(self.previous().iter().map(|entry| (&entry.bond, entry.account.as_deref())))
+    /// The bond of each of its tokens, with the token's id, and its account where that is another one than the Secret's.
+    pub fn bonds(&self) -> impl Iterator<Item = (&super::record::Bond, Uid, Option<&Name>)> {
+        let current = self.token.iter().map(|token| (&token.bond, token.id, None));
+        current.chain(self.previous().iter().map(|entry| (&entry.bond, entry.id, entry.account.as_deref())))
     }
 
     /// Each of its tokens that may be alive: UID of its bond, issue, end, and account where that is another one.

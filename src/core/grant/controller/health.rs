@@ -49,10 +49,9 @@ impl Grants {
         self.listed_kinds(number).iter().all(|(_, listed)| *listed)
     }
 
-    /// Whether a grant may be decided: every list that a decision reads is complete.
-    pub(super) fn is_open(&self, id: u32) -> bool {
-        let scope = self.grants.get(id).map(|grant| usize::from(self.place(grant).1));
-        scope.and_then(|scope| self.scopes.get(scope)).is_some_and(|scope| scope.opened)
+    /// Whether the grants of a scope may be decided: every list that a decision reads is complete.
+    pub(super) fn is_open(&self, number: u16) -> bool {
+        self.scopes.get(usize::from(number)).is_some_and(|scope| scope.opened)
     }
 
     /// Whether the lists that revoking reads are complete: it reads no accounts.
@@ -62,7 +61,7 @@ impl Grants {
 
     /// Revocations that are asked for do not wait for the list of accounts.
     pub(super) fn open_for_revoking(&mut self, number: u16, now: Time) {
-        if self.scopes.get(usize::from(number)).is_none_or(|scope| scope.opened) || !self.knows_secrets(number) {
+        if self.is_open(number) || !self.knows_secrets(number) {
             return;
         }
         for policy in self.policies_in(number) {
@@ -83,7 +82,7 @@ impl Grants {
         }
         self.late = true;
         for number in 0..u16::try_from(self.scopes.len()).unwrap_or(u16::MAX) {
-            if !self.scopes[usize::from(number)].opened {
+            if !self.is_open(number) {
                 self.policies_in(number).into_iter().for_each(|policy| self.mark(policy, now));
             }
         }
@@ -138,8 +137,7 @@ impl Grants {
     /// After the last first list of a scope every grant of it is decided once. Nothing is decided before: a half-built view
     /// would take everything for missing.
     pub(super) fn open(&mut self, number: u16, now: Time) {
-        let opened = self.scopes.get(usize::from(number)).is_none_or(|scope| scope.opened);
-        if opened || !self.is_listed(number) {
+        if self.is_open(number) || !self.is_listed(number) {
             return;
         }
         self.scopes[usize::from(number)].opened = true;

@@ -15,6 +15,7 @@ use crate::core::{
     },
     policy::PolicyState,
     reason::RetireReason,
+    revocation,
 };
 
 impl Grants {
@@ -66,10 +67,11 @@ impl Grants {
         }
         self.schedule_revocation(id, before, now);
         self.register(id, before, now);
-        let asked = |state: Option<&PolicyState>| {
-            state.map(PolicyState::head).map(|head| (head.terminating, head.revocation.clone()))
+        let revoked_anew = {
+            let (before, after) = (before.map(PolicyState::head), self.policies.get(id).map(PolicyState::head));
+            before.map(|head| (head.terminating, &head.revocation))
+                != after.map(|head| (head.terminating, &head.revocation))
         };
-        let revoked_anew = asked(before) != asked(self.policies.get(id));
         for grant in self.grants_of_policy(id) {
             self.doubt(grant, now);
             self.reselect(grant, now);
@@ -87,7 +89,7 @@ impl Grants {
 
     /// Reports a revocation to come when somebody asks for it: a mistaken time zone must not look like one that is done.
     fn schedule_revocation(&mut self, id: u32, before: Option<&PolicyState>, now: Time) {
-        let asked = |state: Option<&PolicyState>| state?.head().scheduled(now);
+        let asked = |state: Option<&PolicyState>| revocation::scheduled(state?.head().revocation.as_ref(), now);
         let at = asked(self.policies.get(id));
         if let Some(at) = at.filter(|_| at != asked(before)) {
             self.report_policy(id, GrantNews::RevocationScheduled(at));
@@ -272,11 +274,12 @@ impl Grants {
         for grant in [known.get().filter(|_| known != after), after.get()].into_iter().flatten() {
             self.settle(grant, now);
         }
-        let asked = |target: Option<&Target>| target.and_then(|target| target.revocation().cloned());
-        let asks = asked(self.targets.get(id));
-        if let Some(grant) = after.get().filter(|_| asked(before) != asks) {
+        let asks = self.targets.get(id).and_then(Target::revocation);
+        let anew = before.and_then(Target::revocation) != asks;
+        let scheduled = revocation::scheduled(asks, now);
+        if let Some(grant) = after.get().filter(|_| anew) {
             self.revoke_anew(grant, now);
-            if let Some(at) = asks.and_then(Result::ok).map(|asks| asks.before).filter(|at| *at > now) {
+            if let Some(at) = scheduled {
                 self.report(grant, GrantNews::RevocationScheduled(at));
             }
         }
@@ -309,9 +312,9 @@ impl Grants {
     fn remember_tokens(&mut self, id: u32, before: &Target) {
         let Some(grant) = self.targets.link(id).and_then(|link| self.grants.get(link.grant.get()?)) else { return };
         let named =
-            |bond: &Bond| self.targets.get(id).is_some_and(|target| target.bonds().any(|(known, _)| known == bond));
+            |bond: &Bond| self.targets.get(id).is_some_and(|target| target.bonds().any(|(known, ..)| known == bond));
         let gone: Vec<(Uid, Uid)> =
-            before.bonds().filter(|(bond, _)| !named(bond)).map(|(bond, id)| (bond.uid, id)).collect();
+            before.bonds().filter(|(bond, ..)| !named(bond)).map(|(bond, id, _)| (bond.uid, id)).collect();
         let (anchors, with_target): (Vec<u32>, bool) =
             (self.anchors_of(grant).collect(), self.targets.get(id).is_none());
         for anchor in anchors {
@@ -413,8 +416,8 @@ impl Grants {
         let governed = self.policies.get(grant.policy).is_some_and(|state| !state.head().terminating);
         let Some(link) = self.anchors.link(id).filter(|_| governed && !retiring) else { return };
         let named = self.targets_of(grant).filter_map(|target| self.targets.get(target)).flat_map(Target::bonds);
-        let mut named = named.filter(|(bond, _)| bond.uid == anchor.uid && bond.name == link.name);
-        let token = named.next().map(|(_, token)| token).or(self.left.get(&id).map(|left| left.token_id));
+        let mut named = named.filter(|(bond, ..)| bond.uid == anchor.uid && bond.name == link.name);
+        let token = named.next().map(|(_, token, _)| token).or(self.left.get(&id).map(|left| left.token_id));
         let (secret, uid) = (link.name.clone(), anchor.uid);
         drop(named);
         if let Some(token) = token {
@@ -459,7 +462,7 @@ impl Grants {
 
     /// A grant is counted as it was decided last, which says nothing of what its policy asks for now.
     pub(super) fn doubt(&mut self, id: u32, now: Time) {
-        let Some(grant) = self.grants.get(id).filter(|_| self.is_open(id)) else { return };
+        let Some(grant) = self.grants.get(id).filter(|grant| self.is_open(self.place(grant).1)) else { return };
         let published =
             self.targets_of(grant).any(|id| self.targets.get(id).is_some_and(|target| target.token.is_some()));
         let frozen = matches!(self.policies.get(grant.policy), Some(PolicyState::Unreadable(..)));

@@ -234,7 +234,7 @@ impl Grants {
         let uid = self.anchors.get(id).map(|anchor| anchor.uid);
         self.targets_of(grant)
             .filter_map(|target| self.targets.get(target))
-            .any(|target| target.bonds().any(|(bond, _)| Some(bond.uid) == uid && bond.name == link.name))
+            .any(|target| target.bonds().any(|(bond, ..)| Some(bond.uid) == uid && bond.name == link.name))
     }
 
     /// The anchors that a target names belong to its grant, whatever their own annotations say.
@@ -248,7 +248,7 @@ impl Grants {
             .get(target)
             .into_iter()
             .flat_map(Target::bonds)
-            .map(|(bond, _)| (bond.name.clone(), bond.uid))
+            .map(|(bond, ..)| (bond.name.clone(), bond.uid))
             .collect();
         for (name, uid) in bonds {
             let Some(id) = self.anchors.find(scope, &namespace, &name) else { continue };

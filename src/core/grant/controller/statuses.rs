@@ -52,7 +52,7 @@ impl Grants {
     fn status_request(&mut self, id: u32, now: Time) -> Option<Request> {
         let (state, link) = (self.policies.get(id)?, self.policies.link(id)?);
         let namespace = self.namespaces.get(link.namespace)?;
-        let opened = self.scopes.get(usize::from(namespace.scope)).is_some_and(|scope| scope.opened);
+        let opened = self.is_open(namespace.scope);
         let (concern, undone) = (self.concern(id, state), self.undone(id, state, now));
         let decided = opened && link.totals.undecided == 0;
         let known = decided || concern.is_some() && !(opened && state.readable().is_none());
@@ -190,8 +190,7 @@ impl Grants {
             unrevoked: undone.map(every).or_else(|| totals.first_unrevoked().and_then(|grant| self.unrevoked(grant))),
             outside: totals.first_outside().and_then(|(due, grant)| Some((self.named(grant)?.account, due.time()))),
         };
-        let opened = self.namespaces.get(link.namespace).and_then(|place| self.scopes.get(usize::from(place.scope)));
-        let opened = opened.is_some_and(|scope| scope.opened);
+        let opened = self.namespaces.get(link.namespace).is_some_and(|place| self.is_open(place.scope));
         match (state, concern.or(undone)) {
             (_, Some(failure)) if !opened => status::stalled(state.head(), failure, stored, &context),
             (PolicyState::Readable(policy), _) => status::summarise(policy, totals, stored, &context),

@@ -144,8 +144,11 @@ impl Grants {
     pub(super) fn revoke_anew(&mut self, id: u32, now: Time) {
         let Some(rare) = self.grants.get(id).and_then(|grant| grant.rare.as_ref()) else { return };
         let (issue, revoke) = (rare.failing.is_some(), rare.unrevoked.is_some());
-        for (_, kind) in [(issue, Kind::Issue), (revoke, Kind::Revoke)].into_iter().filter(|(fails, _)| *fails) {
-            self.try_now(id, kind, now);
+        if issue {
+            self.try_now(id, Kind::Issue, now);
+        }
+        if revoke {
+            self.try_now(id, Kind::Revoke, now);
         }
     }
 

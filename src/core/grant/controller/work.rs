@@ -53,7 +53,7 @@ impl Grants {
     pub(super) fn wake(&mut self, id: u32, now: Time) {
         let Some(grant) = self.grants.get(id) else { return };
         let (namespace, scope) = self.place(grant);
-        if self.is_open(id) || self.knows_secrets(scope) && self.is_revoked(grant) {
+        if self.is_open(scope) || self.knows_secrets(scope) && self.is_revoked(grant) {
             let (kind, deadline) = self.urgency(grant, now);
             self.queue.ready(id, Lane { namespace, kind }, deadline);
         }
@@ -127,8 +127,9 @@ impl Grants {
             self.decisions += 1;
         }
         let fresh = names::anchor(self.seed, self.drawn);
+        let open = self.grants.get(id).is_some_and(|grant| self.is_open(self.place(grant).1));
         let Some((decision, mut counted)) = self.view(id, fresh, now).map(|view| {
-            let decision = if self.is_open(id) { next::decide(&view) } else { next::revoke_only(&view) };
+            let decision = if open { next::decide(&view) } else { next::revoke_only(&view) };
             let counted = counted(&view, &decision);
             (decision, counted)
         }) else {

@@ -43,28 +43,12 @@ fn served(_: &Request) -> Fate {
     Fate::Served
 }
 
+fn refused_if(condition: bool, reason: FailureReason) -> Fate {
+    if condition { Fate::Refused(reason) } else { Fate::Served }
+}
+
 fn edit(crowd: &mut Crowd, change: impl FnOnce(&mut TokenPolicy)) {
     crowd.server.policy("ci", "p", change);
-}
-
-fn annotate(crowd: &mut Crowd, key: &str, value: String) {
-    edit(crowd, |policy| drop(policy.metadata.annotations.get_or_insert_default().insert(key.into(), value)));
-}
-
-fn edit_target(crowd: &mut Crowd, change: impl FnOnce(&mut serde_json::Value)) {
-    let Some((key, stored)) = crowd.server.secrets.iter().find(|(_, stored)| !stored.is_anchor) else { return };
-    let (name, stored) = (key.1.clone(), stored.clone());
-    let mut meta = json!(stored.meta);
-    change(&mut meta);
-    crowd.server.put("ci", &name, meta, false, stored.data);
-}
-
-fn delete(crowd: &mut Crowd, anchors: bool) {
-    let wanted = crowd.server.secrets.iter().filter(|(_, stored)| stored.is_anchor == anchors);
-    for (namespace, name) in wanted.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-        crowd.server.secrets.remove(&(namespace.clone(), name.clone()));
-        crowd.server.tell_secret(&namespace, &name);
-    }
 }
 
 fn unreadable(policy: &mut TokenPolicy) {
@@ -108,7 +92,7 @@ fn contest(crowd: &mut Crowd) {
 
 fn rotate_often(crowd: &mut Crowd) {
     for n in 0..6 {
-        annotate(crowd, annotation::ROTATE, format!("often-{n}"));
+        crowd.annotate(annotation::ROTATE, &format!("often-{n}"));
         crowd.settle();
     }
 }
@@ -144,39 +128,32 @@ const STATES: &[State] = &[
     State { row: "the name is contested", set: contest, fate: served },
     State {
         row: "the Secret is not ours any more",
-        set: |crowd| edit_target(crowd, |meta| meta["annotations"] = json!({})),
+        set: |crowd| crowd.server.edit_target(|meta| meta["annotations"] = json!({})),
         fate: served,
     },
     State {
         row: "the Secret is immutable",
         set: |_| (),
-        fate: |request| match request.verb {
-            Verb::Apply if request.path.contains("/secrets/") => Fate::Refused(FailureReason::TargetImmutable),
-            _ => Fate::Served,
+        fate: |request| {
+            refused_if(
+                request.verb == Verb::Apply && request.path.contains("/secrets/"),
+                FailureReason::TargetImmutable,
+            )
         },
     },
     State {
         row: "back-off",
         set: |crowd| {
-            annotate(crowd, annotation::ROTATE, "failing".into());
-            run(crowd, 30, |request| match request.verb {
-                Verb::Create => Fate::Refused(FailureReason::ApiUnavailable),
-                _ => Fate::Served,
-            });
+            crowd.annotate(annotation::ROTATE, "failing");
+            run(crowd, 30, |request| refused_if(request.verb == Verb::Create, FailureReason::ApiUnavailable));
         },
-        fate: |request| match request.verb {
-            Verb::Create => Fate::Refused(FailureReason::ApiUnavailable),
-            _ => Fate::Served,
-        },
+        fate: |request| refused_if(request.verb == Verb::Create, FailureReason::ApiUnavailable),
     },
     State {
         row: "back-off of a revocation",
         set: |crowd| {
-            annotate(crowd, annotation::ROTATE, "failing".into());
-            run(crowd, 300, |request| match request.verb {
-                Verb::Delete => Fate::Refused(FailureReason::Forbidden),
-                _ => Fate::Served,
-            });
+            crowd.annotate(annotation::ROTATE, "failing");
+            run(crowd, 300, |request| refused_if(request.verb == Verb::Delete, FailureReason::Forbidden));
         },
         fate: served,
     },
@@ -184,26 +161,21 @@ const STATES: &[State] = &[
     State {
         row: "quota",
         set: |_| (),
-        fate: |request| match request.verb {
-            Verb::Create if request.path.contains("/secrets") => Fate::Refused(FailureReason::QuotaExceeded),
-            _ => Fate::Served,
+        fate: |request| {
+            refused_if(request.verb == Verb::Create && request.path.contains("/secrets"), FailureReason::QuotaExceeded)
         },
     },
     State {
         row: "the right to create tokens is missing",
         set: |_| (),
-        fate: |request| match request.verb {
-            Verb::Create if request.path.contains("/token") => Fate::Refused(FailureReason::Forbidden),
-            _ => Fate::Served,
+        fate: |request| {
+            refused_if(request.verb == Verb::Create && request.path.contains("/token"), FailureReason::Forbidden)
         },
     },
     State {
         row: "the right to delete Secrets is missing",
         set: |_| (),
-        fate: |request| match request.verb {
-            Verb::Delete => Fate::Refused(FailureReason::Forbidden),
-            _ => Fate::Served,
-        },
+        fate: |request| refused_if(request.verb == Verb::Delete, FailureReason::Forbidden),
     },
     State {
         row: "the right to watch accounts is missing, after a restart",
@@ -218,28 +190,22 @@ const STATES: &[State] = &[
     State {
         row: "admission refuses writes",
         set: |_| (),
-        fate: |request| match request.verb {
-            Verb::Create | Verb::Apply if request.path.contains("/secrets") => {
-                Fate::Refused(FailureReason::AdmissionDenied)
-            }
-            _ => Fate::Served,
+        fate: |request| {
+            refused_if(
+                matches!(request.verb, Verb::Create | Verb::Apply) && request.path.contains("/secrets"),
+                FailureReason::AdmissionDenied,
+            )
         },
     },
     State {
         row: "admission refuses deletions",
         set: |_| (),
-        fate: |request| match request.verb {
-            Verb::Delete => Fate::Refused(FailureReason::AdmissionDenied),
-            _ => Fate::Served,
-        },
+        fate: |request| refused_if(request.verb == Verb::Delete, FailureReason::AdmissionDenied),
     },
     State {
         row: "the namespace is being deleted",
         set: |_| (),
-        fate: |request| match request.verb {
-            Verb::Create => Fate::Refused(FailureReason::NamespaceTerminating),
-            _ => Fate::Served,
-        },
+        fate: |request| refused_if(request.verb == Verb::Create, FailureReason::NamespaceTerminating),
     },
     State {
         row: "deletions are not answered",
@@ -261,10 +227,12 @@ type Wrong = (&'static str, fn(&mut Crowd), fn(&Request) -> Fate);
 
 /// What people and objects get wrong beyond [`STATES`], with the value that is wrong.
 const WRONG: [Wrong; 9] = [
-    ("yesterday", |crowd| annotate(crowd, annotation::REVOKE_ISSUED_BEFORE, "yesterday".into()), served),
+    ("yesterday", |crowd| crowd.annotate(annotation::REVOKE_ISSUED_BEFORE, "yesterday"), served),
     (
         "tomorrow",
-        |crowd| edit_target(crowd, |meta| meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = "tomorrow".into()),
+        |crowd| {
+            crowd.server.edit_target(|meta| meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = "tomorrow".into());
+        },
         served,
     ),
     (
@@ -273,7 +241,7 @@ const WRONG: [Wrong; 9] = [
             edit(crowd, |policy| policy.spec.token.binding = Binding::None);
             run(crowd, 5, served);
             let now = text(crowd.server.now);
-            annotate(crowd, annotation::REVOKE_ISSUED_BEFORE, now);
+            crowd.annotate(annotation::REVOKE_ISSUED_BEFORE, &now);
         },
         served,
     ),
@@ -286,30 +254,22 @@ const WRONG: [Wrong; 9] = [
         "TargetDeleted",
         |crowd| {
             for _ in 0..12 {
-                delete(crowd, false);
+                crowd.server.delete_secrets(false);
                 run(crowd, 1, served);
             }
         },
         served,
     ),
+    ("create", |crowd| crowd.annotate(annotation::ROTATE, "a"), |request| creations(request, FailureReason::Invalid)),
+    ("create", |crowd| crowd.annotate(annotation::ROTATE, "a"), |request| creations(request, FailureReason::Conflict)),
     (
         "create",
-        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
-        |request| creations(request, FailureReason::Invalid),
-    ),
-    (
-        "create",
-        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
-        |request| creations(request, FailureReason::Conflict),
-    ),
-    (
-        "create",
-        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
+        |crowd| crowd.annotate(annotation::ROTATE, "a"),
         |request| creations(request, FailureReason::TokenRejected),
     ),
     (
         "namespace",
-        |crowd| annotate(crowd, annotation::ROTATE, "a".into()),
+        |crowd| crowd.annotate(annotation::ROTATE, "a"),
         |request| creations(request, FailureReason::NamespaceTerminating),
     ),
 ];
@@ -339,7 +299,7 @@ fn every_failure_names_object_and_cure_and_the_value_that_is_wrong() {
         crowd.pass(2);
         set(&mut crowd);
         run(&mut crowd, 5, fate);
-        annotate(&mut crowd, annotation::ROTATE, "told".into());
+        crowd.annotate(annotation::ROTATE, "told");
         run(&mut crowd, 5, fate);
         let told = told(&mut crowd);
         for (reason, message) in &told {
@@ -373,14 +333,14 @@ fn end_policy(crowd: &mut Crowd, finalizer: &str) {
 const CONTROLS: [Control; 9] = [
     ("`revoke-issued-before` on the policy", |crowd| {
         let now = text(crowd.server.now);
-        annotate(crowd, annotation::REVOKE_ISSUED_BEFORE, now);
+        crowd.annotate(annotation::REVOKE_ISSUED_BEFORE, &now);
     }),
     ("… on the Secret", |crowd| {
         let now = text(crowd.server.now);
-        edit_target(crowd, |meta| meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = now.into());
+        crowd.server.edit_target(|meta| meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = now.into());
     }),
-    ("anchor deleted", |crowd| delete(crowd, true)),
-    ("Secret deleted", |crowd| delete(crowd, false)),
+    ("anchor deleted", |crowd| crowd.server.delete_secrets(true)),
+    ("Secret deleted", |crowd| crowd.server.delete_secrets(false)),
     ("policy deleted", |crowd| crowd.server.delete_policy("ci", "p")),
     ("… `--cascade=foreground`", |crowd| end_policy(crowd, "foregroundDeletion")),
     ("… `--cascade=orphan`", |crowd| {
@@ -398,7 +358,7 @@ const CONTROLS: [Control; 9] = [
         crowd.server.log.extend(references);
     }),
     ("`suspend`", |crowd| edit(crowd, |policy| policy.spec.suspend = true)),
-    ("`rotate`", |crowd| annotate(crowd, annotation::ROTATE, "now".into())),
+    ("`rotate`", |crowd| crowd.annotate(annotation::ROTATE, "now")),
 ];
 
 /// So many seconds pass, and calls meet their fate.
@@ -447,12 +407,6 @@ fn collect_garbage(crowd: &mut Crowd) {
     }
 }
 
-fn conditions(crowd: &Crowd) -> BTreeMap<String, (String, String)> {
-    let policy = crowd.server.policies.get(&("ci".to_owned(), "p".to_owned()));
-    let status = policy.and_then(|policy| policy.status.clone()).unwrap_or_default();
-    status.conditions.into_iter().map(|condition| (condition.type_, (condition.status, condition.message))).collect()
-}
-
 /// The word for the end of it, as in the table.
 fn outcome(crowd: &mut Crowd, column: &str, old: &[(String, String)], before: Time) -> &'static str {
     let events = crowd.events();
@@ -467,7 +421,7 @@ fn outcome(crowd: &mut Crowd, column: &str, old: &[(String, String)], before: Ti
         *issued >= before
             && bound.as_ref().is_some_and(|(name, uid)| crowd.server.lives("ci", name, uid) && published(name))
     });
-    let conditions = conditions(crowd);
+    let conditions = crowd.conditions();
     let is_true = |name: &str| conditions.get(name).is_some_and(|(status, _)| status == "True");
     let by_hand = conditions.get("RevocationFailing").is_some_and(|(_, message)| message.contains("kubectl"));
     let warned = events.iter().any(
@@ -535,17 +489,17 @@ fn a_revocation_while_the_first_lists_take_long_is_told() {
     restart_before(&mut crowd, 3);
     run(&mut crowd, 1, served);
     let now = text(crowd.server.now);
-    annotate(&mut crowd, annotation::REVOKE_ISSUED_BEFORE, now);
+    crowd.annotate(annotation::REVOKE_ISSUED_BEFORE, &now);
     run(&mut crowd, 5, served);
     let told = crowd.events().iter().filter(|event| event.what.is_warning()).count();
-    let (status, message) = conditions(&crowd).remove("RevocationFailing").unwrap();
+    let (status, message) = crowd.conditions().remove("RevocationFailing").unwrap();
     assert_eq!((told, status.as_str()), (1, "True"));
     assert!(message.contains("kubectl -n ci delete secrets -l tokenward.dev/policy-uid="), "{message}");
     let mut list = crowd.server.lists().into_iter().filter(|change| matches!(change, Change::Anchor(_)));
     list.by_ref().for_each(|change| crowd.grants.observe(0, change, crowd.server.now));
     run(&mut crowd, 5, served);
     assert!(crowd.events().iter().any(|event| matches!(event.what, GrantNews::RevocationDone)));
-    assert_eq!(conditions(&crowd).get("RevocationFailing"), None);
+    assert_eq!(crowd.conditions().get("RevocationFailing"), None);
 }
 
 /// A request that names no instant, and one that comes too late for tokens that are bound to nothing, are told in any state.
@@ -576,14 +530,14 @@ fn a_revocation_that_cannot_be_carried_out_is_told_in_every_state() {
                 crowd.events();
                 let value = if value.is_empty() { text(crowd.server.now) } else { value.to_owned() };
                 if on_policy {
-                    annotate(&mut crowd, annotation::REVOKE_ISSUED_BEFORE, value);
+                    crowd.annotate(annotation::REVOKE_ISSUED_BEFORE, &value);
                 } else {
-                    edit_target(&mut crowd, |meta| {
+                    crowd.server.edit_target(|meta| {
                         meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = value.into();
                     });
                 }
                 run(&mut crowd, 5, fate);
-                let conditions = conditions(&crowd);
+                let conditions = crowd.conditions();
                 let warned =
                     crowd.events().iter().any(|event| event.what.is_warning() && event.message().contains("revo"));
                 if !warned || conditions.get("RevocationFailing").is_none_or(|(status, _)| status != "True") {

@@ -1,35 +1,12 @@
 //! `Ready` and the decision read one table: an account counts exactly while no check finds what kills its token.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::{
     api::{format::FormatType, token_policy::DeletionPolicy},
     core::{id::Key, names as annotation},
 };
-
-fn annotate(server: &mut Server, key: &str, value: String) {
-    server.policy("ci", "p", |policy| {
-        policy.metadata.annotations.get_or_insert_default().insert(key.into(), value);
-    });
-}
-
-fn edit(server: &mut Server, change: impl FnOnce(&mut Value)) {
-    let stored = server.secrets[&("ci".to_owned(), "p-app".to_owned())].clone();
-    let mut meta = json!(stored.meta);
-    change(&mut meta);
-    server.put("ci", "p-app", meta, false, stored.data);
-}
-
-/// Somebody deletes the target, or the anchor.
-fn delete(server: &mut Server, anchors: bool) {
-    let wanted: Vec<_> =
-        server.secrets.iter().filter(|(_, stored)| stored.is_anchor == anchors).map(|(key, _)| key.clone()).collect();
-    for (namespace, name) in wanted {
-        server.secrets.remove(&(namespace.clone(), name.clone()));
-        server.tell_secret(&namespace, &name);
-    }
-}
 
 /// Accounts that the status calls ready and its condition `Ready`, two seconds after a deed, while no call is answered.
 fn ready_after(deed: fn(&mut Server)) -> (i32, String) {
@@ -62,18 +39,18 @@ fn what_kills_a_token_ends_ready() {
             }) as fn(&mut Server),
         ),
         ("the account is another one", |server| server.account("ci", "app", &[])),
-        ("the target is gone", |server| delete(server, false)),
-        ("the anchor is gone", |server| delete(server, true)),
+        ("the target is gone", |server| server.delete_secrets(false)),
+        ("the anchor is gone", |server| server.delete_secrets(true)),
         ("the token is revoked", |server| {
             server.pass(TimeDelta::seconds(10));
             let now = crate::core::meta::text(server.now);
-            annotate(server, annotation::REVOKE_ISSUED_BEFORE, now);
+            server.annotate("ci", "p", annotation::REVOKE_ISSUED_BEFORE, &now);
         }),
         ("another token is asked for", |server| {
             server.policy("ci", "p", |policy| policy.spec.deletion_policy = DeletionPolicy::Retain);
         }),
         ("the data are another's", |server| {
-            edit(server, |meta| meta["managedFields"][0]["fieldsV1"]["f:data"] = json!({}));
+            server.edit_target(|meta| meta["managedFields"][0]["fieldsV1"]["f:data"] = json!({}));
         }),
         ("another format is asked for", |server| {
             server.policy("ci", "p", |policy| policy.spec.secret.format.kind = FormatType::Kubeconfig);
@@ -88,14 +65,14 @@ fn what_kills_a_token_ends_ready() {
 fn what_only_ages_a_token_leaves_it_ready() {
     for (what, deed) in [
         ("nothing", (|_| ()) as fn(&mut Server)),
-        ("a rotation is asked for", |server| annotate(server, annotation::ROTATE, "1".into())),
+        ("a rotation is asked for", |server| server.annotate("ci", "p", annotation::ROTATE, "1")),
         ("the token is due", |server| server.pass(TimeDelta::minutes(57))),
         ("the policy is suspended", |server| server.policy("ci", "p", |policy| policy.spec.suspend = true)),
         ("somebody took our labels over", |server| {
-            edit(server, |meta| meta["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"] = json!({}));
+            server.edit_target(|meta| meta["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"] = json!({}));
         }),
         ("another owner came", |server| {
-            edit(server, |meta| {
+            server.edit_target(|meta| {
                 let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"});
                 meta["ownerReferences"].as_array_mut().unwrap().push(owner);
             });

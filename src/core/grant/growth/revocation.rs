@@ -7,12 +7,6 @@ use crate::core::{
     request::{Refusal, Verb},
 };
 
-fn annotate(crowd: &mut Crowd, key: &str, value: &str) {
-    crowd.server.policy("ci", "p", |policy| {
-        policy.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
-    });
-}
-
 /// Runs for so many seconds while no Secret may be deleted; the deletes that were tried.
 fn without_delete(crowd: &mut Crowd, seconds: usize) -> usize {
     let mut tries = 0;
@@ -37,8 +31,7 @@ fn without_delete(crowd: &mut Crowd, seconds: usize) -> usize {
 }
 
 fn condition(crowd: &Crowd, name: &str) -> Option<String> {
-    let status = crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone()?;
-    status.conditions.into_iter().find(|condition| condition.type_ == name).map(|condition| condition.status)
+    crowd.conditions().remove(name).map(|(status, _)| status)
 }
 
 fn count(events: &[GrantEvent], what: fn(&GrantNews) -> bool) -> usize {
@@ -48,7 +41,7 @@ fn count(events: &[GrantEvent], what: fn(&GrantNews) -> bool) -> usize {
 #[test]
 fn a_token_that_cannot_be_revoked_is_told_once_and_tried_with_growing_pauses() {
     let mut crowd = Crowd::of_one();
-    annotate(&mut crowd, crate::core::names::ROTATE, "1");
+    crowd.annotate(crate::core::names::ROTATE, "1");
     crowd.events();
     let tries = without_delete(&mut crowd, 600);
     assert!((3..=16).contains(&tries), "{tries} tries in 9 minutes after the overlap");
@@ -68,12 +61,12 @@ fn a_token_that_cannot_be_revoked_is_told_once_and_tried_with_growing_pauses() {
 #[test]
 fn each_end_of_a_token_is_told_once_with_its_own_cause() {
     let mut crowd = Crowd::of_one();
-    annotate(&mut crowd, crate::core::names::ROTATE, "1");
+    crowd.annotate(crate::core::names::ROTATE, "1");
     crowd.settle();
     crowd.pass(61);
     crowd.pass(5);
     let now = crate::core::meta::text(crowd.server.now);
-    annotate(&mut crowd, crate::core::names::REVOKE_ISSUED_BEFORE, &now);
+    crowd.annotate(crate::core::names::REVOKE_ISSUED_BEFORE, &now);
     crowd.settle();
     crowd.pass(3);
     let causes = crowd.events().into_iter().filter_map(|event| match event.what {
@@ -89,7 +82,7 @@ fn a_revocation_that_somebody_asked_for_and_fails_stalls_the_policy_and_spares_t
     let mut crowd = Crowd::of_one();
     crowd.server.pass(TimeDelta::seconds(60));
     let now = crate::core::meta::text(crowd.server.now);
-    annotate(&mut crowd, crate::core::names::REVOKE_ISSUED_BEFORE, &now);
+    crowd.annotate(crate::core::names::REVOKE_ISSUED_BEFORE, &now);
     without_delete(&mut crowd, 120);
     assert_eq!(condition(&crowd, "Stalled").as_deref(), Some("True"));
     assert_eq!(condition(&crowd, "RevocationFailing").as_deref(), Some("True"));
@@ -100,12 +93,12 @@ fn a_revocation_that_somebody_asked_for_and_fails_stalls_the_policy_and_spares_t
 #[test]
 fn a_rotation_goes_on_beside_a_delete_that_is_not_answered() {
     let mut crowd = Crowd::of_one();
-    annotate(&mut crowd, crate::core::names::ROTATE, "1");
+    crowd.annotate(crate::core::names::ROTATE, "1");
     crowd.settle();
     crowd.server.pass(TimeDelta::seconds(61));
     let (_, hanging) = crowd.grants.take(&mut 256, crowd.server.now).unwrap();
     assert_eq!(hanging.verb, Verb::Delete, "{}", hanging.what);
-    annotate(&mut crowd, crate::core::names::ROTATE, "2");
+    crowd.annotate(crate::core::names::ROTATE, "2");
     crowd.settle();
     assert_eq!(crowd.server.mints, 3, "published beside it");
     let (record, _) = crowd.server.published("ci", "p-app").unwrap();

@@ -155,6 +155,31 @@ impl Server {
         self.log.push(Change::Policy(WatchEvent::Deleted(Key::new(namespace, name), at)));
     }
 
+    /// Annotates a policy.
+    pub fn annotate(&mut self, namespace: &str, name: &str, key: &str, value: &str) {
+        self.policy(namespace, name, |policy| {
+            policy.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
+        });
+    }
+
+    /// Somebody deletes all targets, or all anchors.
+    pub fn delete_secrets(&mut self, anchors: bool) {
+        let wanted = self.secrets.iter().filter(|(_, stored)| stored.is_anchor == anchors);
+        for key in wanted.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.secrets.remove(&key);
+            self.tell_secret(&key.0, &key.1);
+        }
+    }
+
+    /// Somebody edits the metadata of the first target.
+    pub fn edit_target(&mut self, change: impl FnOnce(&mut Value)) {
+        let Some((key, stored)) = self.secrets.iter().find(|(_, stored)| !stored.is_anchor) else { return };
+        let (key, stored) = (key.clone(), stored.clone());
+        let mut meta = json!(stored.meta);
+        change(&mut meta);
+        self.put(&key.0, &key.1, meta, false, stored.data);
+    }
+
     /// The content of first lists.
     pub fn lists(&self) -> Vec<Change> {
         let mut changes = vec![Change::Policy(WatchEvent::Listing)];
