@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValue};
+use clap::{
+    ArgAction::Set,
+    Parser, Subcommand, ValueEnum,
+    builder::{BoolishValueParser, PossibleValue},
+};
 
 use crate::core::{address::check_server, bootstrap::Cleaner, names};
 
@@ -35,10 +39,10 @@ pub struct Settings {
     #[arg(long = "namespace", env = "TOKENWARD_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
     /// Only one process acts, the one that holds the Lease `tokenward`; the others stand by.
-    #[arg(long, env = "TOKENWARD_LEADER_ELECT")]
+    #[arg(long, env = "TOKENWARD_LEADER_ELECT", value_parser = BoolishValueParser::new(), action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub leader_elect: bool,
     /// Accounts that are worked on at the same time, 1 to 256.
-    #[arg(long, env = "TOKENWARD_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, env = "TOKENWARD_CONCURRENCY", default_value_t = 32, value_parser = concurrency)]
     pub concurrency: u16,
     /// Where /metrics is served.
     #[arg(long, env = "TOKENWARD_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
@@ -59,7 +63,7 @@ pub struct Settings {
     #[arg(long, env = "TOKENWARD_BOOTSTRAP_TOKEN_CLEANER", default_value = "enforce")]
     pub bootstrap_token_cleaner: Cleaner,
     /// Signs kube-public/cluster-info with the bootstrap tokens, as the in-tree bootstrap signer does.
-    #[arg(long, env = "TOKENWARD_BOOTSTRAP_SIGNER")]
+    #[arg(long, env = "TOKENWARD_BOOTSTRAP_SIGNER", value_parser = BoolishValueParser::new(), action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub bootstrap_signer: bool,
     /// Form of the log. Default: text on a terminal, else json.
     #[arg(long, env = "TOKENWARD_LOG_FORMAT")]
@@ -87,6 +91,11 @@ impl ValueEnum for Cleaner {
             Self::Off => PossibleValue::new("off").help("nothing"),
         })
     }
+}
+
+fn concurrency(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok().filter(|number| (1..=256).contains(number));
+    number.ok_or_else(|| "write a number from 1 to 256".into())
 }
 
 /// A DNS label, as namespaces are called (RFC 1123).
@@ -162,6 +171,16 @@ mod tests {
     }
 
     #[test]
+    fn switches_take_a_value_or_none() {
+        for (args, on) in
+            [(&["--leader-elect"][..], true), (&["--leader-elect=true"], true), (&["--leader-elect=false"], false)]
+        {
+            assert_eq!(parse(args).unwrap().leader_elect, on, "{args:?}");
+        }
+        assert!(!parse(&["--leader-elect", "--bootstrap-signer=false"]).unwrap().bootstrap_signer);
+    }
+
+    #[test]
     fn namespaces_may_be_repeated() {
         assert_eq!(parse(&["--namespace=a", "--namespace", "b"]).unwrap().namespaces, ["a", "b"]);
     }
@@ -177,7 +196,9 @@ mod tests {
     fn wrong_values_are_answered_in_the_first_line_with_what_is_right() {
         for (arg, hint) in [
             ("--namespace=A", "lower-case"),
-            ("--concurrency=0", "1..=256"),
+            ("--concurrency=0", "write a number from 1 to 256"),
+            ("--concurrency=x", "write a number from 1 to 256"),
+            ("--leader-elect=maybe", "value was not a boolean"),
             ("--metrics-bind-address=8080", "IP:PORT"),
             (
                 "--cluster-server=http://x",
