@@ -127,7 +127,7 @@ impl AddressReason {
                 "correct that ConfigMap, or start the operator with --cluster-server and --cluster-ca-file"
             }
             Self::CaFileUnreadable => {
-                "write the whole bundle to that file, best by renaming; it is read again every minute"
+                "write the whole bundle to that file, best by renaming; the file is read at the start and every minute after it"
             }
             Self::ClusterInfoUnknown => "Secrets keep the address last known, and it is asked again every minute",
         }

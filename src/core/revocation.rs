@@ -44,10 +44,10 @@ impl Revocation {
     }
 }
 
-/// When a revocation was asked for that is still to come.
+/// The instant of a revocation that was asked for.
 #[must_use]
-pub fn scheduled(asked: Option<&Result<Revocation, InvalidInstant>>, now: Time) -> Option<Time> {
-    Some(asked?.as_ref().ok()?.before).filter(|before| *before > now)
+pub fn instant(asked: Option<&Result<Revocation, InvalidInstant>>) -> Option<Time> {
+    Some(asked?.as_ref().ok()?.before)
 }
 
 /// Reasons become labels of metrics, so they are short and of letters, digits, `-`, `_` and `.`.

@@ -224,6 +224,7 @@ fn log(event: &GrantEvent) {
         GrantNews::Repaired { .. }
         | GrantNews::Removed
         | GrantNews::RevocationScheduled(_)
+        | GrantNews::NothingToRevoke(_)
         | GrantNews::RevocationDone
         | GrantNews::Recovered => {
             info!(policy, account, secret, "{}", event.message());

@@ -92,12 +92,15 @@ async fn a_time_on_a_secret_whose_token_is_bound_to_nothing_is_told() -> Result<
 }
 
 #[tokio::test]
-async fn an_instant_to_come_is_told_at_once() -> Result<()> {
+async fn an_instant_to_come_or_before_every_token_is_told_at_once() -> Result<()> {
     let scene = Scene::start("told-ahead").await?;
     let first = scene.deployer(json!({})).await?;
     let hour = (Utc::now() + TimeDelta::hours(1)).to_rfc3339_opts(SecondsFormat::Secs, true);
     scene.annotate("p", BEFORE, Some(&hour)).await?;
     scene.told("p", "RevocationScheduled", &hour).await?;
+    let day = (Utc::now() - TimeDelta::days(1)).to_rfc3339_opts(SecondsFormat::Secs, true);
+    scene.annotate("p", BEFORE, Some(&day)).await?;
+    scene.told("p", "NothingToRevoke", &day).await?;
     scene.bearer(first.token()).await?.lives().await
 }
 

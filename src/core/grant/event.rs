@@ -62,6 +62,8 @@ pub enum GrantNews {
     Removed,
     /// A revocation is asked for at an instant to come.
     RevocationScheduled(Time),
+    /// A revocation is asked for, and every token was issued after its instant.
+    NothingToRevoke(Time),
     /// It began to fail, or fails for another reason.
     Failing(Failure),
     /// Tokens that are to be revoked live on.
@@ -88,6 +90,7 @@ impl GrantNews {
             Self::Retired(_) => "TokenRevoked",
             Self::Removed => "SecretDeleted",
             Self::RevocationScheduled(_) => "RevocationScheduled",
+            Self::NothingToRevoke(_) => "NothingToRevoke",
             Self::Failing(failure) => failure.reason.into_str(),
             Self::RevocationFailing(failure) if failure.reason.is_unheard() => failure.reason.into_str(),
             Self::RevocationFailing(_) => "RevocationFailing",
@@ -101,9 +104,11 @@ impl GrantNews {
         match self {
             Self::Issued { .. } | Self::Failing(_) | Self::Recovered => "Issue",
             Self::Repaired { .. } => "Repair",
-            Self::Retired(_) | Self::RevocationScheduled(_) | Self::RevocationFailing(_) | Self::RevocationDone => {
-                "Revoke"
-            }
+            Self::Retired(_)
+            | Self::RevocationScheduled(_)
+            | Self::NothingToRevoke(_)
+            | Self::RevocationFailing(_)
+            | Self::RevocationDone => "Revoke",
             Self::Removed => "Delete",
         }
     }
@@ -165,6 +170,12 @@ impl GrantEvent {
             }
             GrantNews::RevocationScheduled(at) => {
                 format!("{who}: tokens issued before {} are revoked then, by the API server's clock", text(*at))
+            }
+            GrantNews::NothingToRevoke(at) => {
+                format!(
+                    "{who}: nothing is revoked, because every token was issued at {} or later; to revoke these, name a later instant",
+                    text(*at)
+                )
             }
             GrantNews::Failing(failure) => format!("{who}: {}", failure.message),
             GrantNews::RevocationFailing(failure) => {

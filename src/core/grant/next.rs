@@ -136,7 +136,7 @@ fn look_first(view: &View<'_>, look: Look) -> Act {
 
 fn remove(view: &View<'_>) -> Act {
     // Annotations alone must not make us delete what we never wrote. A target that tokens are bound to is retired.
-    let ours = |target: &&Placed<'_, Target>| target.written && !target.binds_tokens(view.now);
+    let ours = |target: &&Placed<'_, Target>| target.written() && !target.binds_tokens(view.now);
     let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners.policy));
     targets.next().map_or(Act::Idle(None), |target| throttled(view, || removal(view, target)))
 }
@@ -213,7 +213,7 @@ fn settled(case: &Case<'_>) -> Conclusion {
             _ => paced(case, why, || Some(call)),
         };
     }
-    let old = case.view.old.iter().find(|old| old.written && case.view.target().is_some());
+    let old = case.view.old.iter().find(|old| old.written() && case.view.target().is_some());
     let due = || case.target.and_then(|target| case.view.due(target)).map(|due| due.at);
     let act = match old {
         Some(old) => throttled(case.view, || removal(case.view, old)),

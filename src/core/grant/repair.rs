@@ -44,7 +44,7 @@ pub fn owners_and_finalizers(view: &View<'_>, policy: &Policy) -> Option<(IssueR
 }
 
 fn owners(view: &View<'_>, policy: &Policy) -> Option<(IssueReason, Call)> {
-    let targets = view.targets().filter(|target| target.written);
+    let targets = view.targets().filter(|target| target.written());
     let targets = targets.map(|target| (&target.name, target.version, &target.object.owners));
     let anchors = view.anchors.iter().map(|anchor| (&anchor.anchor.name, anchor.anchor.version, &anchor.owners));
     let unfit = |(_, _, owners): &(&Name, u64, &Owners)| !owners.fit(policy);

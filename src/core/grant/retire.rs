@@ -214,7 +214,7 @@ pub fn next(view: &View<'_>, begun: &[Retirement]) -> Option<Time> {
 /// Targets that tokens are bound to: all such tokens die with the Secret. One that is younger than the instant has never
 /// held an older token.
 fn targets(view: &View<'_>, end: Option<RetireReason>) -> impl Iterator<Item = Retirement> {
-    let bound = view.targets().filter(|target| target.written && target.binds_tokens(view.now));
+    let bound = view.targets().filter(|target| target.written() && target.binds_tokens(view.now));
     bound.filter_map(move |target| {
         let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
         let cause = end.filter(|_| view.deletes(target.owners.policy)).or_else(revoked)?;

@@ -122,6 +122,8 @@ pub struct View<'a> {
     pub occupant: Option<Placed<'a, Target>>,
     /// The policy and account that it names, if these are others and keep it.
     pub occupied_by: Option<GrantKey>,
+    /// Name of the Secret that this other grant wants instead by now.
+    pub makes_way_for: Option<Name>,
     /// It is taken over in place from another grant, which does not want it any more: the account of that.
     pub leaver: Option<Name>,
     /// Another account of the policy takes the Secret over in place.

@@ -62,6 +62,13 @@ pub fn owns_data(meta: &ObjectMeta, key: &str) -> bool {
     owned_keys(apply_entry(meta), "/f:data").any(|owned| owned == key)
 }
 
+/// Whether our Apply entry owns each of these annotations.
+#[must_use]
+pub fn owns_annotations(meta: &ObjectMeta, keys: &[&str]) -> bool {
+    let owned: Vec<&str> = owned_keys(apply_entry(meta), "/f:metadata/f:annotations").collect();
+    keys.iter().all(|key| owned.contains(key))
+}
+
 /// The fields that our Apply entry owns after writing a target for this policy.
 #[must_use]
 pub fn after_apply(policy_uid: &Uid, options: &Secret, demanded: &Demanded) -> AppliedFields {

@@ -42,14 +42,35 @@ pub struct Target {
     pub layout: Written,
     /// The fields that our Apply entry owns.
     pub applied: AppliedFields,
-    /// There is an Apply entry of ours: we wrote it, whatever its annotations say.
-    pub written: bool,
+    /// Who wrote it, whatever its annotations say.
+    pub author: Author,
     /// Has the label that the watch selects by.
     pub marked: bool,
     /// The owners.
     pub owners: Owners,
     /// Empty in most targets.
     pub more: Option<Box<More>>,
+}
+
+/// Who wrote a Secret, by its managed fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// It has no Apply entry of ours.
+    Others,
+    /// We did, and somebody else has changed an annotation of ours since.
+    Edited,
+    /// We did.
+    Operator,
+}
+
+impl Author {
+    fn read(meta: &ObjectMeta) -> Self {
+        match (has_applied(meta), applied::owns_annotations(meta, &names::TARGET_ANNOTATIONS)) {
+            (false, _) => Self::Others,
+            (true, false) => Self::Edited,
+            (true, true) => Self::Operator,
+        }
+    }
 }
 
 /// The parts that few targets have.
@@ -120,12 +141,18 @@ impl Target {
             token_inputs: fingerprint(&record.token_inputs),
             layout: Written::read(&record.layout),
             applied: AppliedFields::read(meta),
-            written: has_applied(meta),
+            author: Author::read(meta),
             marked: meta::label(meta, names::ROLE) == Some(names::TARGET_ROLE),
             owners: Owners::read(meta),
             more: Some(Box::new(more)),
         };
         Some((record, target))
+    }
+
+    /// Whether we have ever written it.
+    #[must_use]
+    pub fn written(&self) -> bool {
+        self.author != Author::Others
     }
 
     /// Older tokens.
@@ -158,6 +185,12 @@ impl Target {
         let previous = self.previous().iter();
         let previous = previous.map(|entry| (entry.bond.uid, entry.issued, entry.retires, entry.account.as_deref()));
         current.chain(previous).filter(move |(_, _, end, _)| end.time() > now)
+    }
+
+    /// Whether a token is alive that was issued before this instant.
+    #[must_use]
+    pub fn issued_before(&self, at: Time, now: Time) -> bool {
+        self.living(now).any(|(_, issued, ..)| issued.time() < at)
     }
 
     /// Whether a token is alive that is bound to this very Secret, as far as is known here.

@@ -183,7 +183,7 @@ fn a_target_tells_all_that_was_written_into_it() {
         target.layout.follows(&policy.layout, &policy.spec.secret, &policy.demanded, &address())
             && target.layout.tells("a1:0")
     );
-    assert_eq!((target.marked, target.written, target.applied), (true, true, policy.applied));
+    assert_eq!((target.marked, target.written(), target.applied), (true, true, policy.applied));
     assert!(target.owners.fit(&policy));
     assert_eq!(
         (&body["metadata"]["labels"]["team"], &body["metadata"]["annotations"]["note"]),

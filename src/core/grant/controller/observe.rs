@@ -65,7 +65,7 @@ impl Grants {
             }
             return;
         }
-        self.schedule_revocation(id, before, now);
+        self.report_idle_revocation(id, before, now);
         self.register(id, before, now);
         let revoked_anew = {
             let (before, after) = (before.map(PolicyState::head), self.policies.get(id).map(PolicyState::head));
@@ -87,13 +87,30 @@ impl Grants {
         self.release_policy(id);
     }
 
-    /// Reports a revocation to come when somebody asks for it: a mistaken time zone must not look like one that is done.
-    fn schedule_revocation(&mut self, id: u32, before: Option<&PolicyState>, now: Time) {
-        let asked = |state: Option<&PolicyState>| revocation::scheduled(state?.head().revocation.as_ref(), now);
-        let at = asked(self.policies.get(id));
-        if let Some(at) = at.filter(|_| at != asked(before)) {
-            self.report_policy(id, GrantNews::RevocationScheduled(at));
+    /// Reports a revocation that does nothing now, when somebody asks for it.
+    fn report_idle_revocation(&mut self, id: u32, before: Option<&PolicyState>, now: Time) {
+        let asked = |state: Option<&PolicyState>| revocation::instant(state?.head().revocation.as_ref());
+        let at = asked(self.policies.get(id)).filter(|at| Some(*at) != asked(before));
+        let news = at.and_then(|at| self.idle_revocation(at, before.is_some(), &self.grants_of_policy(id), now));
+        if let Some(news) = news {
+            self.report_policy(id, news);
         }
+    }
+
+    /// The news that a revocation does nothing now: a mistaken zone or day must not look like one that is done. An instant
+    /// that was there at the first sight has had its news from the process before.
+    fn idle_revocation(&self, at: Time, anew: bool, grants: &[u32], now: Time) -> Option<GrantNews> {
+        if at > now {
+            return Some(GrantNews::RevocationScheduled(at));
+        }
+        let grants = || grants.iter().filter_map(|id| self.grants.get(*id));
+        let known = anew && grants().all(|grant| self.knows_secrets(self.place(grant).1));
+        let anchors = || grants().flat_map(|grant| self.anchors_of(grant)).filter_map(|id| self.anchors.get(id));
+        let targets = || grants().flat_map(|grant| self.targets_of(grant)).filter_map(|id| self.targets.get(id));
+        let older = || {
+            anchors().any(|anchor| anchor.created.time() < at) || targets().any(|target| target.issued_before(at, now))
+        };
+        (known && !older()).then_some(GrantNews::NothingToRevoke(at))
     }
 
     /// Brings everything that is known of the policy as such up to date.
@@ -276,11 +293,11 @@ impl Grants {
         }
         let asks = self.targets.get(id).and_then(Target::revocation);
         let anew = before.and_then(Target::revocation) != asks;
-        let scheduled = revocation::scheduled(asks, now);
+        let at = revocation::instant(asks);
         if let Some(grant) = after.get().filter(|_| anew) {
             self.revoke_anew(grant, now);
-            if let Some(at) = scheduled {
-                self.report(grant, GrantNews::RevocationScheduled(at));
+            if let Some(news) = at.and_then(|at| self.idle_revocation(at, before.is_some(), &[grant], now)) {
+                self.report(grant, news);
             }
         }
         if let Some(namespace) = namespace {
@@ -417,13 +434,14 @@ impl Grants {
         let Some(link) = self.anchors.link(id).filter(|_| governed && !retiring) else { return };
         let named = self.targets_of(grant).filter_map(|target| self.targets.get(target)).flat_map(Target::bonds);
         let mut named = named.filter(|(bond, ..)| bond.uid == anchor.uid && bond.name == link.name);
-        let token = named.next().map(|(_, token, _)| token).or(self.left.get(&id).map(|left| left.token_id));
+        let token = named.next().map(|(_, token, account)| (token, account.cloned()));
+        let token = token.or(self.left.get(&id).map(|left| (left.token_id, None)));
         let (secret, uid) = (link.name.clone(), anchor.uid);
         drop(named);
-        if let Some(token) = token {
+        if let Some((token, account)) = token {
             let (token_id, cause) = (Some(token), RetireReason::ByHand);
             let retirement =
-                Retirement { secret, uid, version: None, token_id, cause, reason: None, since: now, account: None };
+                Retirement { secret, uid, version: None, token_id, cause, reason: None, since: now, account };
             self.report(owner, GrantNews::Retired(retirement));
         }
     }

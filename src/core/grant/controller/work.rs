@@ -22,7 +22,7 @@ use crate::core::{
     id::{Name, Secs},
     kernel::queue::Lane,
     names,
-    place::secret::{Owners, Target},
+    place::secret::{Author, Owners, Target},
     policy::PolicyState,
     reason::FailureReason,
     request::Request,
@@ -261,6 +261,7 @@ impl Grants {
             name: self.claimed_name(id, grant, home.as_ref()),
             occupant: occupant.and_then(|target| self.placed(target)),
             occupied_by: other.filter(|_| leaver.is_none()).map(|other| self.key(other)),
+            makes_way_for: other.and_then(|other| self.home(other)).filter(|home| Some(home) != wanted),
             leaver: leaver.map(|leaver| self.key(leaver).account),
             succeeded: !grant.selected && home.as_ref().is_some_and(|name| self.is_succeeded(grant, namespace, name)),
             old: old.filter_map(|target| self.placed(target)).collect(),
@@ -279,12 +280,12 @@ impl Grants {
         let policy = self.policies.get(heir.policy).and_then(PolicyState::readable);
         // A policy that cannot be read has let nothing go.
         let gone = self.policies.get(leaver.policy).is_none_or(|state| state.readable().is_some()) && !leaver.selected;
-        let target = self.targets.get(target).filter(|target| target.written && gone);
+        let target = self.targets.get(target).filter(|target| target.written() && gone);
         let Some((policy, target)) = policy.zip(target) else { return false };
         if leaver.policy == heir.policy {
             return target.policy_uid == policy.uid.digest();
         }
-        let let_go = target.owners == Owners { policy: 0, foreign: false };
+        let let_go = target.author == Author::Operator && target.owners == Owners { policy: 0, foreign: false };
         leaver.account == heir.account && let_go && target.applied.data == policy.applied.data
     }
 
@@ -428,7 +429,7 @@ fn counted(view: &View<'_>, decision: &Decision) -> Counted {
     let token = target.and_then(|target| target.token.as_ref()).filter(|_| alive != Some(false));
     let due = target.and_then(|target| view.due(target));
     // Only a Secret that we wrote, and a token that can have been issued by now, says anything about keys in use.
-    let signer = token.filter(|_| target.is_some_and(|target| target.written)).map(|token| token.signer.clone());
+    let signer = token.filter(|_| target.is_some_and(Target::written)).map(|token| token.signer.clone());
     Counted {
         selected: true,
         undecided: false,

@@ -219,6 +219,22 @@ fn an_old_token_keeps_the_name_of_its_account() {
 }
 
 #[test]
+fn an_old_token_that_somebody_revokes_is_told_under_the_name_of_its_account() {
+    let mut crowd = crowd(|_| ());
+    let first = published(&crowd).0;
+    crowd.server.policy("ci", "p", |policy| names(policy, vec!["b".into()]));
+    crowd.settle();
+    crowd.pass(2);
+    crowd.events();
+    let anchor = first.token.as_ref().unwrap().bond.name.to_string();
+    crowd.server.secrets.remove(&("ci".to_owned(), anchor.clone()));
+    crowd.server.tell_secret("ci", &anchor);
+    crowd.settle();
+    let accounts: Vec<_> = crowd.events().into_iter().map(|event| event.grant.account).collect();
+    assert_eq!(accounts, ["a"]);
+}
+
+#[test]
 fn a_renamed_policy_takes_the_secret_up_in_place() {
     for retain in [false, true] {
         for first in [false, true] {
@@ -287,14 +303,48 @@ fn a_secret_that_was_let_go_can_still_be_revoked() {
     }
 }
 
+/// Neither can be had before the other is free. Both tokens are renewed meanwhile, and the failure tells the way out.
+#[test]
+fn policies_that_swap_their_names_keep_their_tokens_and_are_told_the_way_out() {
+    let mut crowd = crowd(|_| ());
+    let wants = |crowd: &mut Crowd, policy: &str, name: &str| {
+        crowd.server.policy("ci", policy, |policy| {
+            names(policy, vec!["a".into()]);
+            policy.spec.secret.name = name.into();
+        });
+        crowd.settle();
+        crowd.pass(5);
+    };
+    wants(&mut crowd, "q", "other");
+    wants(&mut crowd, "p", "other");
+    wants(&mut crowd, "q", SHARED);
+    let policy = |crowd: &Crowd, name: &str| crowd.server.published("ci", name).unwrap().0.policy;
+    let before = crowd.server.mints;
+    crowd.pass(3600);
+    assert_eq!((&*policy(&crowd, SHARED), &*policy(&crowd, "other")), ("p", "q"));
+    assert!(crowd.server.mints > before && lives(&crowd, &published(&crowd).0), "tokens are renewed");
+    let told =
+        crowd.events().into_iter().filter_map(|event| event.what.failure().map(|failure| failure.message.clone()));
+    assert!(told.into_iter().any(|message| message.contains("a third name in between frees both")));
+    wants(&mut crowd, "q", "third");
+    crowd.pass(70);
+    wants(&mut crowd, "q", SHARED);
+    crowd.pass(70);
+    assert_eq!((&*policy(&crowd, SHARED), &*policy(&crowd, "other")), ("q", "p"));
+}
+
 #[test]
 fn what_somebody_else_has_a_hand_in_is_not_taken_up() {
     type Edit = fn(&mut serde_json::Value);
-    let edits: [(&str, Edit); 3] = [
+    let edits: [(&str, Edit); 4] = [
         ("another owner", |meta| {
             meta["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"}]);
         }),
         ("our data are another's", |meta| meta["managedFields"][0]["fieldsV1"]["f:data"] = json!({})),
+        ("an annotation of ours is another's", |meta| {
+            let owned = &mut meta["managedFields"][0]["fieldsV1"]["f:metadata"]["f:annotations"];
+            owned.as_object_mut().unwrap().remove("f:tokenward.dev/expires-at").unwrap();
+        }),
         ("we never wrote it", |meta| meta["managedFields"] = json!([])),
     ];
     for (what, edit) in edits {

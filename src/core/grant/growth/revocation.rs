@@ -77,6 +77,38 @@ fn each_end_of_a_token_is_told_once_with_its_own_cause() {
     assert_eq!(causes.collect::<Vec<_>>(), [overlap, revoked]);
 }
 
+/// Told when somebody asks, and not again by the process that comes next.
+#[test]
+fn an_instant_before_every_token_is_told_once() {
+    type Ask = fn(&mut Crowd, &str);
+    let asks: [Ask; 2] = [
+        |crowd, at| crowd.annotate(crate::core::names::REVOKE_ISSUED_BEFORE, at),
+        |crowd, at| {
+            crowd.server.edit_target(|meta| {
+                meta["annotations"][crate::core::names::REVOKE_ISSUED_BEFORE] = at.into();
+            });
+        },
+    ];
+    for ask in asks {
+        let mut crowd = Crowd::of_one();
+        let day = crate::core::meta::text(crowd.server.now - TimeDelta::days(1));
+        crowd.events();
+        ask(&mut crowd, &day);
+        crowd.settle();
+        let idle = |news: &GrantNews| matches!(news, GrantNews::NothingToRevoke(_));
+        assert_eq!((count(&crowd.events(), idle), crowd.server.mints), (1, 1));
+        crowd.restart();
+        crowd.settle();
+        assert_eq!(count(&crowd.events(), idle), 0);
+        crowd.pass(30);
+        let now = crate::core::meta::text(crowd.server.now);
+        ask(&mut crowd, &now);
+        crowd.settle();
+        crowd.pass(3);
+        assert_eq!((count(&crowd.events(), idle), crowd.server.mints), (0, 2), "the token is older than this one");
+    }
+}
+
 #[test]
 fn a_revocation_that_somebody_asked_for_and_fails_stalls_the_policy_and_spares_the_fresh_token() {
     let mut crowd = Crowd::of_one();
