@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokenward_e2e::operator::apply_overlay;
 use tokenward_e2e::proxy::{Act, Call, Rule};
+use tokenward_e2e::scene::metrics::Scrape;
 use tokenward_e2e::scene::overlay::with_component;
 use tokenward_e2e::scene::{SOON, plane};
 use tokenward_e2e::{ControlPlane, Operator, Options, Proxy, eventually};
@@ -391,9 +392,13 @@ async fn without_its_right_the_rest_works_and_says_what_is_missing() -> Result<(
         let log = operator.log()?;
         let told = log.lines().any(|line| line.contains("cannot list resource") && line.contains("\"kube-system"));
         ensure!(told && log.contains("secrets (bootstrap tokens)"), "{log}");
+        let scrape = Scrape::parse(operator.metrics().await?)?;
+        let failing: Vec<(&str, &str)> =
+            scrape.of("watch_failing").map(|watch| (watch.label("kind"), watch.label("namespace"))).collect();
+        ensure!(failing == [("secrets (bootstrap tokens)", SYSTEM)], "{failing:?}");
         Ok(())
     };
-    eventually(SOON, "the log says what is missing", missing).await?;
+    eventually(SOON, "log and metric say what is missing", missing).await?;
     drop(turn);
     Ok(())
 }

@@ -129,6 +129,12 @@ impl Election {
         self.record.as_ref().and_then(|record| record.holder.as_deref()).unwrap_or_default()
     }
 
+    /// How often the lease has passed to another holder, as the lease itself counts it, if there is one.
+    #[must_use]
+    pub fn transitions(&self) -> Option<i32> {
+        self.record.as_ref().map(|record| record.transitions)
+    }
+
     /// Our own name.
     #[must_use]
     pub fn identity(&self) -> &str {

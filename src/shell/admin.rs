@@ -72,7 +72,7 @@ async fn scraped(State(scrape): State<Scrape>) -> Result<([(&'static str, &'stat
     let refreshed = metrics.clone();
     let grants = refresh(&grants, move |grants, _| refreshed.refresh(grants));
     let refreshed = metrics.clone();
-    let of_bootstrap = move |bootstrap: &Bootstrap, now| refreshed.bootstrap.refresh(bootstrap, now);
+    let of_bootstrap = move |bootstrap: &Bootstrap, now| refreshed.refresh_bootstrap(bootstrap, now);
     let bootstrap = OptionFuture::from(bootstrap.as_ref().map(|bootstrap| refresh(bootstrap, of_bootstrap)));
     // Also without an answer there is something to show.
     let _ = timeout(UP_TO_DATE, join(grants, bootstrap)).await;

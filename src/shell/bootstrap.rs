@@ -57,6 +57,10 @@ pub struct BootstrapHost {
 }
 
 impl Host<Bootstrap> for BootstrapHost {
+    fn decided(&self, count: usize, took: Duration) {
+        self.metrics.decided("bootstrap", count, took);
+    }
+
     /// The controller counts by itself what its answers bring.
     fn answered(&self, _: &Outcome) {}
 
@@ -95,6 +99,7 @@ impl Host<Bootstrap> for BootstrapHost {
 pub fn watch(
     tasks: &mut JoinSet<()>,
     client: &Client,
+    metrics: &Arc<Metrics>,
     signs: bool,
     mut needed: watch::Receiver<bool>,
     inputs: &mpsc::Sender<Input<Bootstrap>>,
@@ -104,7 +109,7 @@ pub fn watch(
         number: 0,
         scope: scope.map(Into::into),
         inputs: inputs.clone(),
-        metrics: None,
+        metrics: scope.map(|_| metrics.clone()),
         absent_pause: scope.is_none().then_some(LOOK_AGAIN),
     };
     tasks.spawn(watch(POLICIES, None).follow(

@@ -1,6 +1,6 @@
 //! Leadership, by a Lease in the API server: one process leads and writes, the others watch and stand by.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::SecondsFormat;
 use futures::future::pending;
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{api::Api, leadership::Leadership};
+use super::{api::Api, leadership::Leadership, metrics::Metrics};
 use crate::core::{
     lease::{Election, LEASE, LeaseRecord, LeaseStep, RENEW_DEADLINE, RETRY},
     request::{self, Accept, Refusal, Request, Verb},
@@ -37,6 +37,7 @@ pub struct Lost(String);
 /// Takes part in the election.
 pub struct Candidate {
     api: Api,
+    metrics: Arc<Metrics>,
     namespace: String,
     start: Instant,
     election: Election,
@@ -54,11 +55,12 @@ pub struct Candidate {
 impl Candidate {
     /// A candidate under the name of this pod and a random suffix, as two processes of one name would both lead.
     #[must_use]
-    pub fn new(api: Api, config: &Config) -> (Self, Leadership) {
+    pub fn new(api: Api, config: &Config, metrics: Arc<Metrics>) -> (Self, Leadership) {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| NAME.into());
         let (until, leadership) = watch::channel(None);
         let candidate = Self {
             api: api.within(CALL),
+            metrics,
             namespace: namespace(config),
             start: Instant::now(),
             election: Election::new(&format!("{host}_{:016x}", rand::rng().random::<u64>())),
@@ -186,6 +188,7 @@ impl Candidate {
     fn publish(&mut self) -> Result<(), Lost> {
         let until = self.until();
         let (lease, holder) = (format!("{}/{NAME}", self.namespace), self.election.holder());
+        self.metrics.lease_transitions(self.election.transitions());
         if self.until.send_replace(until).is_some() && until.is_none() {
             return Err(Lost(format!("Lease {lease} is held by {holder:?}")));
         }

@@ -6,7 +6,11 @@ mod policies;
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -14,15 +18,19 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use strum::IntoEnumIterator as _;
 
 use crate::core::{
+    Time,
     address::KnownAddress,
+    bootstrap::controller::Bootstrap,
     grant::{
         Retirement,
         controller::Grants,
         event::{GrantNews, Replaced},
     },
     kernel::{controller::Outcome, store::Scope},
+    reason::{FailureReason, IssueReason},
 };
 use bootstrap::BootstrapMetrics;
 pub use calls::Calls;
@@ -39,6 +47,9 @@ const OTHER: &str = "Other";
 const LATENESS: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
 /// Shares of a token's life; renewal begins at 0.05 to 0.85 of it.
 const REMAINING: [f64; 9] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
+
+/// One decision is a few microseconds of arithmetic; a tenth of a second would be a defect.
+const DECISION: [f64; 6] = [0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0];
 
 /// The reason of something.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +79,21 @@ struct AddressLabels {
     server: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ControllerLabel {
+    controller: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueLabel {
+    queue: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VersionLabel {
+    version: &'static str,
+}
+
 type ByReason = Family<ReasonLabel, Counter>;
 type ByReasonState = Family<ReasonLabel, Gauge>;
 type Seconds = Gauge<f64, AtomicU64>;
@@ -90,7 +116,11 @@ pub struct Metrics {
     pub events_dropped: Counter,
     /// Calls to the API server.
     pub calls: Calls,
+    build: Family<VersionLabel, Gauge>,
     leader: Gauge,
+    lease_transitions: Counter,
+    queue: Family<QueueLabel, Gauge>,
+    decisions: Family<ControllerLabel, Histogram, fn() -> Histogram>,
     held: Gauge,
     anchors: Gauge,
     tokens: Family<KeyLabel, Gauge>,
@@ -121,7 +151,11 @@ impl Default for Metrics {
             remaining: Histogram::new(REMAINING),
             events_dropped: Counter::default(),
             calls: Calls::default(),
+            build: Family::default(),
             leader: Gauge::default(),
+            lease_transitions: Counter::default(),
+            queue: Family::default(),
+            decisions: Family::new_with_constructor(|| Histogram::new(DECISION)),
             held: Gauge::default(),
             anchors: Gauge::default(),
             tokens: Family::default(),
@@ -136,6 +170,7 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
+        metrics.begin();
         Self { registry, ..metrics }
     }
 }
@@ -156,8 +191,15 @@ impl Metrics {
         registry.register("remaining_life_at_publication_ratio", help, self.remaining.clone());
         registry.register("events_dropped", "Events that were not published", self.events_dropped.clone());
         let help = "Calls to the API server, by verb and HTTP status, which is 0 without an answer";
-        registry.register("api_requests", help, self.calls.0.clone());
+        registry.register("api_requests", help, self.calls.count.clone());
+        let help = "From a call to the API server to the head of its answer, by verb";
+        registry.register("api_request_duration_seconds", help, self.calls.duration.clone());
+        registry.register("build_info", "1 for the version of this program", self.build.clone());
         registry.register("leader", "1 while this process acts, 0 while it stands by", self.leader.clone());
+        let help = "How often the lease has passed to another process, by its own count";
+        registry.register("lease_transitions", help, self.lease_transitions.clone());
+        registry.register("queue_length", "Objects whose turn has come and that wait for a slot", self.queue.clone());
+        registry.register("decision_duration_seconds", "From a due object to the next call", self.decisions.clone());
         registry.register("tokens_held", "Tokens issued and not yet published", self.held.clone());
         registry.register("anchors", "Anchors there are", self.anchors.clone());
         registry.register("tokens", "Published tokens, by the key that signed them", self.tokens.clone());
@@ -174,6 +216,31 @@ impl Metrics {
         let help = "1 while a better source of that address is not usable, or its source does not tell";
         registry.register("cluster_address_contested", help, self.address_contested.clone());
         registry.register_collector(Box::new(self.policies.clone()));
+    }
+
+    /// Alerts ask how these grow, and the first growth of a series that was not there before cannot be seen.
+    fn begin(&self) {
+        self.build.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let failures = FailureReason::iter().map(|reason| (&self.failures, reason.into_str()));
+        let dropped = [IssueReason::SigningKeyGone, IssueReason::IssuerChanged];
+        let dropped = dropped.map(|reason| (&self.published, reason.into_str()));
+        for (family, reason) in failures.chain(dropped) {
+            drop(family.get_or_create(&ReasonLabel { reason: reason.to_owned() }));
+        }
+    }
+
+    /// Counts decisions, and the mean time of those that were made together.
+    pub fn decided(&self, controller: &'static str, count: usize, took: Duration) {
+        let decisions = self.decisions.get_or_create(&ControllerLabel { controller });
+        let each = took.div_f64(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        (0..count).for_each(|_| decisions.observe(each.as_secs_f64()));
+    }
+
+    /// Takes over the count of the lease; one that is not there tells none.
+    pub fn lease_transitions(&self, count: Option<i32>) {
+        if let Some(count) = count.and_then(|count| count.try_into().ok()) {
+            self.lease_transitions.inner().store(count, Ordering::Relaxed);
+        }
     }
 
     /// Counts what an answer brought.
@@ -271,6 +338,15 @@ impl Metrics {
         self.anchors.set(gauge(grants.anchor_count()));
         self.tokens_by_key(grants.tokens_by_key().map(|(key, count)| (key, gauge(count))).collect());
         self.policies.refresh(grants.statuses());
+        for (queue, length) in grants.queue_lengths() {
+            self.queue.get_or_create(&QueueLabel { queue }).set(gauge(length));
+        }
+    }
+
+    /// The same for bootstrap tokens.
+    pub fn refresh_bootstrap(&self, bootstrap: &Bootstrap, now: Time) {
+        self.queue.get_or_create(&QueueLabel { queue: "bootstrap_tokens" }).set(gauge(bootstrap.queue_length()));
+        self.bootstrap.refresh(bootstrap, now);
     }
 
     /// A key that has signed no token any more has no series. Of too many keys those with the fewest tokens are one.

@@ -136,13 +136,13 @@ async fn serve(
 }
 
 /// The candidate of the election, if there is one, and the client that writes only while that leads.
-fn apis(config: &Config, metrics: &Metrics, settings: &Settings) -> Result<(Option<Candidate>, Api), kube::Error> {
+fn apis(config: &Config, metrics: &Arc<Metrics>, settings: &Settings) -> Result<(Option<Candidate>, Api), kube::Error> {
     let clock = Arc::default();
     let new = || Api::new(config.clone(), Arc::clone(&clock), &metrics.calls);
     if !settings.leader_elect {
         return Ok((None, new()?));
     }
-    let (candidate, leadership) = Candidate::new(new()?, config);
+    let (candidate, leadership) = Candidate::new(new()?, config, metrics.clone());
     Ok((Some(candidate), new()?.led_by(leadership)))
 }
 
@@ -279,7 +279,7 @@ impl Operator<'_> {
         let (cleaner, signs) = (self.settings.bootstrap_token_cleaner, self.settings.bootstrap_signer);
         let client = api::client(self.config.clone(), &self.metrics.calls)?;
         let (sender, needed) = watch::channel(false);
-        bootstrap::watch(tasks, &client, signs, needed, &inputs);
+        bootstrap::watch(tasks, &client, &self.metrics, signs, needed, &inputs);
         let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
         let host = BootstrapHost { metrics, reporter, needed: sender };
         let bootstrap = Bootstrap::new(cleaner, signs, rand::rng().random());
@@ -303,6 +303,10 @@ struct GrantHost {
 }
 
 impl Host<Grants> for GrantHost {
+    fn decided(&self, count: usize, took: Duration) {
+        self.metrics.decided("grants", count, took);
+    }
+
     fn answered(&self, outcome: &Outcome) {
         self.metrics.answered(outcome);
     }

@@ -44,6 +44,8 @@ pub enum Input<C: Controller> {
 
 /// The outside of a controller.
 pub trait Host<C: Controller>: Send {
+    /// So many decisions took so long.
+    fn decided(&self, _count: usize, _took: Duration) {}
     /// Counts an answer.
     fn answered(&self, outcome: &Outcome);
     /// Tells people.
@@ -149,7 +151,7 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
     /// Starts due calls and writes of statuses.
     fn act(&mut self, mut decisions: usize, now: Time) {
         while self.calls.len() < self.slots
-            && let Some((ticket, request)) = self.controller.take(&mut decisions, now)
+            && let Some((ticket, request)) = self.take(&mut decisions, now)
         {
             self.calls.spawn(send(self.api.clone(), ticket, request));
         }
@@ -158,6 +160,16 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
         {
             self.statuses.spawn(send(self.api.clone(), ticket, request));
         }
+    }
+
+    /// The next call, and the time that it took to decide on it.
+    fn take(&mut self, decisions: &mut usize, now: Time) -> Option<(u32, Request)> {
+        let (begun, left) = (Instant::now(), *decisions);
+        let call = self.controller.take(decisions, now);
+        if *decisions < left {
+            self.host.decided(left - *decisions, begun.elapsed());
+        }
+        call
     }
 
     /// News that a standby sees is the leader's doing, and the leader tells it.

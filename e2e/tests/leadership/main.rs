@@ -223,6 +223,8 @@ async fn one_acts_and_the_other_takes_over_when_it_is_killed() -> Result<()> {
     pair.a().kill9()?;
     let second = scene.target(TARGET).await?;
     let third = pair.rotated("2").await?;
+    let passed = |scrape: &Scrape| scrape.value("lease_transitions_total", &[]);
+    assert_eq!(passed(&Scrape::parse(pair.b.metrics().await?)?), passed(&a).map(|before| before + 1.0));
     pair.leads("b").await?;
     scene.fence("after").await?;
     for token in [&first, &second, &third] {

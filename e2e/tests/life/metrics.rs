@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tokenward_e2e::scene::metrics::Scrape;
 use tokenward_e2e::scene::{SOON, Scene, spec};
-use tokenward_e2e::{Act, Call, Rule, eventually};
+use tokenward_e2e::{Act, Call, Options, Rule, eventually};
 
 const LIFE_LEFT: &str = "remaining_life_at_publication_ratio";
 const LATENESS: &str = "rotation_lateness_seconds";
@@ -31,8 +31,10 @@ async fn every_scraper_gets_the_text_format_under_its_name() -> Result<()> {
 async fn a_story_is_counted() -> Result<()> {
     let scene = Scene::start("counted").await?;
     scene.story().await?;
+    let version = env!("CARGO_PKG_VERSION");
     for (name, labels, value) in [
-        ("tokens_minted_total", &[][..], 3.0),
+        ("build_info", &[("version", version)][..], 1.0),
+        ("tokens_minted_total", &[], 3.0),
         ("tokens_published_total", &[("reason", "FirstIssue")], 1.0),
         ("tokens_published_total", &[("reason", "RotationRequested")], 1.0),
         ("tokens_published_total", &[("reason", "AnchorDeleted")], 1.0),
@@ -75,6 +77,7 @@ async fn each_policy_tells_its_accounts_conditions_and_times() -> Result<()> {
     for (policy, kind, value) in [("p", "Ready", 1.0), ("failing", "Ready", 0.0), ("failing", "Stalled", 1.0)] {
         scene.counts("policy_condition", &of(policy, &[("type", kind)]), value).await?;
     }
+    scene.counts("policy_failing_accounts", &of("failing", &[("reason", "AccountNotFound")]), 1.0).await?;
     // A condition that is not there is not true.
     let stalled = scene.scrape().await?.value("policy_condition", &of("p", &[("type", "Stalled")]));
     assert!(stalled.is_none_or(|value| value == 0.0), "{stalled:?}");
@@ -122,6 +125,20 @@ async fn a_token_that_cannot_be_published_is_counted_as_held() -> Result<()> {
     scene.ready("p").await?;
     scene.counts("tokens_held", &[], 0.0).await?;
     scene.counts("tokens_minted_total", &[], 1.0).await
+}
+
+#[tokio::test]
+async fn those_that_wait_for_a_slot_are_counted() -> Result<()> {
+    let options = Options { args: vec!["--concurrency=1".to_owned()], ..Options::default() };
+    let scene = Scene::start_with("waiting", options).await?;
+    let held = scene.proxy.add(Rule::before(Call::is_mint, Act::Hold));
+    scene.many(3, "many").await?;
+    scene.policy("p", &json!({"serviceAccounts": {"selector": {"matchLabels": {"e2e": "many"}}}})).await?;
+    held.reached().await?;
+    scene.counts("queue_length", &[("queue", "grants")], 2.0).await?;
+    held.release();
+    scene.ready("p").await?;
+    scene.counts("queue_length", &[("queue", "grants")], 0.0).await
 }
 
 #[tokio::test]
@@ -222,6 +239,9 @@ async fn calls_are_counted_by_verb_and_code() -> Result<()> {
             ensure!((told - seen).abs() < 0.5 && seen > 0.0, "{status}: {told} told, {seen} seen");
         }
         ensure!(scrape.of("api_requests_total").all(|sample| !sample.label("verb").is_empty()), "{}", scrape.text);
+        let timed: f64 = scrape.of("api_request_duration_seconds_count").map(|sample| sample.value).sum();
+        let counted: f64 = scrape.of("api_requests_total").map(|sample| sample.value).sum();
+        ensure!((timed - counted).abs() < 0.5, "{timed} calls were timed, {counted} counted");
         Ok(())
     };
     eventually(SOON, "operator and proxy agree", agree).await?;

@@ -199,6 +199,12 @@ impl Bootstrap {
         counts
     }
 
+    /// Tokens that wait to be judged.
+    #[must_use]
+    pub fn queue_length(&self) -> usize {
+        self.queue.ready_count()
+    }
+
     /// All tokens by name.
     fn known(&self) -> impl Iterator<Item = (Key, &BootstrapToken)> {
         let mut known: Vec<_> = self.tokens.iter().filter_map(|(_, token, link)| Some((&link.name, token?))).collect();
@@ -624,8 +630,11 @@ impl Controller for Bootstrap {
             if let Some(call) = self.pending.pop_front() {
                 return Some(call);
             }
-            *decisions = decisions.checked_sub(1)?;
+            if *decisions == 0 {
+                return None;
+            }
             let (id, _) = self.queue.take()?;
+            *decisions -= 1;
             self.judge(id, now);
         }
     }

@@ -392,6 +392,12 @@ impl Grants {
         self.held.len()
     }
 
+    /// Grants that wait for a decision, and policies that wait for the write of their status.
+    #[must_use]
+    pub fn queue_lengths(&self) -> [(&'static str, usize); 2] {
+        [("grants", self.queue.ready_count()), ("statuses", self.outbox.ready_count())]
+    }
+
     /// Anchors there are.
     #[must_use]
     pub fn anchor_count(&self) -> usize {

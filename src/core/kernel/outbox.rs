@@ -138,10 +138,16 @@ impl<K: Copy + Ord + Hash> Outbox<K> {
         self.queue.len()
     }
 
+    /// Objects whose status may be written now.
+    #[must_use]
+    pub fn ready_count(&self) -> usize {
+        self.queue.ready_count()
+    }
+
     /// When [`Outbox::take`] has something to give, if a write may begin.
     #[must_use]
     pub fn next_wake(&self, most: usize, now: Time) -> Option<Time> {
-        let ready = (self.queue.ready_count() > 0 && self.in_flight < most).then_some(now);
+        let ready = (self.ready_count() > 0 && self.in_flight < most).then_some(now);
         ready.into_iter().chain(self.queue.next_wake()).min()
     }
 }

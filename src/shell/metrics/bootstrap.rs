@@ -45,7 +45,10 @@ impl BootstrapMetrics {
         registry.register("bootstrap_signings", help, Family::clone(&signings));
         let help = "1 while signing stands still, as somebody else keeps changing the signatures";
         registry.register("bootstrap_signer_contested", help, contested.clone());
-        Self { states, deletions, capped, signings, contested }
+        let metrics = Self { states, deletions, capped, signings, contested };
+        // How this grows is asked for, and the first growth of a series that was not there before cannot be seen.
+        drop(metrics.deletions.get_or_create(&OutcomeLabel { outcome: "failed" }));
+        metrics
     }
 
     /// Counts the end of a call.

@@ -1,13 +1,16 @@
-//! Counts calls to the API server, by verb and answer: a layer around each client. What kube retries by itself, lists and
+//! Counts calls to the API server, by verb and answer, and times them: a layer around each client. What kube retries by itself, lists and
 //! watches only, counts once.
 
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Instant,
+};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{Method, Request, Response};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
 use tower::{Layer, Service};
 
@@ -19,9 +22,28 @@ pub struct CallLabels {
     code: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VerbLabel {
+    verb: &'static str,
+}
+
+/// From an answer out of the API server's cache to the 10 s after which a call is given up, in seconds.
+const DURATIONS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
 /// Calls so far.
-#[derive(Clone, Debug, Default)]
-pub struct Calls(pub Family<CallLabels, Counter>);
+#[derive(Clone, Debug)]
+pub struct Calls {
+    /// How many.
+    pub count: Family<CallLabels, Counter>,
+    /// How long the head of the answer took; that of a watch comes when it begins.
+    pub duration: Family<VerbLabel, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self { count: Family::default(), duration: Family::new_with_constructor(|| Histogram::new(DURATIONS)) }
+    }
+}
 
 /// A client whose calls are counted.
 #[derive(Clone, Debug)]
@@ -53,9 +75,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (verb, calls) = (verb(request.method(), request.uri().query()), self.calls.clone());
+        let begun = Instant::now();
         let answered = self.inner.call(request).inspect(move |answer| {
             let code = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
-            calls.0.get_or_create(&CallLabels { verb, code }).inc();
+            calls.count.get_or_create(&CallLabels { verb, code }).inc();
+            calls.duration.get_or_create(&VerbLabel { verb }).observe(begun.elapsed().as_secs_f64());
         });
         answered.boxed()
     }

@@ -1,6 +1,7 @@
 //! Metrics of every policy: gauges that are taken from its status, and vanish with it.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -35,12 +36,13 @@ struct Sample {
     value: i64,
 }
 
-const SERIES: [(&str, &str); 5] = [
+const SERIES: [(&str, &str); 6] = [
     ("policy_accounts", "Accounts of a policy: all, with a valid token, and failing"),
     ("policy_condition", "Conditions of a policy: 1 while true, 0 while false"),
     ("policy_granted_lifetime_seconds", "Lifetime that the API server granted, the shortest where they differ"),
     ("policy_earliest_expiration_timestamp_seconds", "When the first token of a policy expires"),
     ("policy_next_rotation_timestamp_seconds", "When the next token of a policy is replaced"),
+    ("policy_failing_accounts", "Accounts of a policy that fail and that its status names, by reason"),
 ];
 
 impl Policies {
@@ -67,7 +69,12 @@ fn samples(status: &TokenPolicyStatus) -> Vec<Sample> {
     let instant = |text: &Option<String>| text.as_deref().and_then(meta::time).map(|time| time.timestamp());
     let times = [(2, granted), (3, instant(&status.earliest_expiration)), (4, instant(&status.next_rotation))];
     let times = times.into_iter().filter_map(|(series, value)| Some((series, None, value?)));
-    let all = accounts.into_iter().chain(conditions).chain(times);
+    let mut reasons: BTreeMap<&str, i64> = BTreeMap::new();
+    for failure in &status.failures {
+        *reasons.entry(&failure.reason).or_default() += 1;
+    }
+    let failing = reasons.into_iter().map(|(reason, count)| (5, Some(("reason", reason.to_owned())), count));
+    let all = accounts.into_iter().chain(conditions).chain(times).chain(failing);
     all.map(|(series, label, value)| Sample { series, label, value }).collect()
 }
 

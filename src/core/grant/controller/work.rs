@@ -98,8 +98,11 @@ impl Grants {
             if let Some(call) = self.pending.pop_front() {
                 return Some(call);
             }
-            *decisions = decisions.checked_sub(1)?;
+            if *decisions == 0 {
+                return None;
+            }
             let (id, lane) = self.queue.take()?;
+            *decisions -= 1;
             self.decide(id, lane, now);
             self.forget_empty(id, now);
         }
