@@ -15,6 +15,7 @@ mod pki;
 pub mod poll;
 mod ports;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod scene;
 

@@ -42,6 +42,21 @@ pub fn blocks<'a>(page: &'a str, language: &str) -> impl Iterator<Item = &'a str
     page.split("\n```").filter_map(move |block| block.strip_prefix(&opening))
 }
 
+/// Whether a link can lead to a heading of this page by this name.
+#[must_use]
+pub fn has_heading(page: &str, wanted: &str) -> bool {
+    let heading = |line: &str| line.trim_start_matches('#').strip_prefix(' ').map(slug);
+    page.lines().filter(|line| line.starts_with('#')).filter_map(heading).any(|heading| heading == wanted)
+}
+
+/// The name by which a link leads to a heading.
+#[must_use]
+pub fn slug(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
 /// The YAML blocks of a page that hold a `TokenPolicy`.
 pub fn manifests(page: &str) -> impl Iterator<Item = &str> {
     blocks(page, "yaml").filter(|block| block.lines().any(|line| line == "kind: TokenPolicy"))

@@ -1,4 +1,4 @@
-//! etcd, Kubernetes' own programs and promtool: found in `KUBEBUILDER_ASSETS`, or built once
+//! etcd, Kubernetes' own programs and Prometheus': found in `KUBEBUILDER_ASSETS`, or built once
 //! with Go.
 
 use crate::process::tail;
@@ -22,6 +22,11 @@ struct Tool {
 impl Tool {
     const fn new(name: &'static str, package: &'static str, module: &'static str) -> Self {
         Self { name, package, module, tags: "" }
+    }
+
+    /// Without service discovery, which would bring the clients of all clouds.
+    const fn of_prometheus(name: &'static str, package: &'static str) -> Self {
+        Self { tags: "remove_all_sd", ..Self::new(name, package, "github.com/prometheus/prometheus") }
     }
 }
 
@@ -50,15 +55,14 @@ const NODE: Module = Module {
         Tool::new("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", KUBERNETES),
     ],
 };
-/// Without service discovery, which would bring the clients of all clouds.
 const PROMTOOL: Module = Module {
     folder: "e2e/promtool",
-    tools: &[Tool {
-        name: "promtool",
-        package: "github.com/prometheus/prometheus/cmd/promtool",
-        module: "github.com/prometheus/prometheus",
-        tags: "remove_all_sd",
-    }],
+    tools: &[Tool::of_prometheus("promtool", "github.com/prometheus/prometheus/cmd/promtool")],
+};
+/// From the same module; only a test that scrapes needs it.
+const PROMETHEUS: Module = Module {
+    folder: "e2e/promtool",
+    tools: &[Tool::of_prometheus("prometheus", "github.com/prometheus/prometheus/cmd/prometheus")],
 };
 
 /// Where the programs of a control plane are.
@@ -97,6 +101,14 @@ impl Binaries {
 /// When Go cannot build it; the message says what to do.
 pub fn promtool() -> Result<PathBuf> {
     programs(PROMTOOL)?.remove("promtool").context("promtool is not one of ours")
+}
+
+/// Finds the Prometheus server, as [`promtool`] does. It has no web interface, which is built with Node.js.
+///
+/// # Errors
+/// As there.
+pub fn prometheus() -> Result<PathBuf> {
+    programs(PROMETHEUS)?.remove("prometheus").context("prometheus is not one of ours")
 }
 
 fn programs(module: Module) -> Result<BTreeMap<&'static str, PathBuf>> {
@@ -291,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_shipped_modules_pin_every_tool() {
-        for module in [CONTROL_PLANE, NODE, PROMTOOL] {
+        for module in [CONTROL_PLANE, NODE, PROMTOOL, PROMETHEUS] {
             let place = Place::new(module).unwrap();
             assert!(module.tools.iter().all(|tool| place.stamp(tool).is_ok()), "{}", module.folder);
         }

@@ -197,7 +197,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When a process cannot be ended.
-    pub async fn stop(self) -> Result<()> {
+    pub async fn stop(&self) -> Result<()> {
         for component in Component::ALL.into_iter().rev() {
             self.stop_component(component).await?;
         }

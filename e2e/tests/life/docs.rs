@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tokenward_e2e::pages::{FORMATS, apply, consumers, documents, files, manifests, read};
+use tokenward_e2e::pages::{FORMATS, apply, consumers, documents, files, has_heading, manifests, read};
 use tokenward_e2e::scene::{Scene, limits, plane};
 use tokenward_e2e::workspace_dir;
 
@@ -89,21 +89,6 @@ fn each_attack_and_each_question_is_answered_by_tests_that_exist() -> Result<()>
     Ok(())
 }
 
-/// What a link to a heading calls it.
-fn slug(heading: &str) -> String {
-    let kept = heading.trim().to_lowercase();
-    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-}
-
-fn has_heading(page: &Path, wanted: &str) -> Result<bool> {
-    let text = fs::read_to_string(page)?;
-    let headings = text
-        .lines()
-        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
-    Ok(headings.map(slug).any(|heading| heading == wanted))
-}
-
 #[test]
 fn each_link_leads_somewhere() -> Result<()> {
     for page in pages()? {
@@ -113,7 +98,11 @@ fn each_link_leads_somewhere() -> Result<()> {
             let (path, heading) = link.split_once('#').unwrap_or((link, ""));
             let to = if path.is_empty() { page.clone() } else { page.parent().context("no folder")?.join(path) };
             ensure!(to.exists(), "{} links to {link}, which is not there", page.display());
-            ensure!(heading.is_empty() || has_heading(&to, heading)?, "{}: no heading for {link}", page.display());
+            ensure!(
+                heading.is_empty() || has_heading(&fs::read_to_string(&to)?, heading),
+                "{}: no heading for {link}",
+                page.display()
+            );
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::granted::{Right, granted};
 use crate::used::equal;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -82,10 +82,7 @@ impl Shape {
     /// Ends the operators and the control plane.
     pub async fn stop(self) -> Result<()> {
         drop(self.scenes);
-        for component in [Component::ControllerManager, Component::ApiServer, Component::Etcd] {
-            self.plane.stop_component(component).await.with_context(|| format!("{component:?}"))?;
-        }
-        Ok(())
+        self.plane.stop().await
     }
 }
 
