@@ -107,7 +107,7 @@ fn metrics(text: &str) -> BTreeSet<&str> {
 #[test]
 fn each_metric_that_is_asked_for_is_documented() -> Result<()> {
     let reference = read("docs/reference.md")?;
-    for file in [ALERTS, "docs/runbooks.md"] {
+    for file in [ALERTS, "monitoring/dashboard.json", "docs/runbooks.md"] {
         let asked = read(file)?;
         let missing: Vec<&str> =
             metrics(&asked).into_iter().filter(|name| !reference.contains(&format!("| `{name}` |"))).collect();
