@@ -480,11 +480,11 @@ async fn wrong_settings_end_with_code_2_and_one_line_that_says_what_is_right() -
     let none: &[(&str, &str)] = &[];
     let cases = [
         (&["--namespace=UPPER"] as &[&str], none, "lower-case letters"),
-        (&["--concurrency=0"], none, "1..=256"),
+        (&["--concurrency=0"], none, "a number from 1 to 256"),
         (&["--cluster-server=http://x"], none, "https URL"),
         (&["--log-format=xml"], none, "json"),
         (&["--no-such-flag"], none, "--no-such-flag"),
-        (&[], &[("TOKENWARD_CONCURRENCY", "many")], "--concurrency"),
+        (&[], &[("TOKENWARD_CONCURRENCY", "many")], "a number from 1 to 256"),
         (&[], &[("TOKENWARD_NAMESPACE", "a,B")], "lower-case letters"),
     ];
     for (n, (args, env, advice)) in cases.into_iter().enumerate() {
