@@ -8,7 +8,10 @@ use clap::{
     builder::{BoolishValueParser, PossibleValue},
 };
 
-use crate::core::{address::check_server, bootstrap::Cleaner, names};
+use crate::{
+    api::{foreign, server::check_server},
+    core::{bootstrap::Cleaner, names},
+};
 
 /// Keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
 #[derive(Debug, Parser)]
@@ -113,23 +116,24 @@ fn namespace(text: &str) -> Result<String, String> {
     }
 }
 
-/// A label, within the rules of Kubernetes, that is nobody's mark of ownership.
+/// A label, within the rules of Kubernetes, on which nobody acts.
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write key=value, as in team=platform")?;
-    if key.starts_with("tokenward.dev/") || key == names::MANAGED_BY {
-        return Err(format!("the operator itself sets {key}; choose another key"));
-    }
+    foreign::check_key(key)
+        .map_err(|why| format!("the key {key:?} is not for every Secret: {why}; choose another key"))?;
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     if !is_qualified(name) || prefix.is_some_and(|prefix| !names::is_object_name(prefix)) {
         return Err(format!(
-            "the key {key} must be at most 63 letters, digits, '-', '_' and '.', after an optional DNS name and '/'"
+            "the key {key:?} must be at most 63 {QUALIFIED}, after a DNS name and '/' if it has a prefix"
         ));
     }
     if !value.is_empty() && !is_qualified(value) {
-        return Err(format!("the value {value} of {key} must be at most 63 letters, digits, '-', '_' and '.'"));
+        return Err(format!("the value {value:?} of {key:?} must be nothing, or at most 63 {QUALIFIED}"));
     }
     Ok((key.into(), value.into()))
 }
+
+const QUALIFIED: &str = "letters, digits, '-', '_' and '.', with a letter or digit at both ends";
 
 fn is_qualified(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -210,14 +214,25 @@ mod tests {
             ("--cluster-ca-file=/ca.crt", "required arguments were not provided"),
             ("--bootstrap-token-cleaner=delete", "invalid value 'delete'"),
             ("--secret-labels=team", "write key=value"),
-            ("--secret-labels=tokenward.dev/role=target", "the operator itself sets tokenward.dev/role"),
+            (
+                "--secret-labels=tokenward.dev/role=target",
+                "the operator keeps its own record there; choose another key",
+            ),
             (
                 "--secret-labels=app.kubernetes.io/managed-by=me",
-                "the operator itself sets app.kubernetes.io/managed-by",
+                r#""app.kubernetes.io/managed-by" is not for every Secret: the operator sets it itself"#,
             ),
-            ("--secret-labels=-team=a", "the key -team must be at most 63"),
-            ("--secret-labels=A.example/team=a", "the key A.example/team must be"),
-            ("--secret-labels=a=b,team=a b", "the value a b of team must be at most 63"),
+            ("--secret-labels=argocd.argoproj.io/secret-type=cluster", "Argo CD acts on such keys"),
+            ("--secret-labels=istio/multiCluster=true", "Istio acts on such keys"),
+            ("--secret-labels=helm.sh/x=y", "a controller deletes Secrets with such keys"),
+            ("--secret-labels=kubernetes.io/x=y", "Kubernetes and kubectl act on such keys"),
+            ("--secret-labels=-team=a", r#"the key "-team" must be at most 63"#),
+            ("--secret-labels=a-=a", "with a letter or digit at both ends, after a DNS name"),
+            ("--secret-labels==b", r#"the key "" must be"#),
+            ("--secret-labels=a..b/c=d", r#"the key "a..b/c" must be"#),
+            ("--secret-labels=A.example/team=a", r#"the key "A.example/team" must be"#),
+            ("--secret-labels=a=b,team=a b", r#"the value "a b" of "team" must be nothing, or at most 63"#),
+            ("--secret-labels=a=-b", "with a letter or digit at both ends"),
         ] {
             let error = parse(&[arg]).unwrap_err();
             assert!(error.lines().next().is_some_and(|line| line.contains(hint)), "{arg}: {error}");

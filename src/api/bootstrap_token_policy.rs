@@ -79,7 +79,7 @@ pub struct BootstrapTokenPolicySpec {
     /// The extra groups that tokens may give; a token with another one is a finding. Without this field any is
     /// allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), extend("items" = schema::text(320, &schema::matches("^system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]$", GROUP))))]
+    #[schemars(length(max = 64), extend("items" = schema::text(277, GROUP)))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub allowed_groups: Option<Vec<String>>,
     /// Labels of Secrets that are exempt from maxAge. Expired ones are deleted all the same.
@@ -88,7 +88,10 @@ pub struct BootstrapTokenPolicySpec {
     pub keep: Option<LabelSelector>,
 }
 
-const GROUP: &str = "write a group like system:bootstrappers:workers: that prefix, then lower-case letters, digits, ':' and '-', with a letter or digit at the end";
+const GROUP: schema::Form = (
+    "system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]",
+    "write a group like system:bootstrappers:workers: that prefix, then lower-case letters, digits, ':' and '-', with a letter or digit at the end",
+);
 
 /// Whether a policy writes.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use chrono::TimeDelta;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::schema::ceiling;
+
 /// The grammar as a CEL rule, because a `pattern` that fails cannot say what to write instead.
 const RULE: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')";
 /// The syntax.
@@ -123,10 +125,10 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // The length bound keeps the cost of the CEL rules over durations small.
+        // Four parts are 28 characters.
         json_schema!({
             "type": "string",
-            "maxLength": 28,
+            "maxLength": ceiling(28),
             "x-kubernetes-validations": [{ "rule": RULE, "message": HINT }],
         })
     }

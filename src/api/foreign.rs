@@ -35,6 +35,8 @@ const ACTING: [(&str, &[&str]); 5] = [
             "kro.run",
             "configsync.gke.io",
             "configmanagement.gke.io",
+            "kluctl.io",
+            "tanka.dev",
         ],
     ),
     (
@@ -54,13 +56,27 @@ const ACTING: [(&str, &[&str]); 5] = [
 ];
 
 /// Owners whose keys come with their own format, while nothing of ours is of their types.
-const OF_FORMATS: [&str; 2] = ["argoproj.io", "istio.io"];
+const OF_FORMATS: [(&str, &str); 2] = [("argoproj.io", "Argo CD acts on such keys"), ("istio.io", ISTIO)];
+const ISTIO: &str = "Istio acts on such keys";
 
 /// The type under these domains on which nobody acts. The API server demands a user name or a password of it.
 pub const BASIC_AUTH: &str = "kubernetes.io/basic-auth";
 
-/// The keys under these domains that only describe, as a condition on `k`.
-const DESCRIBES: &str = "((k.startsWith('app.kubernetes.io/') && k != 'app.kubernetes.io/managed-by') || k.startsWith('sigs.k8s.io/') || k == 'kubernetes.io/description')";
+/// Keys under these domains that only describe: all of these owners, but for the operator's own.
+const DESCRIBING: [&str; 2] = ["app.kubernetes.io/", "sigs.k8s.io/"];
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Single keys that only describe, or by which a consumer chooses what it reads.
+const HARMLESS: [&str; 3] = ["kubernetes.io/description", "reconcile.fluxcd.io/watch", "secrets-store.csi.k8s.io/used"];
+const MANAGED: &str = "the operator sets it itself";
+
+/// CEL for whether the key `k` only describes.
+fn describes() -> String {
+    format!(
+        "(['{}'].exists(d, k.startsWith(d)) && k != '{MANAGED_BY}' || k in ['{}'])",
+        DESCRIBING.join("', '"),
+        HARMLESS.join("', '")
+    )
+}
 
 fn under<'a>(domains: impl IntoIterator<Item = &'a &'a str>) -> String {
     let domains: Vec<String> = domains.into_iter().map(|domain| domain.replace('.', "[.]")).collect();
@@ -71,14 +87,14 @@ fn under<'a>(domains: impl IntoIterator<Item = &'a &'a str>) -> String {
 #[must_use]
 pub fn keys(member: &str) -> Rule {
     let acts = under(ACTING.iter().flat_map(|(_, domains)| *domains));
-    let acts = format!("k.matches('{acts}') && !{DESCRIBES}");
+    let acts = format!("k.matches('{acts}') && !{}", describes());
     let [reasons @ .., (last, _)] = &ACTING;
     let reasons = reasons.iter().map(|(why, domains)| format!("k.matches('{}') ? '{why}' : ", under(*domains)));
-    let own = "k == 'app.kubernetes.io/managed-by' ? 'the operator sets it itself' : ".to_owned();
+    let own = format!("k == '{MANAGED_BY}' ? '{MANAGED}' : ");
     let reason = std::iter::once(own).chain(reasons).chain([format!("'{last}'")]).collect::<String>();
     let message = format!(
         "self.filter(k, {acts}).map(k, 'secret.{member} must not have the key ' + {} + ': ' + ({reason}))[0] + '; choose other keys'",
-        shown()
+        shown("k")
     );
     Rule::new(format!("self.all(k, !({acts}))")).message(Message::Expression(message))
 }
@@ -91,7 +107,7 @@ fn both(condition: &str) -> String {
 
 fn none_of(condition: &str, why: &str) -> Rule {
     let keys = both(condition);
-    let message = format!("'the key ' + {keys}.map(k, {})[0] + ' {why}'", shown());
+    let message = format!("'the key ' + {keys}.map(k, {})[0] + ' {why}'", shown("k"));
     Rule::new(format!("size({keys}) == 0")).message(Message::Expression(message))
 }
 
@@ -114,17 +130,22 @@ pub fn istio_keys() -> Rule {
     )
 }
 
+fn domains() -> impl Iterator<Item = &'static &'static str> {
+    ACTING.iter().flat_map(|(_, domains)| *domains).chain(OF_FORMATS.iter().map(|(domain, _)| domain))
+}
+
 /// Domains of the types that no policy may choose, as a regular expression. `config/admission/secrets.yaml` has it too.
 #[must_use]
 pub fn types() -> String {
-    under(ACTING.iter().flat_map(|(_, domains)| *domains).chain(&OF_FORMATS))
+    under(domains())
 }
 
 /// A type of Secret on which nobody acts.
 #[must_use]
 pub fn type_rule() -> Rule {
     let message = format!(
-        "'controllers act on Secrets of type ' + self + '; choose Opaque, {BASIC_AUTH}, or a type of the consumer itself'"
+        "'controllers act on Secrets of type ' + {} + '; choose Opaque, {BASIC_AUTH}, or a type of the consumer itself'",
+        shown("self")
     );
     Rule::new(format!("self == '{BASIC_AUTH}' || !self.matches('{}')", types())).message(Message::Expression(message))
 }
@@ -134,15 +155,37 @@ pub fn type_rule() -> Rule {
 /// # Errors
 /// When somebody acts on Secrets of this type.
 pub fn check_type(kind: &str) -> Result<(), String> {
-    let owner = kind.split_once('/').map_or("", |(owner, _)| owner);
-    let within = |domain: &str| owner.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    let mut domains = ACTING.iter().flat_map(|(_, domains)| *domains).chain(&OF_FORMATS);
-    if kind == BASIC_AUTH || !domains.any(|domain| within(domain)) {
+    if kind == BASIC_AUTH || !domains().any(|domain| is_under(kind, domain)) {
         return Ok(());
     }
     Err(format!(
-        "controllers act on Secrets of type {kind}; choose Opaque, {BASIC_AUTH}, or a type of the consumer itself"
+        "controllers act on Secrets of type {kind:?}; choose Opaque, {BASIC_AUTH}, or a type of the consumer itself"
     ))
+}
+
+/// Whether a key or type has an owner within this domain.
+fn is_under(name: &str, domain: &str) -> bool {
+    let owner = name.split_once('/').map_or("", |(owner, _)| owner);
+    owner.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The same rule for a label of every Secret, whatever its format.
+///
+/// # Errors
+/// When somebody acts on Secrets with this key: why.
+pub fn check_key(key: &str) -> Result<(), &'static str> {
+    if key == MANAGED_BY {
+        return Err(MANAGED);
+    }
+    if HARMLESS.contains(&key) || DESCRIBING.iter().any(|owner| key.starts_with(owner)) {
+        return Ok(());
+    }
+    if key.starts_with("istio/") {
+        return Err(ISTIO);
+    }
+    let of_formats = OF_FORMATS.iter().map(|(domain, why)| (*domain, *why));
+    let acting = ACTING.iter().flat_map(|(why, domains)| domains.iter().map(|domain| (*domain, *why)));
+    of_formats.chain(acting).find(|(domain, _)| is_under(key, domain)).map_or(Ok(()), |(_, why)| Err(why))
 }
 
 #[cfg(test)]

@@ -8,8 +8,14 @@ use kube::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{foreign, schema, server::ServerOptions, template};
+use super::{
+    foreign,
+    schema::{self, Form},
+    server::ServerOptions,
+    template,
+};
 
 /// The shape a consumer reads, with the options of the chosen type.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -49,23 +55,34 @@ impl FormatOptions {
     /// The options about the API server that the chosen type has, if the policy sets any.
     #[must_use]
     pub fn server(&self) -> Option<&ServerOptions> {
-        match self.kind {
+        self.api_server().map(|(_, options)| options)
+    }
+
+    fn api_server(&self) -> Option<(&'static str, &ServerOptions)> {
+        let options = match self.kind {
             FormatType::Kubeconfig => self.kubeconfig.as_ref().map(|options| &options.api_server),
             FormatType::ArgoCDCluster => self.argo_cd_cluster.as_ref().map(|options| &options.api_server),
             FormatType::IstioRemoteSecret => self.istio_remote_secret.as_ref().map(|options| &options.api_server),
             FormatType::Token | FormatType::DockerConfigJson | FormatType::Custom => None,
-        }
+        };
+        let member = MEMBERS.iter().find(|(_, kind)| *kind == self.kind)?.0;
+        options.map(|options| (member, options))
     }
 
     /// Whether these options, which may have been stored without the rules of the schema, say a Secret that may be
     /// written.
     ///
     /// # Errors
-    /// With the field and the rule that it breaks.
+    /// With the field of the spec's `secret`, and the rule that it breaks.
     pub fn check(&self) -> Result<(), String> {
-        self.server().map_or(Ok(None), ServerOptions::ca)?;
+        if let Some((member, options)) = self.api_server() {
+            options.check().map_err(|error| format!("format.{member}: {error}"))?;
+        }
         match self.kind {
-            FormatType::Custom => self.custom.as_ref().ok_or(CUSTOM_NEEDS_DATA)?.check(),
+            FormatType::Custom => {
+                let custom = self.custom.as_ref().ok_or_else(|| format!("format: {CUSTOM_NEEDS_DATA}"))?;
+                custom.check().map_err(|error| format!("format.custom{error}"))
+            }
             FormatType::Kubeconfig => self.kubeconfig.as_ref().map_or(Ok(()), KubeconfigOptions::check),
             _ => Ok(()),
         }
@@ -73,24 +90,26 @@ impl FormatOptions {
 }
 
 /// Each member beside the type is only read with the type of its own name.
+const MEMBERS: [(&str, FormatType); 5] = [
+    ("kubeconfig", FormatType::Kubeconfig),
+    ("argoCDCluster", FormatType::ArgoCDCluster),
+    ("istioRemoteSecret", FormatType::IstioRemoteSecret),
+    ("dockerConfigJson", FormatType::DockerConfigJson),
+    ("custom", FormatType::Custom),
+];
+
 fn own_options() -> Rule {
-    let members = [
-        ("kubeconfig", "Kubeconfig"),
-        ("argoCDCluster", "ArgoCDCluster"),
-        ("istioRemoteSecret", "IstioRemoteSecret"),
-        ("dockerConfigJson", "DockerConfigJson"),
-        ("custom", "Custom"),
-    ];
-    let stray = members.map(|(member, kind)| format!("has(self.{member}) && self.type != '{kind}'"));
+    let stray = MEMBERS.map(|(member, kind)| format!("has(self.{member}) && self.type != '{kind:?}'"));
     let names: Vec<String> =
-        stray.iter().zip(members).map(|(stray, (member, _))| format!("{stray} ? '{member}' : ")).collect();
+        stray.iter().zip(MEMBERS).map(|(stray, (member, _))| format!("{stray} ? '{member}' : ")).collect();
     let names = names.concat();
     let message =
         format!("({names}'') + ' is not read with type ' + self.type + '; remove it, or choose the type of its name'");
     Rule::new(format!("!({})", stray.join(" || "))).message(Message::Expression(message))
 }
 
-/// The type of a Secret stays as long as its name: it is immutable.
+/// The type of a Secret stays as long as its name: it is immutable. A rule cannot fill names, so that the same name in other
+/// words passes; the operator names both types then.
 #[must_use]
 pub fn type_kept() -> Rule {
     let (before, after) = (secret_type("oldSelf"), secret_type("self"));
@@ -100,7 +119,9 @@ pub fn type_kept() -> Rule {
         )
     };
     let message = format!(
-        "'the type of a Secret cannot change from ' + {before} + ' to ' + {after} + '; choose another secret.name with the new format'"
+        "'the type of a Secret cannot change from ' + {} + ' to ' + {} + '; choose another secret.name with the new format'",
+        schema::shown(&before),
+        schema::shown(&after)
     );
     Rule::new(format!("{before} == {after} || {} != {}", name("oldSelf"), name("self")))
         .message(Message::Expression(message))
@@ -142,34 +163,34 @@ pub enum FormatType {
 pub struct KubeconfigOptions {
     /// Name of the cluster, user and context entries; by default kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, schema::LINE))]
     pub cluster_name: Option<String>,
     /// Default namespace of the context; by default the policy's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(max = schema::ceiling(63)))]
+    #[x_kube(validation = schema::matches(63, schema::NAMESPACE))]
     pub namespace: Option<String>,
     /// The API server as the consumer reaches it.
     #[serde(flatten)]
     pub api_server: ServerOptions,
     /// Key of the Secret that holds the kubeconfig; by default config. Flux reads value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    #[x_kube(validation = schema::matches(schema::SECRET_KEY, schema::SECRET_KEY_FORM))]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, schema::SECRET_KEY))]
     pub key: Option<String>,
     /// Type of the Secret; by default Opaque. It stays as long as secret.name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    #[x_kube(validation = secret_type_form(), validation = foreign::type_rule(), validation = Rule::new(format!("self != '{}'", foreign::BASIC_AUTH)).message(NO_KUBECONFIG))]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, SECRET_TYPE), validation = foreign::type_rule(), validation = Rule::new(format!("self != '{}'", foreign::BASIC_AUTH)).message(NO_KUBECONFIG))]
     pub secret_type: Option<String>,
 }
 
 /// How types of Secrets are written.
-fn secret_type_form() -> Rule {
-    schema::matches(
-        "^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$",
-        "write a type like Opaque or example.com/login: letters, digits, '-', '_' and '.', and at most one '/' between",
-    )
-}
+const SECRET_TYPE: Form = (
+    "[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?",
+    "write a type like Opaque or example.com/login: letters, digits, '-', '_' and '.', with a letter or digit at both ends, before and after at most one '/'",
+);
 
 const NO_KUBECONFIG: &str = "a Secret of type kubernetes.io/basic-auth holds no kubeconfig; choose another secretType";
 
@@ -178,7 +199,7 @@ impl KubeconfigOptions {
         let kind = self.secret_type.as_deref().unwrap_or(OPAQUE);
         let kubeconfig =
             if kind == foreign::BASIC_AUTH { Err(NO_KUBECONFIG.to_owned()) } else { foreign::check_type(kind) };
-        kubeconfig.map_err(|error| format!("kubeconfig.secretType: {error}"))
+        kubeconfig.map_err(|error| format!("format.kubeconfig.secretType: {error}"))
     }
 }
 
@@ -195,39 +216,43 @@ pub const OPAQUE: &str = "Opaque";
 pub struct ArgoCdClusterOptions {
     /// Name that Argo CD shows; by default the policy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, schema::LINE))]
     pub cluster_name: Option<String>,
     /// The API server as the consumer reaches it.
     #[serde(flatten)]
     pub api_server: ServerOptions,
     /// Namespaces that Argo CD manages there; by default all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), extend("items" = schema::text(63, &schema::matches("^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", NAMESPACE))))]
+    #[schemars(length(max = 64), extend("items" = schema::text(63, schema::NAMESPACE)))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub namespaces: Vec<String>,
     /// The one Argo CD project that may use the cluster; by default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, PROJECT))]
     pub project: Option<String>,
     /// Whether Argo CD also manages objects without a namespace, where namespaces are set; by default it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_resources: Option<bool>,
     /// The shard of Argo CD's application controller that serves the cluster; by default Argo CD chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 2_147_483_647), transform = schema::unformatted)]
     pub shard: Option<i32>,
 }
 
-const NAMESPACE: &str =
-    "write the name of a namespace: lower-case letters, digits and '-', with a letter or digit at both ends";
+const PROJECT: Form = (
+    schema::SUBDOMAIN,
+    "write the name of an AppProject: lower-case letters, digits, '-' and '.', with a letter or digit at both ends and beside each '.'",
+);
 
 /// A cluster as Istio's multi-cluster setup describes it.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IstioRemoteSecretOptions {
     /// Name that Istio knows the cluster by; also the key of the Secret.
-    #[schemars(length(max = 253))]
-    #[x_kube(validation = schema::matches(schema::SECRET_KEY, schema::SECRET_KEY_FORM))]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, schema::SECRET_KEY))]
     pub cluster_name: String,
     /// The API server as the consumer reaches it.
     #[serde(flatten)]
@@ -238,21 +263,20 @@ pub struct IstioRemoteSecretOptions {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct DockerConfigJsonOptions {
     /// Hosts of registries, with a port where they need one, 1 to 16.
-    #[schemars(length(min = 1, max = 16), extend("items" = schema::text(253, &registry())))]
+    #[schemars(length(min = 1, max = 16), extend("items" = registry()))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub registries: Vec<String>,
     /// User name; by default serviceaccount. Registries that check the token rarely look at it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    #[x_kube(validation = schema::matches(r"^[^:\s]+$", "write a user name without colons and blanks"))]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, (r"[^:\s]+", "write a user name without colons and blanks")))]
     pub username: Option<String>,
 }
 
-fn registry() -> Rule {
-    schema::matches(
-        "^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[-._/A-Za-z0-9]*)?$",
-        "write a host without a scheme, with a port or path where it needs one, like registry.example.com:5000",
-    )
+fn registry() -> Value {
+    let host = format!("{}(:{})?(/[-._/A-Za-z0-9]*)?", schema::HOST, schema::PORT);
+    let write = "write a host without a scheme, with a port or path where it needs one, like registry.example.com:5000";
+    schema::text(253, (&host, write))
 }
 
 /// Any other shape: keys, and texts with placeholders.
@@ -267,8 +291,8 @@ pub struct CustomOptions {
     /// Type of the Secret; by default Opaque. It stays as long as secret.name. Types on which controllers act are
     /// refused; kubernetes.io/basic-auth needs the key username or password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    #[x_kube(validation = secret_type_form(), validation = foreign::type_rule())]
+    #[schemars(length(max = schema::ceiling(253)))]
+    #[x_kube(validation = schema::matches(253, SECRET_TYPE), validation = foreign::type_rule())]
     pub secret_type: Option<String>,
     /// Keys of the Secret with their texts, 1 to 16. The placeholders {token}, {server}, {ca} (PEM), {caBase64},
     /// {namespace}, {serviceAccount} and {expiresAt} (RFC 3339) are filled, {{ stands for a brace, and all else is copied.
@@ -282,12 +306,9 @@ const NO_LOGIN: &str =
 
 /// Keys that a Secret can have.
 fn keys() -> Rule {
-    let key = format!("size(k) <= 253 && k.matches('{}')", schema::SECRET_KEY);
-    let message = format!(
-        "\"keys of custom.data must be letters, digits, '-', '_' and '.', at most 253, and not begin with two dots; rename \" + self.data.filter(k, !({key})).map(k, {})[0]",
-        schema::shown()
-    );
-    Rule::new(format!("self.data.all(k, {key})")).message(Message::Expression(message))
+    let (pattern, write) = schema::SECRET_KEY;
+    let is_key = format!("size(k) <= 253 && k.matches('^{pattern}$')");
+    schema::keys("self.data", "custom.data", &is_key, &format!("{write} (at most 253 characters)"))
 }
 
 impl CustomOptions {
@@ -299,14 +320,14 @@ impl CustomOptions {
 
     fn check(&self) -> Result<(), String> {
         let kind = self.secret_type.as_deref().unwrap_or(OPAQUE);
-        foreign::check_type(kind).map_err(|error| format!("custom.secretType: {error}"))?;
+        foreign::check_type(kind).map_err(|error| format!(".secretType: {error}"))?;
         if kind == foreign::BASIC_AUTH && self.demanded().next().is_none() {
-            return Err(NO_LOGIN.into());
+            return Err(format!(": {NO_LOGIN}"));
         }
         let mut holds_token = false;
         for (key, text) in &self.data {
-            holds_token |= template::check(text).map_err(|error| format!("custom.data[{key:.63}]: {error}"))?;
+            holds_token |= template::check(text).map_err(|error| format!(".data[{key:.63}]: {error}"))?;
         }
-        if holds_token { Ok(()) } else { Err(NO_TOKEN.into()) }
+        if holds_token { Ok(()) } else { Err(format!(": {NO_TOKEN}")) }
     }
 }

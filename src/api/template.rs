@@ -6,6 +6,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 use strum::{EnumIter, EnumString, IntoEnumIterator as _, IntoStaticStr};
 
+use super::schema::shown;
+
 /// What can be put into a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "camelCase")]
@@ -58,11 +60,11 @@ fn cure() -> String {
 /// The rules of one template, for `self`. A `{{` is taken out of the way first.
 fn rules() -> [Rule; 3] {
     let (plain, names) = ("self.replace('{{', ' ')", names());
-    let unknown = format!("{plain}.findAll('[{{][^}}]*[}}]?').filter(p, !(p in ['{}']))", in_braces().join("', '"));
+    let unknown = format!("{plain}.findAll('[{{][^}}]*[}}]?').filter(p, !(p in ['{}']))[0]", in_braces().join("', '"));
     let beside = format!("([A-Za-z0-9._-]|[{{]({names})[}}])[{{]token[}}]|[{{]token[}}]([A-Za-z0-9._-]|[{{][a-zA-Z])");
     [
         Rule::new(format!("self.matches('^([^{{]|[{{][{{]|[{{]({names})[}}])*$')"))
-            .message(Message::Expression(format!("{unknown}[0] + ' is no placeholder; {}'", cure()))),
+            .message(Message::Expression(format!("{} + ' is no placeholder; {}'", shown(&unknown), cure()))),
         Rule::new(format!("!{plain}.matches('{beside}')")).message(BESIDE),
         Rule::new(format!("size({plain}.findAll('[{{]')) <= {MAX_PLACEHOLDERS}")).message(TOO_MANY),
     ]
@@ -108,7 +110,7 @@ fn next(text: &str) -> Option<Next<'_>> {
         Some(after) => {
             let (name, after) = after.split_once('}').unwrap_or((after, ""));
             let known = name.parse().map(Piece::Value);
-            (known.map_err(|_| format!("{{{name:.40}}} is no placeholder; {}", cure())), after)
+            (known.map_err(|_| format!("\"{{{name:.40}}}\" is no placeholder; {}", cure())), after)
         }
     })
 }
@@ -179,6 +181,7 @@ mod tests {
             ("{ token }", "{ token } is no"),
         ] {
             let error = check(template).unwrap_err();
+            let error = error.replace('"', "");
             assert!(error.contains(named) && error.contains("write one of {token}, {server}, {ca},"), "{error}");
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use super::{
     duration::Duration,
     foreign,
     format::{self, FormatOptions},
-    schema,
+    schema::{self, Form},
 };
 
 /// Keeps bound ServiceAccount tokens alive in Secrets: one Secret per selected account, rotated before
@@ -86,12 +86,12 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(has(self.serviceAccounts.names) && size(self.serviceAccounts.names) == 1) || !has(self.secret) || !has(self.secret.name) || self.secret.name.contains('{serviceAccount}')")
-        .message(Message::Expression("'secret.name ' + self.secret.name + ' would give one Secret to several accounts; put {serviceAccount} into it'".into())),
+        .message(Message::Expression(format!("'secret.name ' + {} + ' would give one Secret to several accounts; put {{serviceAccount}} into it'", schema::shown("self.secret.name")))),
     validation = Rule::new("!has(self.secret) || !has(self.secret.format) || !(self.secret.format.type in ['Kubeconfig', 'ArgoCDCluster', 'IstioRemoteSecret']) || !has(self.token) || !has(self.token.audiences) || size(self.token.audiences) == 0")
-        .message(Message::Expression("'format ' + self.secret.format.type + ' talks to the API server, so token.audiences must be empty, and has ' + self.token.audiences[0] + '; remove the audiences or use format type Token or Custom'".into())),
+        .message(Message::Expression(format!("'format ' + self.secret.format.type + ' talks to the API server, so token.audiences must be empty, and has ' + {} + '; remove the audiences or use format type Token or Custom'", schema::shown("self.token.audiences[0]")))),
     validation = format::type_kept(),
     validation = Rule::new("!has(self.token) || !has(self.token.binding) || self.token.binding == 'Anchor' || !has(self.rotation) || (!has(self.rotation.overlap) && !has(self.rotation.maxAge))")
-        .message(Message::Expression("(has(self.rotation.overlap) ? 'rotation.overlap ' + self.rotation.overlap : 'rotation.maxAge ' + self.rotation.maxAge) + ' needs tokens that are revoked one by one, which token.binding ' + self.token.binding + ' does not give; use token.binding Anchor, or remove rotation.overlap and rotation.maxAge'".into()))
+        .message(Message::Expression(format!("(has(self.rotation.overlap) ? 'rotation.overlap ' + {} : 'rotation.maxAge ' + {}) + ' needs tokens that are revoked one by one, which token.binding ' + self.token.binding + ' does not give; use token.binding Anchor, or remove rotation.overlap and rotation.maxAge'", schema::shown("self.rotation.overlap"), schema::shown("self.rotation.maxAge"))))
 )]
 pub struct TokenPolicySpec {
     /// The accounts that get a token, always in the policy's own namespace. Set exactly one of names and selector.
@@ -114,10 +114,10 @@ pub struct TokenPolicySpec {
     pub deletion_policy: DeletionPolicy,
 }
 
-const ACCOUNT: &str =
-    "write the name of a ServiceAccount: lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
-const LABEL_VALUE: &str =
-    "write nothing, or at most 63 letters, digits, '-', '_' and '.' with a letter or digit at both ends";
+const ACCOUNT: Form = (
+    schema::SUBDOMAIN,
+    "write the name of a ServiceAccount: lower-case letters, digits, '-' and '.', with a letter or digit at both ends and beside each '.'",
+);
 
 /// Exactly one of `names` and `selector`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -128,7 +128,7 @@ const LABEL_VALUE: &str =
 pub struct ServiceAccounts {
     /// Names of ServiceAccounts, 1 to 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 16), extend("items" = schema::text(253, &schema::matches("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", ACCOUNT))))]
+    #[schemars(length(min = 1, max = 16), extend("items" = schema::text(253, ACCOUNT)))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub names: Option<Vec<String>>,
     /// Labels of ServiceAccounts; {} selects every account of the namespace.
@@ -142,7 +142,7 @@ pub struct ServiceAccounts {
 pub struct TokenOptions {
     /// Whom the token is for; empty means the API server itself.
     #[serde(default)]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 512)))]
+    #[schemars(length(max = 16), extend("items" = schema::text(512, schema::LINE)))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub audiences: Vec<String>,
     /// Lifetime asked for, at least 10m. The server may grant less; the schedule follows what it granted.
@@ -185,14 +185,14 @@ impl Default for TokenOptions {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.maxAge) || has(self.overlap)")
-        .message(Message::Expression("'rotation.maxAge ' + self.maxAge + ' needs rotation.overlap: say how long the old token stays valid, at most 7 times maxAge'".into())),
+        .message(Message::Expression(format!("'rotation.maxAge ' + {} + ' needs rotation.overlap: say how long the old token stays valid, at most 7 times maxAge'", schema::shown("self.maxAge")))),
     validation = Rule::new("!has(self.maxAge) || !has(self.overlap) || ![self.maxAge, self.overlap].all(d, d.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')) || duration(self.overlap).getSeconds() <= 7 * duration(self.maxAge).getSeconds()")
-        .message(Message::Expression("'rotation.overlap ' + self.overlap + ' must be at most 7 times rotation.maxAge ' + self.maxAge + ', so that no more than 8 old tokens live at once; shorten overlap or lengthen maxAge'".into()))
+        .message(Message::Expression(format!("'rotation.overlap ' + {} + ' must be at most 7 times rotation.maxAge ' + {} + ', so that no more than 8 old tokens live at once; shorten overlap or lengthen maxAge'", schema::shown("self.overlap"), schema::shown("self.maxAge"))))
 )]
 pub struct Rotation {
     /// Renew when this share of the granted lifetime is left, 5 to 85 percent.
     #[serde(default = "default_renew_before")]
-    #[schemars(range(min = 5, max = 85))]
+    #[schemars(range(min = 5, max = 85), transform = schema::unformatted)]
     pub renew_before_percentage: i32,
     /// Renew at the latest this long after issue, at least 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,10 +215,9 @@ pub struct Rotation {
 #[serde(rename_all = "camelCase")]
 pub struct Window {
     /// When it opens, as a CronJob's schedule: five fields, or @daily and the like, but not @every.
-    // Every value of every field is 391 characters; the bound keeps the cost of the CEL rules small.
-    #[schemars(length(max = 400))]
+    #[schemars(length(max = 2 * cron::MAX_LENGTH))]
     #[x_kube(
-        validation = Rule::new(cron::RULE).message(cron::FORM),
+        validation = Rule::new(cron::rule()).message(cron::FORM),
         validation = Rule::new(cron::EVERY_RULE).message(cron::NO_EVERY),
         validation = Rule::new(cron::TZ_RULE).message(cron::NO_TZ)
     )]
@@ -230,8 +229,8 @@ pub struct Window {
     pub duration: Duration,
     /// Name of the time zone of the schedule, as in Europe/Berlin; by default UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new(cron::ZONE_RULE).message(cron::ZONE))]
+    #[schemars(length(max = schema::ceiling(64)))]
+    #[x_kube(validation = schema::matches(64, cron::ZONE))]
     pub time_zone: Option<String>,
 }
 
@@ -254,26 +253,32 @@ impl Default for Rotation {
 pub struct Secret {
     /// Name of the Secret: literal text and the placeholders {policy} and {serviceAccount}.
     #[serde(default = "default_name")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = schema::ceiling(253)))]
     #[x_kube(
-        validation = schema::matches(r"^([a-z0-9.-]|\{policy\}|\{serviceAccount\})+$", "write lower-case letters, digits, '-', '.' and the placeholders {policy} and {serviceAccount}"),
+        validation = name(),
         validation = Rule::new("!self.startsWith('bootstrap-token-') && !self.startsWith('sh.helm.release.')")
             .message("Secrets named bootstrap-token-… and sh.helm.release.… belong to others; choose another secret.name")
     )]
     pub name: String,
     /// Labels put on the Secret.
     #[serde(default)]
-    #[schemars(extend("maxProperties" = 16, "additionalProperties" = schema::text(63, &schema::matches("^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$", LABEL_VALUE))))]
-    #[x_kube(validation = schema::label_keys("labels"), validation = foreign::keys("labels"))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = schema::label_value()))]
+    #[x_kube(validation = schema::label_keys("secret.labels"), validation = foreign::keys("labels"))]
     pub labels: BTreeMap<String, String>,
     /// Annotations put on the Secret.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
-    #[x_kube(validation = schema::label_keys("annotations"), validation = foreign::keys("annotations"))]
+    #[x_kube(validation = schema::label_keys("secret.annotations"), validation = foreign::keys("annotations"))]
     pub annotations: BTreeMap<String, String>,
     /// What the Secret holds.
     #[serde(default)]
     pub format: FormatOptions,
+}
+
+/// What the placeholders stand for is a name by itself, so that one letter stands for it here.
+fn name() -> Rule {
+    let filled = "self.replace('{policy}', 'x').replace('{serviceAccount}', 'x')";
+    Rule::new(format!("size({filled}) <= 253 && {filled}.matches('^{}$')", schema::SUBDOMAIN)).message("write lower-case letters, digits, '-', '.' and the placeholders {policy} and {serviceAccount}, with a letter, digit or placeholder at both ends and beside each '.' (at most 253 characters)")
 }
 
 fn default_name() -> String {

@@ -2,19 +2,12 @@
 
 use std::fmt::Display;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::Uri;
-use rustls::{
-    RootCertStore,
-    pki_types::{
-        CertificateDer,
-        pem::{PemObject as _, SectionKind},
-    },
-};
 use serde::Deserialize;
 use strum::IntoStaticStr;
 
 use super::{connection::is_loopback, failure::Failure, reason::AddressReason};
+use crate::api::server::{check_ca, check_server, decode};
 
 /// The ConfigMap in which kubeadm and others publish the address, for messages.
 const CLUSTER_INFO: &str = "ConfigMap kube-public/cluster-info";
@@ -155,64 +148,9 @@ fn published(kubeconfig: &str) -> Result<(String, Vec<u8>), Contest> {
     check_server(&server).map_err(invalid)?;
     let without =
         |found| unusable(AddressReason::ClusterInfoWithoutCa, &format!("its certificate-authority-data {found}"));
-    let ca = STANDARD
-        .decode(ca.unwrap_or_default().split_whitespace().collect::<String>())
-        .map_err(|_| without("is no base64"))?;
+    let ca = decode(&ca.unwrap_or_default()).map_err(without)?;
     check_ca(&ca).map_err(without)?;
     Ok((server, ca))
-}
-
-/// Why no consumer can be sent to a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadServer {
-    /// Tokens would be sent in the clear, or it is no URL at all.
-    #[error("is no https URL with a host: write one, as in https://api.example.com:6443")]
-    NotHttps,
-    /// Credentials of somebody else would be in every Secret.
-    #[error("has a user before the host: leave out everything up to the @, as in https://api.example.com:6443")]
-    UserInfo,
-    /// Clients append their paths to it.
-    #[error("has a query or a fragment: end it before the ? or #, as in https://api.example.com:6443")]
-    Query,
-}
-
-/// Whether this is a URL that consumers can be given: https, with a host, without userinfo, query and fragment.
-///
-/// # Errors
-/// When it is not.
-pub fn check_server(server: &str) -> Result<(), BadServer> {
-    let uri: Uri = server.parse().map_err(|_| BadServer::NotHttps)?;
-    let authority = uri.authority().ok_or(BadServer::NotHttps)?;
-    if uri.scheme_str() != Some("https") || authority.host().is_empty() {
-        return Err(BadServer::NotHttps);
-    }
-    if authority.as_str().contains('@') {
-        return Err(BadServer::UserInfo);
-    }
-    // What follows the host is a port, which http takes without looking at its number.
-    if authority.as_str() != authority.host() && authority.port_u16().is_none() {
-        return Err(BadServer::NotHttps);
-    }
-    if server.contains(['?', '#']) { Err(BadServer::Query) } else { Ok(()) }
-}
-
-/// Whether this is a PEM bundle that consumers can be given: whole, with a certificate at least, and nothing but
-/// certificates, as a private key beside them would be in every Secret.
-///
-/// # Errors
-/// When it is not; the words follow the name of the bundle.
-pub fn check_ca(pem: &[u8]) -> Result<(), &'static str> {
-    let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    let sections = sections.map_err(|_| "is no PEM, or not whole")?;
-    if sections.iter().any(|(kind, _)| *kind != SectionKind::Certificate) {
-        return Err("holds something else than certificates");
-    }
-    let certificates = sections.into_iter().map(|(_, der)| CertificateDer::from(der));
-    match RootCertStore::empty().add_parsable_certificates(certificates) {
-        (0, 0) => Err("holds no certificate"),
-        (_, 0) => Ok(()),
-        _ => Err("holds a certificate that does not parse"),
-    }
 }
 
 /// An address that consumers outside the cluster, or elsewhere, cannot reach: a Service's, or loopback.
@@ -224,19 +162,10 @@ fn is_internal(server: &str, service: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-    /// A certificate of no use to anybody, valid until 2126.
-    const PEM: &str = "-----BEGIN CERTIFICATE-----\n\
-        MIIBbzCCARWgAwIBAgIUAZE9qqlJavgA6npl3RZY7qqe3X4wCgYIKoZIzj0EAwIw\n\
-        DDEKMAgGA1UEAwwBYTAgFw0yNjExMjgwNDA0MDJaGA8yMTI2MTEwNDA0MDQwMlow\n\
-        DDEKMAgGA1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABAk/z+mDs+mg\n\
-        7lqrd3TNB4Jc8xrYqeW+LQQMGhmiYu1BhAEy2vknVOKyJ6rQDBKPzSygS3wE2zHP\n\
-        TqT6AuYjeIujUzBRMB0GA1UdDgQWBBRFO24L2dEuljiL0gaJntYeZDLiKDAfBgNV\n\
-        HSMEGDAWgBRFO24L2dEuljiL0gaJntYeZDLiKDAPBgNVHRMBAf8EBTADAQH/MAoG\n\
-        CCqGSM49BAMCA0gAMEUCIAuuMU0uKhGb6EiMuJh7il8CjjVlhmshANlwE7ILhpYj\n\
-        AiEA7RuUynlHJVdRisIe9S9bPzOZP/0FffYLwMfXL8Pf4P0=\n\
-        -----END CERTIFICATE-----\n";
+    use super::*;
+    use crate::api::server::tests::PEM;
 
     const OWN: Result<Vec<u8>, Contest> = Ok(Vec::new());
 
@@ -315,36 +244,6 @@ mod tests {
         assert_eq!(refused.contest.as_ref().map(|contest| contest.reason), Some(AddressReason::ClusterInfoUnknown));
         assert_eq!(known.after(Ok(refused)).address, known.address, "a right that is lost says nothing of the address");
         assert_eq!(KnownAddress::choose(sources(None, None), || Err(failed())), Err(failed()));
-    }
-
-    #[test]
-    fn a_server_is_https_with_a_host_and_nothing_around_it() {
-        for server in ["https://api", "https://api:6443", "https://[::1]:6443/", "https://rancher/k8s/clusters/c-1"] {
-            assert_eq!(check_server(server), Ok(()), "{server}");
-        }
-        let bad =
-            ["http://api", "api", "", "https://", "https://:6443", "https://api:99999", "https://api:x", "ftp://api"];
-        for server in bad {
-            assert_eq!(check_server(server), Err(BadServer::NotHttps), "{server}");
-        }
-        assert_eq!(check_server("https://user:pw@x"), Err(BadServer::UserInfo));
-        for server in ["https://api?a=b", "https://api/#f", "https://api/?"] {
-            assert_eq!(check_server(server), Err(BadServer::Query), "{server}");
-        }
-    }
-
-    #[test]
-    fn a_ca_is_whole_and_nothing_but_certificates() {
-        let two = format!("{PEM}{PEM}");
-        assert_eq!((check_ca(PEM.as_bytes()), check_ca(two.as_bytes())), (Ok(()), Ok(())));
-        for end in [PEM.len() / 2, PEM.len() + 40, two.len() - 10] {
-            assert_eq!(check_ca(&two.as_bytes()[..end]), Err("is no PEM, or not whole"), "{end}");
-        }
-        let other = PEM.replace("CERTIFICATE", "PRIVATE KEY");
-        assert_eq!(check_ca(format!("{PEM}{other}").as_bytes()), Err("holds something else than certificates"));
-        let garbage = "-----BEGIN CERTIFICATE-----\nQQ==\n-----END CERTIFICATE-----\n";
-        assert_eq!(check_ca(format!("{PEM}{garbage}").as_bytes()), Err("holds a certificate that does not parse"));
-        assert_eq!((check_ca(b""), check_ca(b"text")), (Err("holds no certificate"), Err("holds no certificate")));
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Policy {
 
 /// The parts of a spec that its schema cannot check: the error names the field.
 fn compile(spec: &TokenPolicySpec) -> Result<(Option<Selector>, Windows), String> {
-    spec.secret.format.check().map_err(|error| format!("spec.secret.format: {error}"))?;
+    spec.secret.format.check().map_err(|error| format!("spec.secret.{error}"))?;
     let selector = spec.service_accounts.selector.clone().map(Selector::try_from).transpose();
     let selector = selector.map_err(|error| format!("spec.serviceAccounts.selector: {error}"))?;
     Ok((selector, Windows::read(&spec.rotation.windows)?))

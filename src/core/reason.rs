@@ -215,7 +215,9 @@ impl FailureReason {
             Self::NamespaceTerminating => "nothing is issued in a namespace that is being deleted",
             Self::TargetConflict => "choose another secret.name in one of the policies",
             Self::TargetNotOwned => "delete that Secret or choose another secret.name",
-            Self::TargetImmutable => "delete it or choose another secret.name",
+            Self::TargetImmutable => {
+                "choose another secret.name, or delete that Secret, which leaves its consumer without a token until the next is written"
+            }
             Self::TargetNameInvalid => "change secret.name, or the name of the policy or account",
             Self::PolicyUnreadable => {
                 "correct that field of the policy; if it is right, install the CRD that fits this release"

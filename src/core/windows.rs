@@ -72,7 +72,7 @@ impl OpenHours {
         let opens = Schedule::read(schedule).map_err(|what| format!("schedule {schedule:?}: {what}"))?;
         let name = time_zone.as_deref().unwrap_or("UTC");
         // The zones of this program, not of the machine: every process must come to the same result.
-        let zone = TimeZoneDatabase::bundled().get(name).map_err(|_| format!("timeZone {name:?}: {ZONE}"))?;
+        let zone = TimeZoneDatabase::bundled().get(name).map_err(|_| format!("timeZone {name:?}: {}", ZONE.1))?;
         Ok(Self { opens, zone, length: duration.delta() })
     }
 

@@ -13,9 +13,10 @@ use tracing::{info, warn};
 
 use super::{api::Api, metrics::Metrics, turn::Input};
 use crate::{
+    api::server::check_ca,
     cli::Settings,
     core::{
-        address::{Contest, KnownAddress, Sources, check_ca},
+        address::{Contest, KnownAddress, Sources},
         failure::Failure,
         grant::controller::Grants,
         reason::AddressReason,

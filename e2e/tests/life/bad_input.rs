@@ -56,10 +56,10 @@ async fn wrong_durations_are_refused() -> Result<()> {
         (rotation(&json!({"maxAge": "59s", "overlap": "1m"})), "rotation.maxAge must be at least 1m"),
         (rotation(&json!({"maxAge": "1d", "overlap": "1m"})), unit),
         (rotation(&json!({"overlap": "never"})), unit),
-        (rotation(&json!({"maxAge": "1h"})), "rotation.maxAge 1h needs rotation.overlap"),
+        (rotation(&json!({"maxAge": "1h"})), "rotation.maxAge \"1h\" needs rotation.overlap"),
         (
             rotation(&json!({"maxAge": "1h", "overlap": "7h1m"})),
-            "rotation.overlap 7h1m must be at most 7 times rotation.maxAge 1h",
+            "rotation.overlap \"7h1m\" must be at most 7 times rotation.maxAge \"1h\"",
         ),
         (rotation(&json!({"renewBeforePercentage": 4})), "greater than or equal to 5"),
         (rotation(&json!({"renewBeforePercentage": 86})), "less than or equal to 85"),
@@ -81,6 +81,8 @@ async fn wrong_selections_are_refused() -> Result<()> {
         (select(json!({})), exactly_one),
         (select(json!({"names": many})), "must have at most 16 items"),
         (select(json!({"names": []})), "at least 1 item"),
+        (select(json!({"names": ["a..b"]})), "write the name of a ServiceAccount"),
+        (select(json!({"selector": {"matchLabels": {"foo": "a b"}}})), "write nothing, or letters"),
         (select(operator), "operator must be In or NotIn with values"),
         (template, "put {serviceAccount} into it"),
         (selected, "put {serviceAccount} into it"),
@@ -101,9 +103,11 @@ async fn wrong_secrets_are_refused() -> Result<()> {
         (secret(&json!({"labels": {"app.kubernetes.io/managed-by": "x"}})), "choose other keys"),
         (secret(&json!({"annotations": {"tokenward.dev/policy": "x"}})), "choose other keys"),
         (secret(&json!({"annotations": {"kubectl.kubernetes.io/x": "x"}})), "choose other keys"),
-        (secret(&json!({"labels": {"not a key": "x"}})), "secret.labels must have valid keys"),
+        (secret(&json!({"labels": {"not a key": "x"}})), "secret.labels has the key \"not a key\"; write a name"),
         (secret(&json!({"name": "bootstrap-token-abcdef"})), "choose another secret.name"),
         (secret(&json!({"name": "{namespace}"})), "secret.name"),
+        (secret(&json!({"name": "-foo"})), "at both ends"),
+        (secret(&json!({"name": "a..b"})), "beside each '.'"),
     ];
     refused("secrets", &cases).await
 }
@@ -282,7 +286,7 @@ async fn a_service_account_token_secret_is_never_written() -> Result<()> {
     scene.patch_secret("p-deployer", json!({"metadata": marks})).await?;
     let marked = scene.target("p-deployer").await?;
     let message = scene.not_ready("p", "TargetImmutable").await?;
-    assert!(message.contains("delete it or choose another secret.name"), "{message}");
+    assert!(message.contains("choose another secret.name, or delete that Secret"), "{message}");
     let after = scene.target("p-deployer").await?;
     assert_eq!((after.version(), &after.data), (marked.version(), &before.data));
     assert!(scene.mints() <= 1, "{} tokens", scene.mints());
@@ -313,7 +317,10 @@ async fn an_immutable_target_of_ours_is_told_and_heals_when_it_is_deleted() -> R
     scene.patch_secret("p-deployer", json!({"immutable": true})).await?;
     scene.rotate("p", "1").await?;
     let message = failure(&scene, "p", "TargetImmutable").await?;
-    assert!(message.contains("delete it or choose another secret.name"), "{message}");
+    assert!(
+        message.contains("Secret immutable/p-deployer is immutable; choose another secret.name, or delete that Secret"),
+        "{message}"
+    );
     scene.told("p", "TargetImmutable", "p-deployer").await?;
     scene.bearer(first.token()).await?.lives().await?;
     // The old token still works, so the policy is ready; it says that something is under way.
@@ -339,7 +346,9 @@ async fn a_target_of_another_type_is_told() -> Result<()> {
     scene.account("deployer", &[]).await?;
     scene.policy("p", &one(json!({}))).await?;
     let message = scene.not_ready("p", "TargetImmutable").await?;
-    assert!(message.contains("delete it or choose another secret.name"), "{message}");
+    assert!(message.contains("choose another secret.name, or delete that Secret"), "{message}");
+    let types = r#"has the type "example.com/other", which cannot change, and spec.secret.format needs "Opaque""#;
+    assert!(message.contains(types), "{message}");
     assert_eq!(scene.target("p-deployer").await?.version().1, theirs.metadata.resource_version.as_deref());
     assert!(scene.mints() <= 1, "{} tokens", scene.mints());
     scene.delete_secret("p-deployer").await?;

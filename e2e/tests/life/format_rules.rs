@@ -6,7 +6,7 @@ use tokenward_e2e::scene::refused::{accepted, refused};
 use tokenward_e2e::scene::spec;
 
 /// Keys that make some controller act on sight of them.
-const ACT_ON_SIGHT: [&str; 36] = [
+const ACT_ON_SIGHT: [&str; 38] = [
     "reflector.v1.k8s.emberstack.com/reflects",
     "replicator.v1.mittwald.de/replicate-to",
     "kubed.appscode.com/sync",
@@ -43,6 +43,8 @@ const ACT_ON_SIGHT: [&str; 36] = [
     "tokenward.dev/x",
     "argoproj.io/x",
     "istio.io/x",
+    "kluctl.io/discriminator",
+    "tanka.dev/environment",
 ];
 
 fn one(more: Value) -> Value {
@@ -71,7 +73,8 @@ fn with_key(member: &str, key: &str, format: &Value) -> Value {
 #[tokio::test]
 async fn keys_that_controllers_act_on_are_refused() -> Result<()> {
     let [token, kubeconfig, argo_cd, istio, docker] = smallest();
-    let with_key = |member: &str, key: &str, format: &Value| (with_key(member, key, format), format!("the key {key}"));
+    let with_key =
+        |member: &str, key: &str, format: &Value| (with_key(member, key, format), format!("the key \"{key}\""));
     let pairs = |key: &'static str| ["labels", "annotations"].map(|member| (member, key));
     let of_token = ACT_ON_SIGHT.into_iter().flat_map(pairs).map(|(member, key)| with_key(member, key, &token));
     let mut cases: Vec<(Value, String)> = of_token.collect();
@@ -106,6 +109,8 @@ async fn keys_that_only_describe_are_accepted() -> Result<()> {
         "x-k8s.io/cluster-profile",
         "multicluster.x-k8s.io/clusterset",
         "jenkins.io/credentials-type",
+        "reconcile.fluxcd.io/watch",
+        "secrets-store.csi.k8s.io/used",
     ];
     let mut cases = labels.map(|key| with_key("labels", key, &token)).to_vec();
     cases.push(with_key("annotations", "kubernetes.io/description", &token));
@@ -180,23 +185,26 @@ async fn a_custom_format_is_text_with_known_placeholders_and_a_type_on_which_nob
     let mut many = serde_json::Map::new();
     (0..17).for_each(|n| drop(many.insert(format!("k{n}"), "{token}".into())));
     let cases = [
-        (text("{token} {tokem}"), "{tokem} is no placeholder; write one of {token}, {server}, {ca}, {caBase64}"),
+        (text("{token} {tokem}"), "\"{tokem}\" is no placeholder; write one of {token}, {server}, {ca}, {caBase64}"),
         (text("x"), "must hold {token}"),
         (text("v1.{token}"), "must not have {token} right beside"),
         (text(&"{token} ".repeat(17)), "at most 16 placeholders"),
         (text(&"x".repeat(4097)), "Too long"),
         (custom(&json!({"data": {}})), "at least 1 propert"),
         (custom(&json!({"data": many})), "must have at most 16 items"),
-        (custom(&json!({"data": {"a/b": "{token}"}})), "keys of custom.data must be letters"),
+        (custom(&json!({"data": {"a/b": "{token}"}})), "custom.data has the key \"a/b\"; write letters"),
         (custom(&json!({})), "data"),
         (format(&json!({"type": "Custom"})), "type Custom needs custom.data"),
-        (typed("kubernetes.io/service-account-token"), "act on Secrets of type kubernetes.io/service-account-token"),
-        (typed("bootstrap.kubernetes.io/token"), "of type bootstrap.kubernetes.io/token; choose Opaque"),
-        (typed("helm.sh/release.v1"), "of type helm.sh/release.v1"),
-        (typed("addons.cluster.x-k8s.io/resource-set"), "of type addons.cluster.x-k8s.io/resource-set"),
+        (
+            typed("kubernetes.io/service-account-token"),
+            "act on Secrets of type \"kubernetes.io/service-account-token\"",
+        ),
+        (typed("bootstrap.kubernetes.io/token"), "of type \"bootstrap.kubernetes.io/token\"; choose Opaque"),
+        (typed("helm.sh/release.v1"), "of type \"helm.sh/release.v1\""),
+        (typed("addons.cluster.x-k8s.io/resource-set"), "of type \"addons.cluster.x-k8s.io/resource-set\""),
         (typed("kubernetes.io/basic-auth"), "needs the key username or password"),
         (typed("a b"), "secretType"),
-        (plus(1, "kubeconfig", json!({"secretType": "kubernetes.io/tls"})), "of type kubernetes.io/tls"),
+        (plus(1, "kubeconfig", json!({"secretType": "kubernetes.io/tls"})), "of type \"kubernetes.io/tls\""),
         (plus(0, "custom", json!({"data": {"a": "{token}"}})), "custom is not read with type Token"),
     ];
     refused("customs", &cases).await?;
@@ -217,8 +225,8 @@ async fn options_of_a_server_and_of_argo_cd_need_each_other() -> Result<()> {
         };
         cases.push((with(json!({"systemRoots": true})), "set server, or remove them"));
         cases.push((with(both.clone()), "exclude each other"));
-        cases.push((with(json!({"server": "https://a", "caBundle": "YQ=="})), "base64 of PEM certificates"));
-        cases.push((with(json!({"server": "https://a", "caBundle": "%"})), "caBundle"));
+        cases.push((with(json!({"server": "https://a", "caBundle": "YQ=="})), "caBundle holds no PEM certificate"));
+        cases.push((with(json!({"server": "https://a", "caBundle": "%"})), "caBundle is no base64"));
     }
     cases.push((plus(2, "argoCDCluster", json!({"clusterResources": true})), "set argoCDCluster.namespaces"));
     cases.push((plus(2, "argoCDCluster", json!({"shard": -1})), "greater than or equal to 0"));
@@ -234,7 +242,8 @@ async fn a_server_is_an_https_url_that_hides_nothing() -> Result<()> {
         urls.iter().map(|url| (plus(1, "kubeconfig", json!({ "server": url })), advice)).collect();
     cases.push((plus(2, "argoCDCluster", json!({"server": "https://a?b"})), advice));
     cases.push((plus(3, "istioRemoteSecret", json!({"clusterName": "c", "server": "https://"})), advice));
-    cases.push((plus(1, "kubeconfig", json!({"server": format!("https://{}", "a".repeat(250))})), "Too long"));
+    cases.push((plus(1, "kubeconfig", json!({"server": format!("https://{}", "a".repeat(250))})), advice));
+    cases.push((plus(1, "kubeconfig", json!({"server": "https://a:99999"})), advice));
     refused("servers", &cases).await
 }
 
@@ -267,7 +276,7 @@ async fn wrong_windows_are_refused() -> Result<()> {
         (scheduled("@fortnightly"), "@daily or @hourly"),
         (scheduled("@every 1h"), "@every has no fixed instants"),
         (scheduled("TZ=Asia/Tokyo 0 2 * * *"), "write the time zone into timeZone"),
-        (scheduled(&format!("{} * * * *", "1,".repeat(200))), "Too long"),
+        (scheduled(&format!("{} * * * *", "1,".repeat(200))), "at most 400 characters"),
         (windows(json!([{"schedule": "0 2 * * *", "duration": "59s"}])), "at least 1m"),
         (
             windows(json!([{"schedule": "0 2 * * *", "duration": "2h", "timeZone": "Europe Berlin"}])),

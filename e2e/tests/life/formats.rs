@@ -281,6 +281,13 @@ async fn another_type_comes_with_another_secret_and_the_old_one_goes() -> Result
     let first = scene.deployer(json!({})).await?;
     let message = scene.refusal("p", &spec(&["deployer"], registries())).await?;
     assert!(message.contains("choose another secret.name"), "{message}");
+    // The same name in other words.
+    let mut same = registries();
+    same["secret"]["name"] = "p-deployer".into();
+    scene.policy("p", &spec(&["deployer"], same)).await?;
+    let message = scene.not_ready("p", "TargetImmutable").await?;
+    let types = format!(r#"has the type "Opaque", which cannot change, and spec.secret.format needs "{DOCKER_TYPE}""#);
+    assert!(message.contains(&types) && message.contains("choose another secret.name"), "{message}");
     let mut renamed = registries();
     renamed["secret"]["name"] = "pull".into();
     scene.policy("p", &spec(&["deployer"], renamed.clone())).await?;

@@ -75,7 +75,7 @@ async fn linkerd_finds_its_type_which_stays_with_the_name() -> Result<()> {
     let listed = scene.kubectl_with(target.value("kubeconfig"), &["get", "configmaps", "-n", "linkerd"]).await?;
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     let message = scene.refusal("p", &spec(&["deployer"], custom(&json!({"text": "{token}"})))).await?;
-    let advice = format!("cannot change from {LINKERD} to Opaque; choose another secret.name");
+    let advice = format!("cannot change from \"{LINKERD}\" to \"Opaque\"; choose another secret.name");
     assert!(message.contains(&advice), "{message}");
     // Another format with the same type is written into the same Secret.
     let mut same = custom(&json!({"kubeconfig": "token: {token}"}));
@@ -139,7 +139,7 @@ async fn a_server_of_the_policys_own_is_believed_by_the_ca_that_the_policy_gives
     let message = scene.refusal("p", &asked).await?;
     assert!(message.contains("is not among those allowed"), "{message}");
     let not_pem = spec(&["deployer"], kubeconfig(json!({"server": other, "caBundle": BASE64_STANDARD.encode("x")})));
-    assert!(scene.refusal("p", &not_pem).await?.contains("base64 of PEM certificates"));
+    assert!(scene.refusal("p", &not_pem).await?.contains("caBundle holds no PEM certificate"));
     assert_eq!(scene.mints(), 1);
     Ok(())
 }
@@ -159,10 +159,11 @@ async fn demand_team(scene: &Scene) -> Result<()> {
     eventually(SOON, "a Secret without a team is refused", refused).await
 }
 
-/// Ends the scene's operator; the next one is started with this flag.
-async fn replaced(scene: &Scene, name: &str, flag: &str) -> Result<tokenward_e2e::Operator> {
+/// Ends the scene's operator; the next one is started with these flags.
+async fn replaced(scene: &Scene, name: &str, flags: &[&str]) -> Result<tokenward_e2e::Operator> {
     scene.operator.kill9()?;
-    let options = Options { name: name.to_owned(), args: vec![flag.to_owned()], ..Options::default() };
+    let args = flags.iter().map(ToString::to_string).collect();
+    let options = Options { name: name.to_owned(), args, ..Options::default() };
     let next = operator(scene.plane, &scene.namespace, &scene.proxy, options).await?;
     next.ready().await?;
     Ok(next)
@@ -182,7 +183,7 @@ async fn a_label_that_admission_demands_is_on_every_secret() -> Result<()> {
     let bound = json!({"token": {"binding": "Target"}, "secret": {"labels": {"team": "mine"}}});
     scene.policy("q", &spec(&["deployer"], bound)).await?;
     scene.ready("q").await?;
-    let _next = replaced(&scene, "demanded-labels", "--secret-labels=team=platform").await?;
+    let _next = replaced(&scene, "demanded-labels", &["--secret-labels=team=platform"]).await?;
     scene.ready("p").await?;
     let target = scene.target("p-deployer").await?;
     let anchor = scene.secrets().get_metadata(target.anchor()).await?;
@@ -197,7 +198,7 @@ async fn another_flag_labels_targets_again_with_the_same_token() -> Result<()> {
     let scene = Scene::start("relabelled").await?;
     let first = scene.deployer(json!({})).await?;
     let anchor = scene.secrets().get_metadata(first.anchor()).await?.metadata.resource_version;
-    let _next = replaced(&scene, "relabelled-labels", "--secret-labels=team=platform,cost=1").await?;
+    let _next = replaced(&scene, "relabelled-labels", &["--secret-labels=team=platform,cost=1"]).await?;
     let relabelled = async || {
         let target = scene.target("p-deployer").await?;
         ensure!(labels(&target)["team"] == "platform" && labels(&target)["cost"] == "1", "{}", labels(&target));
@@ -208,5 +209,52 @@ async fn another_flag_labels_targets_again_with_the_same_token() -> Result<()> {
     scene.told("p", "SecretRepaired", "LayoutChanged").await?;
     let after = scene.secrets().get_metadata(first.anchor()).await?.metadata.resource_version;
     assert_eq!((after, scene.mints()), (anchor.context("no version").map(Some)?, 1), "anchors stay as they are");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_beyond_one_mebibyte_is_told_before_a_token_is_issued() -> Result<()> {
+    let scene = Scene::start("too-large").await?;
+    let (ca, file) = (scene.proxy.ca_pem(), scene.plane.dir().join("too-large.crt"));
+    std::fs::write(&file, ca.repeat(109_000_usize.div_ceil(ca.len())))?;
+    let (server, file) = (format!("--cluster-server={}", scene.proxy.url()), file.display());
+    let _next = replaced(&scene, "too-large-ca", &[&server, &format!("--cluster-ca-file={file}")]).await?;
+    scene.reader("deployer").await?;
+    let filled = |times| spec(&["deployer"], custom(&json!({"token": "{token}", "ca": "{ca} ".repeat(times)})));
+    scene.policy("p", &filled(15)).await?;
+    let message = scene.not_ready("p", "Invalid").await?;
+    for told in ["spec.secret.format would give Secret too-large/p-deployer 16", "at most 1048576 (1 MiB); use {ca}"] {
+        assert!(message.contains(told), "{message}");
+    }
+    assert_eq!((scene.mints(), scene.anchors().await?.len()), (0, 0));
+    scene.policy("p", &filled(1)).await?;
+    scene.ready("p").await?;
+    assert_eq!(scene.mints(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bundle_is_read_as_base64_writes_it_and_one_that_no_consumer_could_use_is_told() -> Result<()> {
+    let scene = Scene::start("bundles").await?;
+    scene.limit("servers", Some(scene.proxy.url())).await?;
+    scene.reader("deployer").await?;
+    let given = |pem: &str| {
+        let lines = BASE64_STANDARD.encode(pem).as_bytes().chunks(76).collect::<Vec<_>>().join(&b'\n');
+        let options = json!({"server": scene.proxy.url(), "caBundle": String::from_utf8_lossy(&lines)});
+        spec(&["deployer"], json!({"secret": {"format": {"type": "Kubeconfig", "kubeconfig": options}}}))
+    };
+    let commented = format!("# ours <a@b.c> ~~~???\n{}", scene.proxy.ca_pem());
+    scene.policy("p", &given(&commented)).await?;
+    scene.ready("p").await?;
+    let target = scene.target("p-deployer").await?;
+    let output = scene.kubectl_with(target.value("config"), &["get", "configmaps", "-n", "bundles"]).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let request = "-----BEGIN CERTIFICATE REQUEST-----\nQUFB\n-----END CERTIFICATE REQUEST-----\n";
+    let garbage = "-----BEGIN CERTIFICATE-----\nQUFB\n-----END CERTIFICATE-----\n";
+    for (beside, found) in [(request, "holds something else than certificates"), (garbage, "does not parse")] {
+        scene.policy("p", &given(&format!("{commented}{beside}"))).await?;
+        let message = scene.not_ready("p", "PolicyUnreadable").await?;
+        assert!(message.contains("spec.secret.format.kubeconfig: caBundle ") && message.contains(found), "{message}");
+    }
     Ok(())
 }

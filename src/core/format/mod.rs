@@ -11,7 +11,7 @@ mod token;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use secrecy::{SecretSlice, SecretString};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 
 use super::{
     address::ClusterAddress,
@@ -79,8 +79,18 @@ pub fn of(options: &FormatOptions) -> Box<dyn Format + '_> {
 /// before the cluster's.
 #[must_use]
 pub fn told<'a>(options: &FormatOptions, address: &'a ClusterAddress) -> Cow<'a, ClusterAddress> {
-    let chosen = options.server().and_then(|chosen| Some((chosen.server.clone()?, chosen.ca().ok().flatten())));
+    let chosen = options.server().and_then(|chosen| Some((chosen.server.clone()?, chosen.ca())));
     chosen.map_or(Cow::Borrowed(address), |(server, ca)| {
         Cow::Owned(ClusterAddress { server, ca: ca.unwrap_or_else(|| address.ca.clone()), internal: false })
     })
+}
+
+/// Most bytes of data that the API server takes in one Secret.
+pub const MAX_SIZE: usize = 1 << 20;
+
+/// How many bytes of data the Secret would have.
+#[must_use]
+pub fn size(options: &FormatOptions, material: &Material<'_>, address: &ClusterAddress) -> usize {
+    let data = of(options).data(material, &told(options, address));
+    data.values().map(|value| value.expose_secret().len()).sum()
 }

@@ -19,6 +19,8 @@ pub struct StoredToken {
     pub meta: ObjectMeta,
     /// The token that its annotations name, if a key of ours still holds it.
     pub token: Option<Minted>,
+    /// Its type, which nobody can change.
+    pub kind: String,
 }
 
 /// Finds the token in the body of a GET of a Secret.
@@ -31,7 +33,7 @@ pub fn read(body: &SecretString) -> Result<StoredToken, &'static str> {
     let meta: ObjectMeta =
         serde_json::from_value(secret["metadata"].take()).map_err(|_| "the answer has no metadata")?;
     let token = Record::read(&meta).and_then(|record| find(&meta, &secret["data"], &record));
-    Ok(StoredToken { meta, token })
+    Ok(StoredToken { meta, token, kind: secret["type"].as_str().unwrap_or_default().to_owned() })
 }
 
 /// Only keys that our Apply entry still owns count: a text that somebody else put there is not our token.

@@ -8,6 +8,7 @@ mod hand_over;
 mod heap;
 mod ready;
 mod revocation;
+mod unwritable;
 
 use std::collections::BTreeMap;
 

@@ -257,6 +257,8 @@ pub struct Proof {
     pub target_foreign: bool,
     /// A write was refused or not answered: the Secret may be other than we know.
     pub target_doubtful: bool,
+    /// A write was refused because the Secret is immutable or of another type, and it is not yet known which.
+    pub target_refused: bool,
     /// The account is still not selected.
     pub unselected: bool,
     /// The account changed under a TokenRequest: look before the next one.

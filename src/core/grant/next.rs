@@ -1,8 +1,10 @@
 //! From the first finding to the one call that comes next. The controller decides again after every answer, so a crash
 //! between two calls loses only what the process remembers.
 
+use secrecy::SecretString;
+
 use super::{
-    Attempt, Retirement,
+    Attempt, Failing, Retirement,
     call::{Call, Step, apply, previous, publish, record, recorded},
     checks::{Case, Finding, outlived},
     look::Look,
@@ -16,6 +18,8 @@ use crate::{
         Time,
         credential::token::{self, Claims, Minted},
         failure::Failure,
+        format::{self, Material},
+        id::Secs,
         place::{
             record::{Bond, Record},
             secret::{self, Fence, Target},
@@ -181,6 +185,10 @@ fn without_name(view: &View<'_>, failure: Failure) -> Conclusion {
 /// Rows 8 to 11 for one target.
 fn serve(case: &Case<'_>) -> Conclusion {
     let usable = usable(case);
+    if case.view.grant.proof.target_refused {
+        let act = Act::Call(Box::new(repair::read(case, IssueReason::LayoutChanged)));
+        return Conclusion { act, standing: standing(case), active: usable.is_some() };
+    }
     match case.first(8) {
         Some(Finding::Prove(_, look)) => waiting(case, usable.is_some(), || Call::looking(case.view, look)),
         Some(Finding::Issue(why)) => issue(case, why, usable),
@@ -192,6 +200,9 @@ fn serve(case: &Case<'_>) -> Conclusion {
 
 fn issue(case: &Case<'_>, why: IssueReason, usable: Option<&Attempt>) -> Conclusion {
     let held = usable.and_then(|attempt| Some((attempt, attempt.token.as_ref()?)));
+    if let Some(failure) = oversize(case, held.map(|(_, token)| &token.secret)) {
+        return Conclusion { act: Act::Idle(None), standing: Standing::Failing(failure), active: usable.is_some() };
+    }
     if let Some((attempt, token)) = held {
         return waiting(case, true, || publication(case, attempt, token));
     }
@@ -204,9 +215,38 @@ fn issue(case: &Case<'_>, why: IssueReason, usable: Option<&Attempt>) -> Conclus
     }
 }
 
+/// Bytes of a token that is not yet there: those of every signing algorithm have more. A Secret that could be written is
+/// never refused here.
+const LEAST_TOKEN: usize = 512;
+
+/// With a CA of so many bytes no policy can fill a Secret: it has 256 placeholders at most, beside 256 kB of texts.
+const HARMLESS_CA: usize = 2048;
+
+/// The API server would refuse the Secret as too large, and a token would be issued for nothing.
+fn oversize(case: &Case<'_>, token: Option<&SecretString>) -> Option<Failure> {
+    if case.view.address.ca.len() <= HARMLESS_CA {
+        return None;
+    }
+    let (key, options) = (&case.view.key, &case.view.readable()?.spec.secret.format);
+    let assumed = SecretString::from("x".repeat(LEAST_TOKEN));
+    let material = Material { key, token: token.unwrap_or(&assumed), expires: Secs::default() };
+    let size = format::size(options, &material, case.view.address);
+    let message = format!(
+        "spec.secret.format would give Secret {}/{} {size} bytes of data, and a Secret has at most {} (1 MiB); use {{ca}} and {{caBase64}} in fewer places, or a smaller CA",
+        key.namespace,
+        case.name,
+        format::MAX_SIZE
+    );
+    (size > format::MAX_SIZE).then(|| Failure { reason: FailureReason::Invalid, message, retry_after: None })
+}
+
 /// Rows 9 to 11: the token is right.
 fn settled(case: &Case<'_>) -> Conclusion {
     if let Some((why, call)) = repair::next(case) {
+        let written = matches!(call.step, Step::Publish { .. } | Step::ReadBack { .. });
+        if let Some(failure) = written.then(|| oversize(case, None)).flatten() {
+            return Conclusion::stop(Act::Idle(None), Standing::Failing(failure));
+        }
         // The other half of a repair that has spent its budget when the Secret was read.
         return match call.step {
             Step::Publish { .. } => waiting(case, false, || Some(call)),
@@ -259,7 +299,9 @@ fn paced(case: &Case<'_>, why: IssueReason, call: impl FnOnce() -> Option<Call>)
 
 /// How a grant stands that needs something: the last failure if there is one.
 fn standing(case: &Case<'_>) -> Standing {
-    match case.view.failing().filter(|failing| !failing.is_prompt()) {
+    // Nobody is told before it is known what is wrong.
+    let unexplained = |failing: &&Failing| case.view.grant.proof.target_refused && failing.count == 1;
+    match case.view.failing().filter(|failing| !failing.is_prompt() && !unexplained(failing)) {
         Some(failing) => Standing::Failing(failing.failure.clone()),
         None if case.is_valid() => Standing::Ready,
         None => Standing::Working,

@@ -65,9 +65,7 @@ fn written_again(case: &Case<'_>, why: IssueReason) -> Option<Call> {
     let (view, target) = (case.view, case.target?);
     let read_back = view.grant.rare.as_ref().and_then(|rare| rare.read_back.as_ref());
     let Some(read_back) = read_back.filter(|read_back| read_back.version == target.version) else {
-        let what = format!("read Secret {}/{} to mend it", view.key.namespace, case.name);
-        let request = Request::read(what, secret_path(&view.key.namespace, &case.name));
-        return Some(Call::of(Step::ReadBack { why }, request));
+        return Some(read(case, why));
     };
     let claims = &read_back.token.claims;
     let bond = claims.secret.as_ref();
@@ -85,6 +83,14 @@ fn written_again(case: &Case<'_>, why: IssueReason) -> Option<Call> {
         layout: view.layout(policy),
     };
     Some(call::publish(case, policy, &record, &read_back.token.secret, why))
+}
+
+/// Reads the target whole.
+#[must_use]
+pub fn read(case: &Case<'_>, why: IssueReason) -> Call {
+    let namespace = &case.view.key.namespace;
+    let what = format!("read Secret {namespace}/{} to mend it", case.name);
+    Call::of(Step::ReadBack { why }, Request::read(what, secret_path(namespace, &case.name)))
 }
 
 /// Apply leaves foreign owner references in place, and a second living owner would keep the Secret alive after

@@ -11,6 +11,7 @@ use super::{
     record::{Bond, Previous, Record, Token},
     secret::{Fence, Target, anchor, fingerprint, target},
 };
+use crate::api::server::tests::PEM;
 use crate::core::{
     address::ClusterAddress,
     credential::{keys::Signer, token},
@@ -321,8 +322,6 @@ fn argo_cd_reads_cluster_resources_with_namespaces_and_a_shard() {
     assert_eq!(alone["data"].as_object().unwrap().keys().collect::<Vec<_>>(), ["config", "name", "server"]);
 }
 
-const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-
 #[test]
 fn a_server_of_the_policys_own_has_the_ca_that_the_policy_gives() {
     let ca = |kind: &str, member: &str, more: Value| {
@@ -340,8 +339,8 @@ fn a_server_of_the_policys_own_has_the_ca_that_the_policy_gives() {
         [("Kubeconfig", "kubeconfig"), ("ArgoCDCluster", "argoCDCluster"), ("IstioRemoteSecret", "istioRemoteSecret")]
     {
         assert_eq!(ca(kind, member, json!({})).as_deref(), Some("pem"), "the cluster's");
-        let bundle = json!({"caBundle": STANDARD.encode(CERTIFICATE)});
-        assert_eq!(ca(kind, member, bundle).as_deref(), Some(CERTIFICATE));
+        let bundle = json!({"caBundle": STANDARD.encode(PEM)});
+        assert_eq!(ca(kind, member, bundle).as_deref(), Some(PEM));
         assert_eq!(ca(kind, member, json!({"systemRoots": true})), None, "no CA at all");
     }
 }
@@ -464,16 +463,26 @@ fn labels_that_the_administrator_demands_win_over_the_policys_and_are_on_anchors
 #[test]
 fn a_policy_that_was_stored_without_the_rules_is_unreadable_and_says_why() {
     for (format, why) in [
-        (json!({"type": "Custom", "custom": {"data": {"a": "{token} {x}"}}}), "custom.data[a]: {x} is no placeholder"),
+        (
+            json!({"type": "Custom", "custom": {"data": {"a": "{token} {x}"}}}),
+            "format.custom.data[a]: \"{x}\" is no placeholder",
+        ),
         (
             json!({"type": "Kubeconfig", "kubeconfig": {"secretType": "kubernetes.io/tls"}}),
-            "kubeconfig.secretType: controllers act on Secrets of type kubernetes.io/tls",
+            "format.kubeconfig.secretType: controllers act on Secrets of type \"kubernetes.io/tls\"",
         ),
-        (json!({"type": "ArgoCDCluster", "argoCDCluster": {"systemRoots": true}}), "set server, or remove them"),
+        (
+            json!({"type": "ArgoCDCluster", "argoCDCluster": {"systemRoots": true}}),
+            "format.argoCDCluster: caBundle and systemRoots are for a server",
+        ),
+        (
+            json!({"type": "IstioRemoteSecret", "istioRemoteSecret": {"clusterName": "c", "server": "https://a", "caBundle": "QUFB"}}),
+            "format.istioRemoteSecret: caBundle holds no certificate; write",
+        ),
     ] {
         let state = state(&json!({"secret": {"format": format}}), &Demanded::default());
         let PolicyState::Unreadable(_, error) = state else { panic!("{format}") };
-        assert!(error.starts_with("spec.secret.format: ") && error.contains(why), "{error}");
+        assert!(error.starts_with(&format!("spec.secret.{why}")), "{error}");
     }
 }
 

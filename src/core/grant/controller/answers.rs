@@ -13,7 +13,7 @@ use crate::{
             token::{self, Minted},
         },
         failure::Failure,
-        format::read_back,
+        format::{self, read_back},
         grant::{
             Attempt, Grant, Predecessor, Proof, ReadBack, Retirement,
             call::Step,
@@ -258,7 +258,7 @@ impl Grants {
     fn seen(&mut self, id: u32, now: Time) -> Option<&mut Proof> {
         let proof = &mut self.grants.get_mut(id)?.proof;
         proof.target_seen = Secs::of(now);
-        (proof.target_doubtful, proof.target_foreign) = (false, false);
+        (proof.target_doubtful, proof.target_foreign, proof.target_refused) = (false, false, false);
         Some(proof)
     }
 
@@ -395,8 +395,12 @@ impl Grants {
 
     fn read_back(&mut self, id: u32, key: &GrantKey, why: IssueReason, read: read_back::StoredToken, now: Time) {
         let version = meta::version(&read.meta);
+        let refused = self.grants.get(id).is_some_and(|grant| grant.proof.target_refused);
         self.see_target(key, &read.meta, now);
         self.seen(id, now);
+        if refused {
+            return self.explain(id, key, &read);
+        }
         self.spend(id, why, now);
         let Some(grant) = self.grants.get_mut(id) else { return };
         match read.token {
@@ -405,8 +409,27 @@ impl Grants {
         }
     }
 
+    /// Tells what stands in the way of a write: the API server names only the type that it refuses.
+    fn explain(&mut self, id: u32, key: &GrantKey, read: &read_back::StoredToken) {
+        let Some(grant) = self.grants.get_mut(id) else { return };
+        let Some(policy) = self.policies.get(grant.policy).and_then(PolicyState::readable) else { return };
+        let format = format::of(&policy.spec.secret.format);
+        let (wanted, name) = (format.secret_type(), read.meta.name.as_deref().unwrap_or_default());
+        let what = if read.kind == wanted {
+            format!("Secret {}/{name} is immutable", key.namespace)
+        } else {
+            format!(
+                "Secret {}/{name} has the type {:.100?}, which cannot change, and spec.secret.format needs {wanted:?}",
+                key.namespace, read.kind
+            )
+        };
+        if let Some(failing) = grant.rare().failing.as_mut() {
+            failing.failure = Failure::new(FailureReason::TargetImmutable, &what);
+        }
+    }
+
     /// Notes what a failed call leaves in doubt.
-    fn failed(&mut self, id: u32, step: &Step, failure: Failure, now: Time) {
+    fn failed(&mut self, id: u32, step: &Step, mut failure: Failure, now: Time) {
         let doubtful = matches!(failure.reason, FailureReason::Conflict | FailureReason::AccountNotFound);
         let unclear = matches!(failure.reason, FailureReason::Conflict | FailureReason::ApiUnavailable);
         let policy = self.grants.get(id).and_then(|grant| self.policies.get(grant.policy));
@@ -422,9 +445,18 @@ impl Grants {
                     attempt.spent = true;
                 }
             }
+            // The refusal of the write stays the failure, and its back-off runs.
+            Step::ReadBack { .. } if grant.proof.target_refused => return grant.proof.target_refused = false,
             _ => {
                 grant.proof.target_doubtful |= unclear;
                 grant.proof.target_absent &= !unclear;
+                grant.proof.target_refused = failure.reason == FailureReason::TargetImmutable
+                    && matches!(step, Step::Publish { .. } | Step::CreateTarget);
+                // The last explanation stands until the next.
+                let before = grant.failing().map(|failing| &failing.failure).filter(|_| grant.proof.target_refused);
+                if let Some(before) = before.filter(|before| before.reason == failure.reason) {
+                    failure = before.clone();
+                }
             }
         }
         self.fail(id, failure, now);

@@ -40,6 +40,7 @@ pub struct Stored {
     pub meta: ObjectMeta,
     pub is_anchor: bool,
     pub data: BTreeMap<String, String>,
+    pub kind: String,
 }
 
 type Objects<T> = BTreeMap<(String, String), T>;
@@ -64,6 +65,13 @@ pub struct Server {
 fn refuse(what: &str, code: u16, name: &str) -> Box<Refusal> {
     let status = Status { code: Some(code.into()), ..Status::default() };
     Box::new(Refusal { code: Some(code), object: Some(name.into()), failure: Failure::refused(what, &status) })
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "an answer holds a box")]
+fn immutable(what: &str, name: &str) -> Box<Refusal> {
+    let message = Some("type: Invalid value: field is immutable".to_owned());
+    let status = Status { code: Some(422), message, ..Status::default() };
+    Box::new(Refusal { code: Some(422), object: Some(name.into()), failure: Failure::refused(what, &status) })
 }
 
 fn version(meta: &ObjectMeta) -> u64 {
@@ -277,7 +285,7 @@ impl Server {
     fn get_secret(&self, what: &str, namespace: &str, name: &str) -> Result<Value, Box<Refusal>> {
         let stored = self.secrets.get(&(namespace.to_owned(), name.to_owned()));
         let stored = stored.ok_or_else(|| refuse(what, 404, name))?;
-        Ok(json!({"metadata": stored.meta, "data": stored.data}))
+        Ok(json!({"metadata": stored.meta, "data": stored.data, "type": stored.kind}))
     }
 
     pub fn put(
@@ -290,6 +298,7 @@ impl Server {
     ) -> ObjectMeta {
         let key = (namespace.to_owned(), name.to_owned());
         let old = self.secrets.get(&key).map(|stored| stored.meta.clone());
+        let kind = self.secrets.get(&key).map_or_else(|| "Opaque".to_owned(), |stored| stored.kind.clone());
         let fresh = format!("uid-{}", self.next());
         let version = self.next();
         meta["uid"] = old.as_ref().and_then(|meta| meta.uid.clone()).unwrap_or(fresh).into();
@@ -298,7 +307,7 @@ impl Server {
         meta["creationTimestamp"] = created.unwrap_or_else(|| meta::text(self.now).into());
         (meta["name"], meta["namespace"]) = (name.into(), namespace.into());
         let meta: ObjectMeta = serde_json::from_value(meta).unwrap();
-        self.secrets.insert(key, Stored { meta: meta.clone(), is_anchor, data });
+        self.secrets.insert(key, Stored { meta: meta.clone(), is_anchor, data, kind });
         self.tell_secret(namespace, name);
         meta
     }
@@ -336,6 +345,10 @@ impl Server {
         if !fits {
             return Err(refuse(what, 409, name));
         }
+        let kind = body["type"].as_str().unwrap().to_owned();
+        if stored.is_some_and(|stored| stored.kind != kind) {
+            return Err(immutable(what, name));
+        }
         let data: BTreeMap<String, String> = serde_json::from_value(body["data"].clone()).unwrap();
         let fields = |map: &Value| -> Value {
             let fields = map.as_object().into_iter().flatten().map(|(key, _)| (format!("f:{key}"), json!({})));
@@ -358,7 +371,9 @@ impl Server {
                 meta["annotations"][key] = value.as_str().into();
             }
         }
-        Ok(json!({"metadata": self.put(namespace, name, meta, false, data)}))
+        let meta = self.put(namespace, name, meta, false, data);
+        self.secrets.entry((namespace.to_owned(), name.to_owned())).and_modify(|stored| stored.kind = kind);
+        Ok(json!({ "metadata": meta }))
     }
 
     fn patch(&mut self, what: &str, namespace: &str, name: &str, body: &Value) -> Result<Value, Box<Refusal>> {
