@@ -1,4 +1,4 @@
-//! etcd, Kubernetes' own programs and Prometheus': found in `KUBEBUILDER_ASSETS`, or built once
+//! etcd, Kubernetes' own programs, Prometheus' and Helm: found in `KUBEBUILDER_ASSETS`, or built once
 //! with Go.
 
 use crate::process::tail;
@@ -64,6 +64,8 @@ const PROMETHEUS: Module = Module {
     folder: "e2e/promtool",
     tools: &[Tool::of_prometheus("prometheus", "github.com/prometheus/prometheus/cmd/prometheus")],
 };
+const HELM: Module =
+    Module { folder: "e2e/helm", tools: &[Tool::new("helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4")] };
 
 /// Where the programs of a control plane are.
 #[derive(Clone, Debug)]
@@ -109,6 +111,14 @@ pub fn promtool() -> Result<PathBuf> {
 /// As there.
 pub fn prometheus() -> Result<PathBuf> {
     programs(PROMETHEUS)?.remove("prometheus").context("prometheus is not one of ours")
+}
+
+/// As [`promtool`], for Helm.
+///
+/// # Errors
+/// As there.
+pub fn helm() -> Result<PathBuf> {
+    programs(HELM)?.remove("helm").context("helm is not one of ours")
 }
 
 fn programs(module: Module) -> Result<BTreeMap<&'static str, PathBuf>> {
@@ -303,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_shipped_modules_pin_every_tool() {
-        for module in [CONTROL_PLANE, NODE, PROMTOOL, PROMETHEUS] {
+        for module in [CONTROL_PLANE, NODE, PROMTOOL, PROMETHEUS, HELM] {
             let place = Place::new(module).unwrap();
             assert!(module.tools.iter().all(|tool| place.stamp(tool).is_ok()), "{}", module.folder);
         }
