@@ -8,7 +8,7 @@ TEST_THREADS ?= 6
 TESTS = life $(filter-out life,$(patsubst e2e/tests/%/main.rs,%,$(wildcard e2e/tests/*/main.rs)) $(patsubst e2e/tests/%.rs,%,$(wildcard e2e/tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-units lint demo cluster bench crds monitoring image node-test sbom deny reproducible FORCE
+.PHONY: help build test test-units lint demo cluster bench crds monitoring chart image node-test sbom deny reproducible FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -67,6 +67,9 @@ reproducible: ## Build the last commit's binary in two folders, and compare
 	cd target/reproducible && sha256sum one/target/release/tokenward another/two/target/release/tokenward && \
 	cmp one/target/release/tokenward another/two/target/release/tokenward && \
 	! grep -c "$$HOME" one/target/release/tokenward
+
+chart: ## Generate charts/tokenward from config/
+	$(CARGO) run --locked -q $(E2E) --bin chart
 
 crds: crds/tokenpolicies.yaml crds/bootstrap/bootstraptokenpolicies.yaml ## Generate crds/ from the code
 

@@ -1,8 +1,10 @@
 //! A real control plane, a fault proxy, the operator under test and a leak scanner: what Tokenward's
 //! end-to-end scenarios and benchmarks are made of.
 
+pub mod chart;
 pub mod cluster;
 pub mod control_plane;
+pub mod helm;
 mod http;
 pub mod image;
 pub mod kubeconfig;

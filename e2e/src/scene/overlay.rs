@@ -16,8 +16,14 @@ pub fn with_component(folder: PathBuf, component: &str) -> Result<PathBuf> {
 pub fn render(folder: &Path) -> Result<Vec<Value>> {
     let output = Command::new(Binaries::find()?.path("kubectl")?).arg("kustomize").arg(folder).output()?;
     ensure!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout)?;
-    Ok(text.split("\n---\n").map(serde_saphyr::from_str).collect::<Result<_, _>>()?)
+    manifests(&String::from_utf8(output.stdout)?)
+}
+
+/// The manifests in a text; documents with nothing but comments are none.
+pub fn manifests(text: &str) -> Result<Vec<Value>> {
+    let has_fields = |document: &&str| document.lines().any(|line| !line.is_empty() && !line.starts_with(['#', '-']));
+    let documents = text.split("\n---\n").filter(has_fields);
+    documents.map(|document| Ok(serde_saphyr::from_str(document)?)).collect()
 }
 
 /// The pod template of the Deployment among these manifests.
