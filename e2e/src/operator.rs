@@ -391,6 +391,14 @@ pub async fn token(cluster: &Cluster, namespace: &str, account: &str, life: Dura
 /// When kubectl fails, or the API server or the garbage collector do not take notice within 30 s.
 pub async fn install(plane: &ControlPlane) -> Result<()> {
     apply_overlay(plane, "config/install").await?;
+    kinds_are_known(plane).await
+}
+
+/// Waits until the API server and the garbage collector know the kinds that were just installed.
+///
+/// # Errors
+/// When they do not within 40 s.
+pub async fn kinds_are_known(plane: &ControlPlane) -> Result<()> {
     plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
     // The garbage collector looks for new kinds every 30 s, and when it starts.
     plane.stop_component(Component::ControllerManager).await?;

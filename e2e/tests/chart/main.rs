@@ -2,6 +2,7 @@
 //! costs no token.
 
 mod generated;
+mod release;
 mod rendered;
 mod values;
 

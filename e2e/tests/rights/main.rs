@@ -75,3 +75,16 @@ async fn the_whole_cluster_with_the_signer() -> Result<()> {
     hand_over(&shape).await?;
     shape.verdict(&[OPTIONAL_KIND]).await
 }
+
+/// The chart's rights are those of `config/` (`chart/rendered.rs`), and this is what they are used for, all parts at once.
+#[tokio::test]
+async fn the_whole_cluster_by_helm() -> Result<()> {
+    let values = ["components.bootstrapTokenPolicy=true", "components.bootstrapSigner=true"];
+    let shape = Shape::start_chart("helm", &values, &["ci"]).await?;
+    grants(&shape).await?;
+    clean(&shape).await?;
+    cap(&shape).await?;
+    sign(&shape).await?;
+    hand_over(&shape).await?;
+    shape.verdict(&[]).await
+}

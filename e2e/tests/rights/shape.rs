@@ -6,10 +6,11 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
-use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, garbage_collector_knows};
+use tokenward_e2e::helm::Helm;
+use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, kinds_are_known};
 use tokenward_e2e::scene::Scene;
 use tokenward_e2e::scene::overlay::{arguments, render};
-use tokenward_e2e::{AuditEvent, Component, ControlPlane, Operator, Options, Profile, Proxy, target_dir};
+use tokenward_e2e::{AuditEvent, ControlPlane, Operator, Options, Profile, Proxy, target_dir};
 
 /// A shape under test.
 pub struct Shape {
@@ -20,36 +21,43 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Installs an overlay for these namespaces, and starts a replica in each, and one more.
+    /// Installs an overlay for these namespaces, and starts a replica in each.
     pub async fn start(name: &str, overlay: &Path, namespaces: &[&str]) -> Result<Self> {
-        let shape = Self::install(name, overlay, namespaces).await?;
-        for scene in &shape.scenes {
-            scene.operator.ready().await?;
-        }
-        Ok(shape)
+        let install = async |plane: &ControlPlane| {
+            apply_overlay(plane, "config/crd").await?;
+            apply_overlay(plane, overlay).await?;
+            render(overlay)
+        };
+        Self::installed(name, namespaces, install).await
     }
 
-    /// As [`Shape::start`], without waiting for the operators.
-    pub async fn install(name: &str, overlay: &Path, namespaces: &[&str]) -> Result<Self> {
+    /// As [`Shape::start`], of the Helm chart with these values.
+    pub async fn start_chart(name: &str, values: &[&str], namespaces: &[&str]) -> Result<Self> {
+        let install = async |plane: &ControlPlane| Helm::of(plane).await?.install(values).await;
+        Self::installed(name, namespaces, install).await
+    }
+
+    async fn installed(
+        name: &str,
+        namespaces: &[&str],
+        install: impl AsyncFnOnce(&ControlPlane) -> Result<Vec<Value>>,
+    ) -> Result<Self> {
         let dir = target_dir().join("e2e").join(format!("rights-{name}"));
         // Scenes want one that lives as long as the test binary; `stop` ends its processes.
         let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start(Profile::default(), dir).await?));
         for namespace in namespaces {
             plane.create_namespace(namespace).await?;
         }
-        apply_overlay(plane, "config/crd").await?;
-        apply_overlay(plane, overlay).await?;
-        plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
-        // The garbage collector looks for new kinds every 30 s, and when it starts.
-        plane.stop_component(Component::ControllerManager).await?;
-        plane.start_component(Component::ControllerManager).await?;
-        garbage_collector_knows(plane, "tokenward.dev/v1alpha1", "TokenPolicy").await?;
-        let manifests = render(overlay)?;
+        let manifests = install(plane).await?;
+        kinds_are_known(plane).await?;
         let mut scenes = Vec::new();
         for namespace in namespaces {
             let proxy = Proxy::start(plane)?;
             let operator = replica(plane, &manifests, &proxy, namespace).await?;
             scenes.push(Scene::around(plane, namespace, proxy, operator).await?);
+        }
+        for scene in &scenes {
+            scene.operator.ready().await?;
         }
         Ok(Self { plane, manifests, scenes })
     }
@@ -59,7 +67,7 @@ impl Shape {
         replica(self.plane, &self.manifests, &self.scenes[0].proxy, name).await
     }
 
-    /// What the overlay grants to the operator.
+    /// What the manifests grant to the operator.
     pub fn granted(&self) -> Result<BTreeSet<Right>> {
         granted(&self.manifests, NAMESPACE, ACCOUNT)
     }
