@@ -8,7 +8,7 @@ TEST_THREADS ?= 6
 TESTS = life $(filter-out life,$(patsubst e2e/tests/%/main.rs,%,$(wildcard e2e/tests/*/main.rs)) $(patsubst e2e/tests/%.rs,%,$(wildcard e2e/tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-units lint demo cluster bench crds monitoring chart image node-test sbom deny reproducible FORCE
+.PHONY: help build test test-units licences lint demo cluster bench crds monitoring chart reference docs pictures image node-test sbom dist deny reproducible FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -20,7 +20,7 @@ REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo
 build: ## Build the operator's release binary
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) rustc --release --locked --bin tokenward -- -C target-feature=+crt-static
 
-test: lint build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
+test: lint licences build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
 	$(CARGO) test --workspace --locked --no-run
 	$(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync test-units $(TESTS:%=test-%)
 
@@ -31,6 +31,10 @@ test-units:
 # Of the whole workspace, as above: for one package alone its dependencies would be built once more, with other features.
 test-%:
 	$(CARGO) test --workspace --locked --test $* -- --test-threads=$(TEST_THREADS)
+
+licences:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
+	else echo "cargo-deny is not installed: licences, origins and versions of the dependencies are not checked"; fi
 
 lint: ## Check the format and the lints
 	$(CARGO) fmt --all --check
@@ -54,6 +58,9 @@ node-test: build ## Run the image on a real kubelet and containerd (needs root);
 sbom: ## Write the bill of materials (CycloneDX) of the release binary: target/tokenward.cdx.json
 	@mkdir -p target
 	$(CARGO) run --locked -q $(E2E) --bin sbom > target/tokenward.cdx.json
+
+dist: build ## Write a release into target/dist; IMAGE=registry.example.com/tokenward names its image there, by digest
+	$(CARGO) run --locked -q $(E2E) --bin dist -- $(IMAGE)
 
 deny: ## Check the dependencies' licences, origins and versions (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources
@@ -86,5 +93,28 @@ config/components/monitoring/prometheus-rule.yaml: monitoring/alerts.yaml FORCE
 	  'metadata:' '  name: tokenward' '  namespace: tokenward-system' \
 	  '  labels: {app.kubernetes.io/name: tokenward, app.kubernetes.io/part-of: tokenward}' 'spec:' && \
 	  sed 's/^./  &/' $<; } > $@
+
+reference: ## Generate the tables of docs/reference/ from the code
+	WRITE_REFERENCE=1 $(CARGO) test --workspace --locked -q --lib reference::
+
+# Built once, as the control plane is; `make docs MDBOOK=mdbook` takes the one of your PATH.
+TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
+MDBOOK_VERSION = 0.5.4
+MDBOOK ?= $(TARGET)/mdbook-$(MDBOOK_VERSION)/bin/mdbook
+
+docs: $(if $(findstring /,$(MDBOOK)),$(MDBOOK)) ## Build the documentation as a site: target/docs/index.html
+	$(MDBOOK) build docs --dest-dir $(TARGET)/docs
+
+# In a target folder of its own, which cargo removes: its crates have nothing to do with ours.
+$(TARGET)/mdbook-$(MDBOOK_VERSION)/bin/mdbook:
+	env -u CARGO_TARGET_DIR $(CARGO) install --locked --no-default-features --features search --root $(TARGET)/mdbook-$(MDBOOK_VERSION) \
+	  mdbook --version $(MDBOOK_VERSION)
+
+pictures: build ## Draw the terminals in docs/ anew, from runs of the demo
+	$(CARGO) build --locked $(E2E) --bin demo --bin picture
+	CLICOLOR_FORCE=1 $(TARGET)/debug/demo </dev/null >$(TARGET)/story.txt
+	$(TARGET)/debug/picture <$(TARGET)/story.txt >docs/pictures/story.svg
+	sed -n '/get tokenpolicies/,/✓/{/✓/!p}' $(TARGET)/story.txt | $(TARGET)/debug/picture >docs/pictures/get-tp.svg
+	BRIEF=1 CLICOLOR_FORCE=1 $(TARGET)/debug/demo </dev/null | $(TARGET)/debug/picture >docs/demo.svg
 
 FORCE:

@@ -13,7 +13,7 @@ use crate::{
     core::{bootstrap::Cleaner, names},
 };
 
-/// Keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
+/// Keeps ServiceAccount tokens in Secrets fresh, and revokes them one by one.
 #[derive(Debug, Parser)]
 #[command(name = "tokenward", version)]
 pub struct Cli {
@@ -25,60 +25,64 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs the operator, with KUBECONFIG or the pod's own account.
+    /// Runs the operator, on the API server of KUBECONFIG or with the account of its pod.
     Run(Settings),
     /// Prints the CustomResourceDefinitions.
     Crds {
-        /// Only that of this plural name.
+        /// Prints only the one of this plural name.
         #[arg(value_parser = ["tokenpolicies", "bootstraptokenpolicies"])]
         plural: Option<String>,
     },
 }
 
-/// Everything the operator can be told.
+/// The settings of the operator.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// Namespace to govern; may be given several times. None means all.
+    /// Namespace to govern; repeat it, or separate several by commas. By default all.
     #[arg(long = "namespace", env = "TOKENWARD_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
-    /// Only one process acts, the one that holds the Lease `tokenward`; the others stand by.
+    /// Lets one of several processes act, the holder of the Lease `tokenward`; the others stand by.
     #[arg(long, env = "TOKENWARD_LEADER_ELECT", value_parser = BoolishValueParser::new(), action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub leader_elect: bool,
-    /// Accounts that are worked on at the same time, 1 to 256.
+    /// Number of accounts to work on at the same time, 1 to 256.
     #[arg(long, env = "TOKENWARD_CONCURRENCY", default_value_t = 32, value_parser = concurrency)]
     pub concurrency: u16,
-    /// Where /metrics is served.
+    /// Address that serves /metrics.
     #[arg(long, env = "TOKENWARD_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub metrics_bind_address: SocketAddr,
-    /// Where /livez and /readyz are served.
+    /// Address that serves /livez and /readyz.
     #[arg(long, env = "TOKENWARD_HEALTH_PROBE_BIND_ADDRESS", default_value = ":8081", value_parser = address)]
     pub health_probe_bind_address: SocketAddr,
-    /// URL of the API server that is written into Secrets. Default: kube-public/cluster-info, else the operator's own.
+    /// https URL of the API server to write into Secrets. By default that of kube-public/cluster-info, else the
+    /// operator's own.
     #[arg(long, env = "TOKENWARD_CLUSTER_SERVER", value_parser = server)]
     pub cluster_server: Option<String>,
-    /// PEM file with the CA of that server; it is read again every minute. Default: that of the operator's own connection.
+    /// PEM file with the CA of --cluster-server, read again every minute. By default the CA of the operator's own
+    /// connection.
     #[arg(long, env = "TOKENWARD_CLUSTER_CA_FILE", requires = "cluster_server")]
     pub cluster_ca_file: Option<PathBuf>,
-    /// Labels of every Secret that the operator creates, anchors too: key=value, separated by commas.
+    /// Labels of every Secret that the operator creates, including anchors: key=value, separated by commas. They win
+    /// over secret.labels, and the keys that are refused there are refused here. After a change, targets are written
+    /// again with the same token, and existing anchors stay as they are.
     #[arg(long, env = "TOKENWARD_SECRET_LABELS", value_delimiter = ',', value_parser = label)]
     pub secret_labels: Vec<(String, String)>,
-    /// What happens to bootstrap tokens that the in-tree token cleaner would delete.
+    /// Action on bootstrap tokens that the in-tree token cleaner would delete.
     #[arg(long, env = "TOKENWARD_BOOTSTRAP_TOKEN_CLEANER", default_value = "enforce")]
     pub bootstrap_token_cleaner: Cleaner,
     /// Signs kube-public/cluster-info with the bootstrap tokens, as the in-tree bootstrap signer does.
     #[arg(long, env = "TOKENWARD_BOOTSTRAP_SIGNER", value_parser = BoolishValueParser::new(), action = Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub bootstrap_signer: bool,
-    /// Form of the log. Default: text on a terminal, else json.
+    /// Format of the log. By default text on a terminal, else json.
     #[arg(long, env = "TOKENWARD_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
 }
 
-/// Forms of the log.
+/// Formats of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// For collectors.
+    /// Objects for collectors.
     Json,
 }
 
@@ -89,9 +93,9 @@ impl ValueEnum for Cleaner {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
-            Self::Enforce => PossibleValue::new("enforce").help("they are deleted"),
-            Self::Report => PossibleValue::new("report").help("they are told of, once each"),
-            Self::Off => PossibleValue::new("off").help("nothing"),
+            Self::Enforce => PossibleValue::new("enforce").help("delete them"),
+            Self::Report => PossibleValue::new("report").help("report each of them once"),
+            Self::Off => PossibleValue::new("off").help("leave them alone"),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Tokenward keeps bound ServiceAccount tokens alive in Secrets, and kills them when asked.
+//! Tokenward keeps bound ServiceAccount tokens in Secrets fresh, and revokes them one by one.
 //!
 //! `core` decides and is pure; `shell` acts and decides nothing. Data flows one way: watch or answer → controller →
 //! decision → request → answer.
@@ -6,6 +6,8 @@
 pub mod api;
 pub mod cli;
 mod core;
+#[cfg(test)]
+mod reference;
 mod shell;
 
 pub use core::redact;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folder of the pages on formats and consumers.
-pub const FORMATS: &str = "docs/formats";
+pub const FORMATS: &str = "docs/consumers";
 
 /// A file of the workspace as text.
 ///

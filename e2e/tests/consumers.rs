@@ -1,4 +1,4 @@
-//! Each consumer's page in `docs/formats`: its manifest is applied as it stands, and the Secret is read by the rules
+//! Each consumer's page in `docs/consumers`: its manifest is applied as it stands, and the Secret is read by the rules
 //! that the consumer's own source has, before and after a rotation. A test binary of its own, as the pages' namespaces
 //! are those of the consumers.
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{duration::Duration, schema};
 
-/// Reports on the bootstrap tokens of the cluster, and gives those that live too long an earlier end.
+/// Reports faults of the bootstrap tokens in kube-system, and gives tokens that live too long an earlier expiration.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "tokenward.dev",
@@ -20,7 +20,7 @@ use super::{duration::Duration, schema};
     category = "tokenward",
     status = "BootstrapTokenPolicyStatus",
     derive = "PartialEq",
-    doc = "Reports on the bootstrap tokens in kube-system, and gives those that live too long an earlier end.",
+    doc = "Reports faults of the bootstrap tokens in kube-system, and gives tokens that live too long an earlier expiration.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -32,13 +32,13 @@ use super::{duration::Duration, schema};
         name = "Tokens",
         type_ = "integer",
         json_path = ".status.tokens.total",
-        description = "Bootstrap tokens there are"
+        description = "Number of bootstrap tokens"
     ),
     printcolumn(
         name = "Findings",
         type_ = "integer",
         json_path = ".status.tokens.withFindings",
-        description = "Tokens with which something is wrong"
+        description = "Number of tokens with findings"
     ),
     printcolumn(
         name = "Age",
@@ -51,7 +51,7 @@ use super::{duration::Duration, schema};
         type_ = "string",
         json_path = ".spec.maxAge",
         priority = 1,
-        description = "The longest time that a token may still have"
+        description = "Longest remaining life of a token"
     ),
     printcolumn(
         name = "Reason",
@@ -64,25 +64,24 @@ use super::{duration::Duration, schema};
 #[serde(rename_all = "camelCase")]
 pub struct BootstrapTokenPolicySpec {
     /// Report writes nothing but the status. Enforce gives tokens that outlive maxAge an earlier expiration.
-    /// Whether expired tokens are deleted is not decided here but by the operator's flag
-    /// --bootstrap-token-cleaner.
+    /// The operator's flag --bootstrap-token-cleaner, and not this field, decides whether expired tokens are deleted.
     #[serde(default)]
     pub mode: Mode,
-    /// The longest time that a token may still have, at least 10m. With Enforce, a token without expiration or with
-    /// a later one expires this long after it was seen.
+    /// Longest remaining life of a token, at least 10m. With Enforce, a token without expiration or with a later one
+    /// expires this long after it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('10m')")
             .message("a node needs time to join; write 10m or more")
     )]
     pub max_age: Option<Duration>,
-    /// The extra groups that tokens may give; a token with another one is a finding. Without this field any is
+    /// Extra groups that tokens may give; a token with another group is a finding. Without this field, every group is
     /// allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("items" = schema::text(277, GROUP)))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub allowed_groups: Option<Vec<String>>,
-    /// Labels of Secrets that are exempt from maxAge. Expired ones are deleted all the same.
+    /// Labels of Secrets that are exempt from maxAge. Expired tokens are deleted all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::selector")]
     pub keep: Option<LabelSelector>,
@@ -102,7 +101,7 @@ pub enum Mode {
     Enforce,
 }
 
-/// What the operator last saw.
+/// State of the bootstrap tokens as the operator last saw them.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct BootstrapTokenPolicyStatus {
@@ -117,7 +116,7 @@ pub struct BootstrapTokenPolicyStatus {
     /// Counts of bootstrap tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenCounts>,
-    /// What is wrong with tokens, at most 20, by name of the Secret.
+    /// Faults of tokens, at most 20, by name of the Secret.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<TokenFinding>,
 }
@@ -126,27 +125,27 @@ pub struct BootstrapTokenPolicyStatus {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenCounts {
-    /// All of them.
+    /// All bootstrap tokens.
     pub total: i32,
-    /// They expire, but not yet.
+    /// Tokens that have not expired yet.
     pub valid: i32,
-    /// They are expired.
+    /// Expired tokens.
     pub expired: i32,
-    /// They have no expiration.
+    /// Tokens without expiration.
     pub never_expires: i32,
-    /// Their expiration cannot be read, which counts as expired.
+    /// Tokens whose expiration cannot be read; they count as expired.
     pub unparsable: i32,
-    /// Something is wrong with them.
+    /// Tokens with findings.
     pub with_findings: i32,
 }
 
-/// Something that is wrong with a token.
+/// A fault of a token.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct TokenFinding {
     /// Name of the Secret in kube-system.
     pub secret: String,
     /// Expired, Unparsable, NeverExpires, BeyondMaxAge, NameMismatch or GroupNotAllowed.
     pub reason: String,
-    /// What to do, for people.
+    /// Cause and cure, for people.
     pub message: String,
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::schema::ceiling;
 
 /// The grammar as a CEL rule, because a `pattern` that fails cannot say what to write instead.
-const RULE: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')";
+pub const RULE: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')";
 /// The syntax.
 const HINT: &str = "write a duration of one to four parts like 24h, 1h30m or 90s (units h, m, s, ms; a day is 24h)";
 

@@ -6,7 +6,7 @@ use kube::core::{Message, Rule};
 use super::schema::shown;
 
 /// What is done with a Secret that has a key under one of these domains, and the domains.
-const ACTING: [(&str, &[&str]); 5] = [
+pub const ACTING: [(&str, &[&str]); 5] = [
     ("Kubernetes and kubectl act on such keys", &["kubernetes.io", "k8s.io"]),
     ("the operator keeps its own record there", &["tokenward.dev"]),
     (

@@ -179,7 +179,7 @@ pub struct KubeconfigOptions {
     #[schemars(length(max = schema::ceiling(253)))]
     #[x_kube(validation = schema::matches(253, schema::SECRET_KEY))]
     pub key: Option<String>,
-    /// Type of the Secret; by default Opaque. It stays as long as secret.name.
+    /// Type of the Secret; by default Opaque. It cannot change without another secret.name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = schema::ceiling(253)))]
     #[x_kube(validation = schema::matches(253, SECRET_TYPE), validation = foreign::type_rule(), validation = Rule::new(format!("self != '{}'", foreign::BASIC_AUTH)).message(NO_KUBECONFIG))]
@@ -259,7 +259,7 @@ pub struct IstioRemoteSecretOptions {
     pub api_server: ServerOptions,
 }
 
-/// Who reads the token as a password.
+/// Registries that read the token as a password.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct DockerConfigJsonOptions {
     /// Hosts of registries, with a port where they need one, 1 to 16.
@@ -288,14 +288,15 @@ fn registry() -> Value {
     validation = Rule::new(format!("!has(self.secretType) || self.secretType != '{}' || 'username' in self.data || 'password' in self.data", foreign::BASIC_AUTH)).message(NO_LOGIN)
 )]
 pub struct CustomOptions {
-    /// Type of the Secret; by default Opaque. It stays as long as secret.name. Types on which controllers act are
-    /// refused; kubernetes.io/basic-auth needs the key username or password.
+    /// Type of the Secret; by default Opaque. It cannot change without another secret.name. Types on which controllers
+    /// act are refused; kubernetes.io/basic-auth needs the key username or password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = schema::ceiling(253)))]
     #[x_kube(validation = schema::matches(253, SECRET_TYPE), validation = foreign::type_rule())]
     pub secret_type: Option<String>,
     /// Keys of the Secret with their texts, 1 to 16. The placeholders {token}, {server}, {ca} (PEM), {caBase64},
-    /// {namespace}, {serviceAccount} and {expiresAt} (RFC 3339) are filled, {{ stands for a brace, and all else is copied.
+    /// {namespace}, {serviceAccount} and {expiresAt} (RFC 3339) are filled, {{ stands for a brace, and all else is
+    /// copied.
     #[schemars(schema_with = "template::data")]
     pub data: BTreeMap<String, String>,
 }

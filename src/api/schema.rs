@@ -99,7 +99,7 @@ pub fn label_keys(member: &str) -> Rule {
 /// An expression of a `LabelSelector`, as the API server takes it in kinds of its own.
 fn expression() -> Rule {
     Rule::new("self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : self.operator in ['Exists', 'DoesNotExist'] && (!has(self.values) || size(self.values) == 0)")
-        .message(Message::Expression(format!("'the key ' + {} + ' has the operator ' + {} + (has(self.values) && size(self.values) > 0 ? ' with values' : ' without values') + ': operator must be In or NotIn with values, or Exists or DoesNotExist without'", shown("self.key"), shown("self.operator"))))
+        .message(Message::Expression(format!("'the key ' + {} + ' has the operator ' + {} + (has(self.values) && size(self.values) > 0 ? ' with values' : ' without values') + ': write In or NotIn with values, or Exists or DoesNotExist without'", shown("self.key"), shown("self.operator"))))
 }
 
 /// A `LabelSelector` with the bounds that keep its CEL rule within the API server's cost limit.
@@ -163,7 +163,7 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
                 "observedGeneration": { "type": "integer", "format": "int64", "description": "Generation the condition was computed for." },
                 "lastTransitionTime": { "type": "string", "format": "date-time", "description": "When the status last flipped." },
                 "reason": { "type": "string", "description": "One word for the cause, from a documented list." },
-                "message": { "type": "string", "description": "What to do, for people." }
+                "message": { "type": "string", "description": "Cause and cure, for people." }
             }
         }
     })

@@ -69,18 +69,18 @@ fn ca_bundle() -> Rule {
     validation = ca_bundle()
 )]
 pub struct ServerOptions {
-    /// URL of the API server as the consumer reaches it; by default what the operator knows. The administrator's limit
-    /// servers must name it.
+    /// URL of the API server as the consumer reaches it; by default the address that the operator knows. The
+    /// administrator's limit servers must name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = schema::ceiling(256)))]
     #[x_kube(validation = server())]
     pub server: Option<String>,
     /// CA bundle of that server: PEM certificates in base64, as in Kubernetes' own fields of this name, with or without line
-    /// breaks. By default the cluster's.
+    /// breaks. By default the cluster's CA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub ca_bundle: Option<String>,
-    /// Writes no CA, so that the consumer trusts whom its system does: for a server with a public certificate.
+    /// Writes no CA, so that the consumer trusts the roots of its own system: for a server with a public certificate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub system_roots: bool,
 }

@@ -37,7 +37,8 @@ pub enum Piece<'a> {
     Value(Placeholder),
 }
 
-/// Longest template: a kubeconfig needs 1,000 characters, and twice as much would cost the API server too much to check.
+/// Longest template: a kubeconfig needs 1,000 characters, and twice as much would cost the API server too much to
+/// check.
 const MAX_LENGTH: usize = 4096;
 /// Most placeholders of one template: they bound the memory that a rendering takes.
 const MAX_PLACEHOLDERS: usize = 16;

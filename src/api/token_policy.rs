@@ -66,7 +66,7 @@ use super::{
         type_ = "string",
         json_path = ".spec.secret.format.type",
         priority = 1,
-        description = "What the Secret holds"
+        description = "Shape of the Secret"
     ),
     printcolumn(
         name = "Granted",
@@ -96,7 +96,7 @@ use super::{
 pub struct TokenPolicySpec {
     /// The accounts that get a token, always in the policy's own namespace. Set exactly one of names and selector.
     pub service_accounts: ServiceAccounts,
-    /// What is asked of the API server.
+    /// The token that the operator requests from the API server.
     #[serde(default)]
     pub token: TokenOptions,
     /// When a token is replaced, and how long the old one stays valid.
@@ -105,11 +105,11 @@ pub struct TokenPolicySpec {
     /// The Secret that the consumer reads.
     #[serde(default)]
     pub secret: Secret,
-    /// Stops issuing new tokens; tokens that exist go on until they expire, and revoking still works.
+    /// Stops issuing. Existing tokens go on until they expire, and revoking still works.
     #[serde(default)]
     pub suspend: bool,
-    /// What happens to Secrets and tokens when the policy is deleted or stops selecting an account: Delete
-    /// removes and revokes them, Retain leaves them until they expire.
+    /// Fate of Secrets and tokens when the policy is deleted or stops selecting an account: Delete removes and revokes
+    /// them, Retain leaves them until they expire. A change rotates the tokens.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -140,25 +140,26 @@ pub struct ServiceAccounts {
 /// The TokenRequest.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct TokenOptions {
-    /// Whom the token is for; empty means the API server itself.
+    /// Audiences of the token; empty means the API server itself. An administrator's limit names those that are
+    /// allowed. Must be empty with the formats Kubeconfig, ArgoCDCluster and IstioRemoteSecret.
     #[serde(default)]
     #[schemars(length(max = 16), extend("items" = schema::text(512, schema::LINE)))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub audiences: Vec<String>,
-    /// Lifetime asked for, at least 10m. The server may grant less; the schedule follows what it granted.
+    /// Requested lifetime, at least 10m. The server may grant less; rotation follows the granted lifetime.
     #[serde(default = "default_duration")]
     #[x_kube(
         validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('10m')")
             .message("the API server issues no token for less than 10 minutes; ask for 10m or more")
     )]
     pub duration: Duration,
-    /// What a token lives and dies with: Anchor is an empty Secret of its own, so that each token can be revoked alone;
-    /// Target is the Secret that holds it; None is only its ServiceAccount.
+    /// Object that a token lives and dies with: Anchor is an empty Secret per token, so that each token can be revoked
+    /// alone; Target is the Secret that holds the token; None is only its ServiceAccount.
     #[serde(default)]
     pub binding: Binding,
 }
 
-/// What a token is bound to.
+/// The object that a token is bound to.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
 pub enum Binding {
@@ -194,17 +195,18 @@ pub struct Rotation {
     #[serde(default = "default_renew_before")]
     #[schemars(range(min = 5, max = 85), transform = schema::unformatted)]
     pub renew_before_percentage: i32,
-    /// Renew at the latest this long after issue, at least 1m.
+    /// Renew at the latest this long after issue, at least 1m. Needs overlap, and token.binding Anchor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("rotation.maxAge must be at least 1m; write 1m or more")
     )]
     pub max_age: Option<Duration>,
-    /// How long the old token stays valid after its successor was published; by default until it expires.
+    /// How long the old token stays valid after its successor was published; by default until it expires. At most 7
+    /// times maxAge. Needs token.binding Anchor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Duration>,
-    /// When to renew rather than just in time: in the last of these windows that opens before a token is due. By
-    /// default at any time.
+    /// Windows for renewals: a token is replaced in the last window that opens before it is due. By default, a token is
+    /// replaced when it is due.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub windows: Vec<Window>,
@@ -214,7 +216,7 @@ pub struct Rotation {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// When it opens, as a CronJob's schedule: five fields, or @daily and the like, but not @every.
+    /// When it opens, as a CronJob's schedule: five fields, or @daily and the like, but not @every and no time zone.
     #[schemars(length(max = 2 * cron::MAX_LENGTH))]
     #[x_kube(
         validation = Rule::new(cron::rule()).message(cron::FORM),
@@ -227,7 +229,7 @@ pub struct Window {
         validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("a window must be open for at least 1m; write 1m or more")
     )]
     pub duration: Duration,
-    /// Name of the time zone of the schedule, as in Europe/Berlin; by default UTC.
+    /// IANA time zone of the schedule, such as Europe/Berlin; by default UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = schema::ceiling(64)))]
     #[x_kube(validation = schema::matches(64, cron::ZONE))]
@@ -260,17 +262,17 @@ pub struct Secret {
             .message("Secrets named bootstrap-token-… and sh.helm.release.… belong to others; choose another secret.name")
     )]
     pub name: String,
-    /// Labels put on the Secret.
+    /// Labels of the Secret. Keys on which other controllers act are refused.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = schema::label_value()))]
     #[x_kube(validation = schema::label_keys("secret.labels"), validation = foreign::keys("labels"))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations put on the Secret.
+    /// Annotations of the Secret. Keys on which other controllers act are refused.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     #[x_kube(validation = schema::label_keys("secret.annotations"), validation = foreign::keys("annotations"))]
     pub annotations: BTreeMap<String, String>,
-    /// What the Secret holds.
+    /// Shape of the Secret.
     #[serde(default)]
     pub format: FormatOptions,
 }
@@ -296,7 +298,7 @@ impl Default for Secret {
     }
 }
 
-/// What happens to Secrets and tokens at the end.
+/// The fate of Secrets and tokens at the end.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a description of a variant makes the schema unstructural")]
 pub enum DeletionPolicy {
@@ -305,7 +307,7 @@ pub enum DeletionPolicy {
     Retain,
 }
 
-/// What the operator last saw and did.
+/// State of the policy as the operator last saw it.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenPolicyStatus {
@@ -357,7 +359,7 @@ pub struct AccountFailure {
     pub service_account: String,
     /// One word for the cause, from a documented list.
     pub reason: String,
-    /// What to do, for people.
+    /// Cause and cure, for people.
     pub message: String,
     /// When this cause was first seen (RFC 3339).
     pub since: String,

@@ -9,19 +9,19 @@ use http::Uri;
 pub enum Unsafe {
     /// Anybody on the way reads along.
     #[error(
-        "it is no https URL, so whoever is on the way could read tokens: write an https URL as `server` of the kubeconfig's \
+        "it is no https URL, so anyone on the way could read tokens: write an https URL as `server` of the kubeconfig's \
          cluster; plain http is accepted on loopback only, as for kubectl proxy"
     )]
     Plain,
     /// Anybody on the way can be the API server.
     #[error(
-        "`insecure-skip-tls-verify` is set, so whoever is on the way could be the API server: remove it from the \
+        "`insecure-skip-tls-verify` is set, so anyone on the way could pose as the API server: remove it from the \
          kubeconfig's cluster, and give the cluster's CA in `certificate-authority-data`"
     )]
     Unverified,
     /// All tokens would pass through somebody else's hands, and nobody has decided that they may.
     #[error(
-        "`proxy-url` is set, and Tokenward speaks to the API server itself: remove it from the kubeconfig's cluster, and let \
+        "`proxy-url` is set, and Tokenward connects to the API server directly: remove it from the kubeconfig's cluster, and let \
          `server` be a URL that is reached without a proxy"
     )]
     Proxied,

@@ -193,6 +193,9 @@ mod tests {
     fn a_message_names_the_object_and_says_what_to_do() {
         let status = serde_json::from_value(json!({"code": 409, "message": "object was modified"})).unwrap();
         let failure = Failure::refused("apply Secret ci/x", &status);
-        assert_eq!(failure.message, "apply Secret ci/x: object was modified; it is read again and decided again");
+        assert_eq!(
+            failure.message,
+            "apply Secret ci/x: object was modified; the operator reads it again and decides again"
+        );
     }
 }

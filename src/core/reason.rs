@@ -4,47 +4,49 @@ use strum::{EnumIter, IntoStaticStr};
 
 /// Why a Secret is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(const_into_str)]
 pub enum IssueReason {
-    /// There was none before.
+    /// There was no Secret before.
     FirstIssue,
-    /// The target was deleted.
+    /// The Secret was deleted.
     TargetDeleted,
-    /// The target describes no token.
+    /// The Secret describes no token.
     TargetEmpty,
-    /// The target was written for a policy of another UID: re-created, or restored from a backup.
+    /// The Secret was written for a policy of another UID: the policy was re-created, or restored from a backup.
     PolicyRecreated,
     /// The account has another UID than the token.
     AccountRecreated,
-    /// The token's anchor was deleted: the token was revoked.
+    /// The published token was revoked by the deletion of its anchor.
     AnchorDeleted,
-    /// The token is issued in the future: the API server's clock was set back, or somebody forged the annotations.
+    /// The published token claims to be issued more than a minute in the future: the API server's clock was set back,
+    /// or somebody forged the annotations.
     NotYetValid,
-    /// Somebody asked for the revocation of every token issued before an instant.
+    /// The published token was issued before the instant of `tokenward.dev/revoke-issued-before`.
     Revoked,
-    /// The API server does not publish the key any more that the token is signed with.
+    /// The API server no longer publishes the key that signed the token.
     SigningKeyGone,
-    /// The API server calls itself otherwise than in the token.
+    /// The API server's issuer is no longer the one in the token.
     IssuerChanged,
-    /// The spec asks for another token.
+    /// The policy asks for another token.
     SpecChanged,
-    /// The Secret of another account or policy, which does not want it any more, is taken over in place.
+    /// The Secret of another account or policy, which no longer wants it, is taken over in place.
     TakenOver,
-    /// The rotate annotation has a new value.
+    /// The annotation `tokenward.dev/rotate` has a new value.
     RotationRequested,
-    /// Somebody else wrote our keys of the Secret.
+    /// Somebody else wrote or removed the operator's keys of the Secret.
     DataChanged,
-    /// The schedule says so.
+    /// The schedule says so: the token was due.
     Due,
-    /// Labels or annotations of ours were changed.
+    /// Labels or annotations of the operator were changed; repaired with the same token.
     MetadataChanged,
-    /// Owner references were changed.
+    /// Owner references were changed; repaired with the same token.
     OwnersChanged,
-    /// An anchor got a finalizer.
+    /// An anchor got a finalizer; the operator takes it off.
     FinalizersChanged,
-    /// The spec asks for another layout.
+    /// The policy asks for another layout; written again with the same token.
     LayoutChanged,
-    /// Consumers reach the API server elsewhere, or by another CA.
+    /// Consumers reach the API server at another address, or by another CA; written again with the same token.
     AddressChanged,
 }
 
@@ -70,27 +72,29 @@ impl IssueReason {
 
 /// Why an anchor is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(const_into_str)]
 pub enum RetireReason {
-    /// Its token was replaced long enough ago.
+    /// The overlap is over, as planned.
     OverlapEnded,
-    /// Its token was replaced and nobody remembers it, or more than eight were remembered.
+    /// A later token is published, and the Secret does not remember this one, or remembered more than eight.
     Superseded,
-    /// It was left behind by a crash or a failed request.
+    /// A crash or a failed request left the anchor behind.
     Lost,
-    /// Its token has expired.
+    /// The token has expired, as planned.
     Expired,
-    /// The policy goes.
+    /// The policy is being deleted.
     PolicyDeleted,
-    /// The policy does not select the account any more.
+    /// The policy has not selected the account for 10 s.
     Unselected,
-    /// Its token was minted and then not needed.
+    /// The token was requested and then not needed.
     Discarded,
-    /// The target that named it was deleted.
+    /// The Secret that held the token was deleted.
     TargetDeleted,
-    /// Somebody else deleted it, to revoke its token.
+    /// Somebody else deleted the anchor, to revoke its token.
     ByHand,
-    /// Somebody asked for it with the annotation of this name.
+    /// The annotation `tokenward.dev/revoke-issued-before` asked for it. If `tokenward.dev/revoke-reason` is set, its
+    /// word stands in event, log and metric instead.
     RevokeIssuedBefore,
 }
 
@@ -104,17 +108,18 @@ impl RetireReason {
 
 /// Why the address that Secrets carry is contested. Each is a condition reason and a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(const_into_str)]
 pub enum AddressReason {
-    /// `cluster-info` holds no kubeconfig with a cluster.
+    /// `kube-public/cluster-info` has no key `kubeconfig`, or its kubeconfig has no cluster.
     ClusterInfoUnreadable,
-    /// The server in `cluster-info` is no https URL that consumers can be given.
+    /// The server in `kube-public/cluster-info` is no https URL that consumers can use.
     ClusterInfoServerInvalid,
-    /// `cluster-info` has no CA beside its server.
+    /// `kube-public/cluster-info` has no `certificate-authority-data` beside its server, or no valid CA in it.
     ClusterInfoWithoutCa,
     /// The CA file cannot be read, or is no PEM bundle of certificates.
     CaFileUnreadable,
-    /// The API server does not tell whether there is a `cluster-info`.
+    /// The API server does not answer whether there is a `kube-public/cluster-info`.
     ClusterInfoUnknown,
 }
 
@@ -127,52 +132,59 @@ impl AddressReason {
                 "correct that ConfigMap, or start the operator with --cluster-server and --cluster-ca-file"
             }
             Self::CaFileUnreadable => {
-                "write the whole bundle to that file, best by renaming; the file is read at the start and every minute after it"
+                "write the whole bundle to that file, best by renaming; the operator reads it at the start and every minute after"
             }
-            Self::ClusterInfoUnknown => "Secrets keep the address last known, and it is asked again every minute",
+            Self::ClusterInfoUnknown => "Secrets keep the last known address, and the operator asks again every minute",
         }
     }
 }
 
 /// Why something does not work. Each is a condition reason, an event reason and a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(const_into_str)]
 pub enum FailureReason {
-    /// A named account does not exist.
+    /// A named account does not exist. The Secret stays as it is.
     AccountNotFound,
     /// The account is being deleted.
     AccountTerminating,
     /// The namespace is being deleted.
     NamespaceTerminating,
-    /// Another policy has the better claim to the Secret's name.
+    /// Another policy has the better claim to the Secret's name: the one that the Secret was written for, else the
+    /// older.
     TargetConflict,
-    /// A Secret of that name exists and is not ours.
+    /// A Secret of that name exists and is not this policy's. The operator does not touch it.
     TargetNotOwned,
-    /// A Secret of ours cannot be changed: immutable, or of another type.
+    /// The Secret is immutable, or of another type than its format needs.
     TargetImmutable,
-    /// The Secret's name would not be a legal one.
+    /// The name made from `secret.name` is too long, is not valid, or belongs to others (`bootstrap-token-…`,
+    /// `sh.helm.release.…`).
     TargetNameInvalid,
-    /// The stored policy does not parse.
+    /// The stored policy does not parse, the schedule or time zone of a window is invalid, or a format breaks a rule of
+    /// the CRD. The policy gets no fresh token; its status, revocations and other policies go on.
     PolicyUnreadable,
-    /// RBAC refused a verb.
+    /// RBAC refused a verb, which the message names.
     Forbidden,
-    /// A resource quota refused.
+    /// A `ResourceQuota` refused a Secret. No token was requested for it.
     QuotaExceeded,
-    /// An admission policy or webhook refused.
+    /// An administrator's limit, another admission policy or a webhook refused.
     AdmissionDenied,
-    /// The API server calls the request invalid.
+    /// The API server calls the request invalid, or the Secret would have more than 1 MiB of data; then no token is requested.
     Invalid,
-    /// The answer was not the token that was asked for.
+    /// The answer was not the requested token: another account, audience or binding. It was not published.
     TokenRejected,
-    /// Somebody else changed the object at the same time.
+    /// Somebody else changed the Secret at the same time.
     Conflict,
     /// The API server did not answer, or answered with an error of its own.
     ApiUnavailable,
-    /// The same repair repeats; the pace is limited.
+    /// The same repair is needed again and again, because somebody keeps undoing it. Its pace is limited, to one in ten
+    /// minutes at worst.
     MintBudgetExhausted,
-    /// An annotation that asks for a revocation says no instant.
+    /// The annotation `tokenward.dev/revoke-issued-before` is no RFC 3339 time. Nothing was revoked; everything else
+    /// goes on.
     RevocationTimeInvalid,
-    /// A revocation was asked for that is not possible.
+    /// The annotation `tokenward.dev/revoke-issued-before` covers a token that was issued with `token.binding: None`.
+    /// That token was not revoked.
     RevocationUnsupported,
 }
 
@@ -223,14 +235,14 @@ impl FailureReason {
                 "correct that field of the policy; if it is right, install the CRD that fits this release"
             }
             Self::Forbidden => "apply config/rbac of this release, or grant the verb",
-            Self::QuotaExceeded => "raise the quota or delete Secrets; it is tried again every minute",
+            Self::QuotaExceeded => "raise the quota or delete Secrets; the operator tries again every minute",
             Self::AdmissionDenied => {
                 "change the limit that the message names, the admission policy or webhook, or the policy's spec"
             }
             Self::Invalid => "change the field that the message names",
             Self::TokenRejected => "check what changes TokenRequests on their way; no token was published",
-            Self::Conflict => "it is read again and decided again",
-            Self::ApiUnavailable => "check the API server; it is tried again",
+            Self::Conflict => "the operator reads it again and decides again",
+            Self::ApiUnavailable => "check the API server; the operator tries again",
             Self::MintBudgetExhausted => {
                 "find out who keeps changing the Secret (kubectl get secret -o yaml --show-managed-fields)"
             }
@@ -244,41 +256,18 @@ impl FailureReason {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use strum::IntoEnumIterator as _;
 
     use super::*;
 
-    const REFERENCE: &str = include_str!("../../docs/reference.md");
-    const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
-
-    /// The words in backquotes that a page explains: in its headings and in the first cells of its tables.
-    fn explained(page: &str) -> BTreeSet<&str> {
-        let heads = page.lines().filter_map(|line| match line.strip_prefix('|') {
-            Some(row) => row.split('|').next(),
-            None => line.starts_with('#').then_some(line),
-        });
-        heads.flat_map(|head| head.split('`').skip(1).step_by(2)).collect()
-    }
-
-    fn assert_explained<T: Into<&'static str>>(page: &str, reasons: impl Iterator<Item = T>) {
-        let explained = explained(page);
-        let missing: Vec<&str> = reasons.map(Into::into).filter(|reason| !explained.contains(reason)).collect();
-        assert!(missing.is_empty(), "no heading and no row explains {missing:?}");
-    }
+    const RUNBOOK: &str = include_str!("../../docs/runbooks/reasons.md");
 
     #[test]
-    fn each_reason_is_explained() {
-        assert_explained(REFERENCE, FailureReason::iter());
-        assert_explained(REFERENCE, IssueReason::iter());
-        assert_explained(REFERENCE, RetireReason::iter());
-        assert_explained(REFERENCE, AddressReason::iter());
-    }
-
-    #[test]
-    fn each_failure_has_its_cure_in_the_documents() {
-        assert_explained(TROUBLESHOOTING, FailureReason::iter());
-        assert_explained(TROUBLESHOOTING, AddressReason::iter());
+    fn each_failure_has_a_section_with_its_cure() {
+        let failures = FailureReason::iter().map(<&str>::from).chain(AddressReason::iter().map(Into::into));
+        let has_section =
+            |reason: &&str| RUNBOOK.lines().any(|line| line.trim_start_matches('#') == format!(" `{reason}`"));
+        let missing: Vec<&str> = failures.filter(|reason| !has_section(reason)).collect();
+        assert!(missing.is_empty(), "no section of docs/runbooks/reasons.md is about {missing:?}");
     }
 }

@@ -143,12 +143,15 @@ pub async fn follow(
 fn tell(before: Option<&KnownAddress>, now: &KnownAddress) {
     let (server, source): (_, &str) = (&now.address.server, now.source.into());
     if before.is_some_and(|before| before.address != now.address) {
-        info!(server, source, "the address or the CA of the cluster has changed: Secrets follow with the same token");
+        info!(
+            server,
+            source, "the address or the CA of the cluster has changed: Secrets are written again with the same token"
+        );
     }
     let contest = |known: &KnownAddress| known.contest.as_ref().map(|contest| contest.reason);
     match &now.contest {
         _ if before.and_then(contest) == contest(now) => {}
         Some(contest) => warn!(server, source, "{contest}"),
-        None => info!(server, source, "nothing speaks against the address of the cluster any more"),
+        None => info!(server, source, "the address of the cluster is no longer contested"),
     }
 }

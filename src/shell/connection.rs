@@ -15,10 +15,10 @@ use crate::core::connection::{Unsafe, check};
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// There is no usable client configuration.
-    #[error("no way to the API server: {0}; set KUBECONFIG, or run in a pod with a ServiceAccount")]
+    #[error("no connection to an API server: {0}; set KUBECONFIG, or run in a pod with a ServiceAccount")]
     None(#[from] InferConfigError),
     /// Tokens would not be safe on the way.
-    #[error("the way to the API server {0} is not safe: {1}")]
+    #[error("the connection to the API server {0} is not safe: {1}")]
     Unsafe(http::Uri, Unsafe),
     /// kube sends the file as it is, and what ends in a newline is no header.
     #[error(
@@ -36,7 +36,7 @@ pub async fn infer() -> Result<Config, ConnectionError> {
     let mut config = Config::infer().await?;
     config.root_cert_file = config.root_cert_file.or_else(ca_file);
     if config.proxy_url.is_some() && !kubeconfig_names(config.proxy_url.as_ref()) {
-        warn!("HTTPS_PROXY is ignored: Tokenward speaks to the API server itself");
+        warn!("HTTPS_PROXY is ignored: Tokenward connects to the API server directly");
         config.proxy_url = None;
     }
     let checked = check(&config.cluster_url, config.accept_invalid_certs, config.proxy_url.is_some());

@@ -196,7 +196,7 @@ impl Candidate {
             self.told = Some(holder.to_owned());
             let role = match (until, holder) {
                 (Some(_), _) => "leading",
-                (None, "") => "nobody holds the lease: one of those who stand by takes it within 15 s",
+                (None, "") => "nobody holds the lease: a standby takes it within 15 s",
                 _ => "standing by",
             };
             info!(lease, holder, "{role}");

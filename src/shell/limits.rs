@@ -48,7 +48,7 @@ fn tell(refusal: Option<&str>) {
     if let Some(refusal) = refusal {
         warn!("{refusal}");
     } else {
-        info!("the limits have the audiences of the API server now");
+        info!("the limits list the API server's audiences now");
     }
 }
 

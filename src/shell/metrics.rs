@@ -34,6 +34,8 @@ use crate::core::{
 };
 use bootstrap::BootstrapMetrics;
 pub use calls::Calls;
+#[cfg(test)]
+use calls::{CallLabels, VerbLabel};
 use policies::Policies;
 
 /// Reasons that people give are labels, so there may not be any number of them.
@@ -52,44 +54,44 @@ const REMAINING: [f64; 9] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
 const DECISION: [f64; 6] = [0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0];
 
 /// The reason of something.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WatchLabels {
     kind: &'static str,
     namespace: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyLabel {
     key_id: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AddressLabels {
     source: &'static str,
     server: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ControllerLabel {
     controller: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueLabel {
     queue: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VersionLabel {
     version: &'static str,
 }
@@ -182,7 +184,7 @@ impl Metrics {
         registry.register("tokens_revoked", "Tokens revoked before their time, by reason", self.revoked.clone());
         registry.register("tokens_retired", "Tokens whose overlap or life ended as planned", self.retired.clone());
         registry.register("anchors_swept", "Anchors deleted that no Secret named", self.swept.clone());
-        registry.register("secrets_repaired", "Secrets mended without a new token, by reason", self.repaired.clone());
+        registry.register("secrets_repaired", "Secrets repaired without a new token, by reason", self.repaired.clone());
         let help = "Calls that failed and states that stop a token from being issued, by reason";
         registry.register("failures", help, self.failures.clone());
         let help = "From when a token was due to the publication of its successor";
@@ -196,24 +198,24 @@ impl Metrics {
         registry.register("api_request_duration_seconds", help, self.calls.duration.clone());
         registry.register("build_info", "1 for the version of this program", self.build.clone());
         registry.register("leader", "1 while this process acts, 0 while it stands by", self.leader.clone());
-        let help = "How often the lease has passed to another process, by its own count";
+        let help = "How often the Lease has passed to another process, by its own leaseTransitions";
         registry.register("lease_transitions", help, self.lease_transitions.clone());
         registry.register("queue_length", "Objects whose turn has come and that wait for a slot", self.queue.clone());
-        registry.register("decision_duration_seconds", "From a due object to the next call", self.decisions.clone());
+        registry.register("decision_duration_seconds", "From a due object to its next call", self.decisions.clone());
         registry.register("tokens_held", "Tokens issued and not yet published", self.held.clone());
-        registry.register("anchors", "Anchors there are", self.anchors.clone());
+        registry.register("anchors", "Anchors that exist", self.anchors.clone());
         registry.register("tokens", "Published tokens, by the key that signed them", self.tokens.clone());
-        let help = "When a watch last told of something";
+        let help = "When the watch of this kind last brought anything";
         registry.register("watch_last_event_timestamp_seconds", help, self.last_events.clone());
-        let help = "1 while a watch fails, and nothing new of its namespace is seen";
+        let help = "1 while a watch fails and nothing new of its namespace is seen; the log has the cause";
         registry.register("watch_failing", help, self.failing_watches.clone());
         let help = "How far the local clock is ahead of the API server's";
         registry.register("clock_skew_seconds", help, self.skew.clone());
-        let help = "1 for the address of the API server that Secrets carry, and the source that tells it";
+        let help = "1 for the address of the API server that Secrets carry, by its source";
         registry.register("cluster_address_info", help, self.address.clone());
-        let help = "When that address or its CA last changed; 0 while it is the one of the start";
+        let help = "When the address in Secrets or its CA last changed; 0 until the first change";
         registry.register("cluster_address_changed_timestamp_seconds", help, self.address_changed.clone());
-        let help = "1 while a better source of that address is not usable, or its source does not tell";
+        let help = "1 while a better source of the address in Secrets is not usable, or its source does not answer";
         registry.register("cluster_address_contested", help, self.address_contested.clone());
         registry.register_collector(Box::new(self.policies.clone()));
     }
@@ -391,6 +393,29 @@ fn count(family: &ByReason, reason: &str) {
 
 fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+impl Metrics {
+    /// A series of each metric: one without any is not described, and so is not in `docs/reference/metrics.md`.
+    pub fn one_of_each() -> Self {
+        let metrics = Self::default();
+        for family in [&metrics.published, &metrics.revoked, &metrics.repaired, &metrics.failures] {
+            drop(family.get_or_create(&ReasonLabel::default()));
+        }
+        drop(metrics.calls.count.get_or_create(&CallLabels::default()));
+        drop(metrics.calls.duration.get_or_create(&VerbLabel::default()));
+        drop(metrics.queue.get_or_create(&QueueLabel::default()));
+        drop(metrics.decisions.get_or_create(&ControllerLabel::default()));
+        drop(metrics.tokens.get_or_create(&KeyLabel::default()));
+        drop(metrics.last_events.get_or_create(&KindLabel::default()));
+        drop(metrics.failing_watches.get_or_create(&WatchLabels::default()));
+        drop(metrics.address.get_or_create(&AddressLabels::default()));
+        drop(metrics.address_contested.get_or_create(&ReasonLabel::default()));
+        metrics.policies.one_of_each();
+        metrics.bootstrap.one_of_each();
+        metrics
+    }
 }
 
 #[cfg(test)]

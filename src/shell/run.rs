@@ -152,7 +152,7 @@ fn stop_signal(tasks: &mut JoinSet<()>) -> std::io::Result<watch::Receiver<bool>
     let (sender, receiver) = watch::channel(false);
     tasks.spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        info!("stopping: what is under way is finished, and nothing new begins");
+        info!("stopping: calls under way are finished, and no new ones begin");
         sender.send_replace(true);
     });
     Ok(receiver)

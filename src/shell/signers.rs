@@ -66,7 +66,9 @@ pub(super) async fn issuer(api: &Api) -> Result<String, Failure> {
 /// Logs the first failure of several in a row, and their end.
 fn tell(failure: Option<&Failure>, failing: &mut bool) {
     match failure {
-        Some(failure) if !*failing => warn!("{}: a key that is dropped meanwhile is not noticed", failure.message),
+        Some(failure) if !*failing => {
+            warn!("{}: until this works again, a dropped signing key goes unnoticed", failure.message);
+        }
         None if *failing => info!("signing keys and issuer are known again"),
         _ => {}
     }

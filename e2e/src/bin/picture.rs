@@ -1,5 +1,4 @@
-//! Draws a terminal's output as an SVG:
-//! `CLICOLOR_FORCE=1 cargo run --bin demo </dev/null | cargo run --bin picture >docs/demo.svg`.
+//! Draws a terminal's output as an SVG; `make pictures` draws those of the documents.
 
 use anyhow::Result;
 use std::fmt::Write as _;

@@ -249,7 +249,7 @@ async fn who_is_asked_to_end_finishes_its_work_and_then_hands_over() -> Result<(
     scene.rotate("p", "1").await?;
     held.reached_times(1, SOON).await?;
     let noticed = async || {
-        ensure!(pair.a().log()?.contains("stopping: what is under way"), "it has not noticed yet");
+        ensure!(pair.a().log()?.contains("stopping: calls under way"), "it has not noticed yet");
         Ok(())
     };
     let release = async {

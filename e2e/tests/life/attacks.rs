@@ -1,4 +1,4 @@
-//! Attacks of docs/threat-model.md that people with rights in a namespace can try, each with an ordinary request.
+//! Attacks of docs/explanation/threat-model.md that people with rights in a namespace can try, each with an ordinary request.
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;

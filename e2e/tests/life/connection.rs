@@ -70,7 +70,7 @@ async fn an_unsafe_connection_ends_the_start_with_the_setting_and_the_cure() -> 
     for (name, cluster, words) in cases {
         let operator = with(name, cluster, &[]).await?;
         let log = last_words(&operator).await.context(name)?;
-        assert!(log.starts_with("error: the way to the API server http"), "{name}: {log}");
+        assert!(log.starts_with("error: the connection to the API server http"), "{name}: {log}");
         assert!(words.iter().all(|word| log.contains(word)), "{name}: {log}");
     }
     Ok(())

@@ -10,13 +10,20 @@ use tokenward_e2e::pages::{FORMATS, apply, consumers, documents, files, has_head
 use tokenward_e2e::scene::{Scene, limits, plane};
 use tokenward_e2e::workspace_dir;
 
-const REFERENCE: &str = "docs/reference.md";
-const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
+const STATUS: &str = "docs/reference/status.md";
+const CONDITIONS: &str = "docs/runbooks/conditions.md";
+const METRICS: &str = "docs/reference/metrics.md";
 
-/// README, SECURITY and all documents below `docs/`.
+/// The pages of the site.
+fn site() -> Result<Vec<PathBuf>> {
+    files(&workspace_dir().join("docs"), "md")
+}
+
+/// The pages of the site, and the documents in the root.
 fn pages() -> Result<Vec<PathBuf>> {
-    let mut pages = files(&workspace_dir().join("docs"), "md")?;
-    pages.extend(["README.md", "SECURITY.md"].map(|page| workspace_dir().join(page)));
+    let mut pages = site()?;
+    let root = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    pages.extend(root.map(|page| workspace_dir().join(page)));
     Ok(pages)
 }
 
@@ -49,7 +56,7 @@ fn conditions() -> Result<BTreeSet<String>> {
 fn each_condition_is_explained_and_has_its_cure() -> Result<()> {
     let conditions = conditions()?;
     ensure!(conditions.contains("Ready"), "the list of conditions is not where it was: {conditions:?}");
-    for page in [REFERENCE, TROUBLESHOOTING] {
+    for page in [STATUS, CONDITIONS] {
         assert_explained(page, &conditions)?;
     }
     Ok(())
@@ -70,7 +77,7 @@ fn named_tests(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 #[test]
 fn each_attack_and_each_question_is_answered_by_tests_that_exist() -> Result<()> {
-    let (threats, security) = (read("docs/threat-model.md")?, read("SECURITY.md")?);
+    let (threats, security) = (read("docs/explanation/threat-model.md")?, read("SECURITY.md")?);
     let attacks = rows(&threats, |first| first.starts_with('T'));
     let ids: Vec<String> = attacks.iter().map(|(id, _)| (*id).to_owned()).collect();
     assert_eq!(ids, (1..=43).map(|n| format!("T{n}")).collect::<Vec<_>>());
@@ -89,18 +96,50 @@ fn each_attack_and_each_question_is_answered_by_tests_that_exist() -> Result<()>
     Ok(())
 }
 
+/// The links of a text that lead to no other site.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links.filter(|link| !link.contains("://"))
+}
+
+/// A link of a page: the file that it leads to, which exists and has the heading.
+fn target(page: &Path, link: &str) -> Result<PathBuf> {
+    let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+    let to = if path.is_empty() { page.to_owned() } else { page.parent().context("no folder")?.join(path) };
+    let to = to.canonicalize().with_context(|| format!("{} links to {link}", page.display()))?;
+    let found = heading.is_empty() || has_heading(&fs::read_to_string(&to)?, heading);
+    ensure!(found, "{}: no heading for {link}", page.display());
+    Ok(to)
+}
+
 #[test]
 fn each_link_leads_somewhere() -> Result<()> {
     for page in pages()? {
-        let text = fs::read_to_string(&page)?;
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for link in links.filter(|link| !link.contains("://")) {
-            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
-            let to = if path.is_empty() { page.clone() } else { page.parent().context("no folder")?.join(path) };
-            ensure!(to.exists(), "{} links to {link}, which is not there", page.display());
+        for link in links(&fs::read_to_string(&page)?) {
+            target(&page, link)?;
+        }
+    }
+    Ok(())
+}
+
+/// A page of the site is found in its contents, and leads to nothing that the site does not have.
+#[test]
+fn the_site_is_complete_in_itself() -> Result<()> {
+    let docs = workspace_dir().join("docs").canonicalize()?;
+    let contents = docs.join("SUMMARY.md");
+    let text = fs::read_to_string(&contents)?;
+    let mut listed = links(&text).map(|link| target(&contents, link)).collect::<Result<Vec<_>>>()?;
+    listed.sort();
+    let mut written = site()?.iter().map(fs::canonicalize).collect::<std::io::Result<Vec<_>>>()?;
+    written.retain(|page| *page != contents);
+    written.sort();
+    assert_eq!(listed, written, "docs/SUMMARY.md lists each page once");
+    for page in written {
+        for link in links(&fs::read_to_string(&page)?) {
+            let to = target(&page, link)?;
             ensure!(
-                heading.is_empty() || has_heading(&fs::read_to_string(&to)?, heading),
-                "{}: no heading for {link}",
+                to.starts_with(&docs) && to.is_file(),
+                "{} links to {link}, which is no page of the site",
                 page.display()
             );
         }
@@ -166,13 +205,14 @@ async fn each_policy_in_the_documents_passes_the_server_and_the_formats_work() -
 }
 
 #[tokio::test]
-async fn each_metric_is_explained() -> Result<()> {
+async fn each_metric_and_each_label_is_explained() -> Result<()> {
     let scene = Scene::start("metrics").await?;
     scene.deployer(serde_json::json!({})).await?;
     let metrics = scene.operator.metrics().await?;
     let names = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    let reference = read(REFERENCE)?;
-    let missing: Vec<&str> = names.filter(|name| !reference.contains(&format!("`{name}"))).collect();
-    ensure!(missing.is_empty(), "{REFERENCE} does not explain {missing:?}");
-    Ok(())
+    let labels = metrics.lines().filter_map(|line| line.split_once('{')?.1.split_once('}')).map(|(labels, _)| labels);
+    let labels = labels.flat_map(|labels| labels.split(',').filter_map(|label| label.split_once('=')));
+    // The bounds of a histogram are Prometheus' own.
+    let labels = labels.map(|(name, _)| name).filter(|name| *name != "le");
+    assert_explained(METRICS, &names.chain(labels).map(str::to_owned).collect())
 }

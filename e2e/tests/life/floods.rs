@@ -1,4 +1,4 @@
-//! Attacks of docs/threat-model.md by mass: connections, requests, edits, bytes. Counts and states are asserted, not times.
+//! Attacks of docs/explanation/threat-model.md by mass: connections, requests, edits, bytes. Counts and states are asserted, not times.
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::geteuid;
@@ -191,7 +191,7 @@ async fn what_is_too_large_is_refused() -> Result<()> {
     let window = json!({"schedule": "0 2 * * *", "duration": "1h"});
     let cases = [
         (one(json!({"token": {"audiences": many}})), "must have at most 16 items"),
-        (one(json!({"token": {"audiences": [long]}})), "Too long: may not be more than 512"),
+        (one(json!({"token": {"audiences": [long]}})), "Too long: may not be more than 2048"),
         (one(json!({"secret": {"annotations": {"a": long}}})), "Too long: may not be more than 4096"),
         (one(json!({"secret": {"labels": labels}})), "must have at most 16 items"),
         (one(json!({"rotation": {"windows": vec![window; 1_000]}})), "must have at most 8 items"),

@@ -214,7 +214,7 @@ async fn another_flag_labels_targets_again_with_the_same_token() -> Result<()> {
 
 #[tokio::test]
 async fn a_secret_beyond_one_mebibyte_is_told_before_a_token_is_issued() -> Result<()> {
-    let scene = Scene::start("too-large").await?;
+    let scene = Scene::start("beyond-one-mebibyte").await?;
     let (ca, file) = (scene.proxy.ca_pem(), scene.plane.dir().join("too-large.crt"));
     std::fs::write(&file, ca.repeat(109_000_usize.div_ceil(ca.len())))?;
     let (server, file) = (format!("--cluster-server={}", scene.proxy.url()), file.display());
@@ -223,7 +223,9 @@ async fn a_secret_beyond_one_mebibyte_is_told_before_a_token_is_issued() -> Resu
     let filled = |times| spec(&["deployer"], custom(&json!({"token": "{token}", "ca": "{ca} ".repeat(times)})));
     scene.policy("p", &filled(15)).await?;
     let message = scene.not_ready("p", "Invalid").await?;
-    for told in ["spec.secret.format would give Secret too-large/p-deployer 16", "at most 1048576 (1 MiB); use {ca}"] {
+    for told in
+        ["spec.secret.format would give Secret beyond-one-mebibyte/p-deployer 16", "at most 1048576 (1 MiB); use {ca}"]
+    {
         assert!(message.contains(told), "{message}");
     }
     assert_eq!((scene.mints(), scene.anchors().await?.len()), (0, 0));

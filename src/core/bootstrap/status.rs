@@ -113,7 +113,9 @@ fn lifetime(now: Time, policy: &BootstrapPolicy, token: &BootstrapToken) -> Opti
         Verdict::Delete(why @ Expiry::Unparsable) => {
             Some(("Unparsable", format!("{why}; delete the Secret or correct it")))
         }
-        Verdict::Keep => Some(("NeverExpires", "it has no expiration; whoever has it can join nodes for ever".into())),
+        Verdict::Keep => {
+            Some(("NeverExpires", "it has no expiration; anyone who holds it can join nodes for ever".into()))
+        }
         Verdict::KeepUntil(at) => policy.max_age.filter(over).map(|age| {
             let age = Duration::from_secs(u32::try_from(age.num_seconds()).unwrap_or(u32::MAX));
             ("BeyondMaxAge", format!("it expires at {}, more than {age} from when it was seen", text(at)))

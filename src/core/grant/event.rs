@@ -182,7 +182,7 @@ impl GrantEvent {
                 format!("{who}: a token that is to be revoked lives on: {}", failure.message)
             }
             GrantNews::Recovered => format!("{who}: works again"),
-            GrantNews::RevocationDone => format!("{who}: no token is left that is to be revoked"),
+            GrantNews::RevocationDone => format!("{who}: no token that is to be revoked is left"),
         }
     }
 }

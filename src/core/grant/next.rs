@@ -231,13 +231,16 @@ fn oversize(case: &Case<'_>, token: Option<&SecretString>) -> Option<Failure> {
     let assumed = SecretString::from("x".repeat(LEAST_TOKEN));
     let material = Material { key, token: token.unwrap_or(&assumed), expires: Secs::default() };
     let size = format::size(options, &material, case.view.address);
+    if size <= format::MAX_SIZE {
+        return None;
+    }
     let message = format!(
         "spec.secret.format would give Secret {}/{} {size} bytes of data, and a Secret has at most {} (1 MiB); use {{ca}} and {{caBase64}} in fewer places, or a smaller CA",
         key.namespace,
         case.name,
         format::MAX_SIZE
     );
-    (size > format::MAX_SIZE).then(|| Failure { reason: FailureReason::Invalid, message, retry_after: None })
+    Some(Failure { reason: FailureReason::Invalid, message, retry_after: None })
 }
 
 /// Rows 9 to 11: the token is right.

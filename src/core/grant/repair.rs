@@ -89,7 +89,7 @@ fn written_again(case: &Case<'_>, why: IssueReason) -> Option<Call> {
 #[must_use]
 pub fn read(case: &Case<'_>, why: IssueReason) -> Call {
     let namespace = &case.view.key.namespace;
-    let what = format!("read Secret {namespace}/{} to mend it", case.name);
+    let what = format!("read Secret {namespace}/{} to repair it", case.name);
     Call::of(Step::ReadBack { why }, Request::read(what, secret_path(namespace, &case.name)))
 }
 

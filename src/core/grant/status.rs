@@ -364,7 +364,7 @@ fn conditions(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Vec<Dr
 fn ready(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Draft {
     let n = totals.selected;
     let Some(first) = context.invalid.as_ref().filter(|_| totals.valid < n) else {
-        let nobody = "no ServiceAccount is selected; check spec.serviceAccounts if that is not meant";
+        let nobody = "no ServiceAccount is selected; check spec.serviceAccounts if you expected one";
         return match n {
             0 => Draft::new("Ready", true, "NoAccountsSelected", nobody),
             n => Draft::new("Ready", true, "TokensPublished", &format!("{n} of {n} accounts have a valid token")),

@@ -23,12 +23,12 @@ pub struct BootstrapMetrics {
     contested: Gauge,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -38,12 +38,12 @@ impl BootstrapMetrics {
         let (states, deletions, signings) = (Family::default(), Family::default(), Family::default());
         let (capped, contested) = (Counter::default(), Gauge::default());
         registry.register("bootstrap_tokens", "Bootstrap tokens, by state", Family::clone(&states));
-        let help = "Bootstrap tokens that were to be deleted, by what came of it";
+        let help = "Bootstrap tokens to be deleted, by outcome";
         registry.register("bootstrap_token_deletions", help, Family::clone(&deletions));
-        registry.register("bootstrap_tokens_capped", "Bootstrap tokens given an earlier end", capped.clone());
+        registry.register("bootstrap_tokens_capped", "Bootstrap tokens that got an earlier expiration", capped.clone());
         let help = "Passes over the signatures of cluster-info, by outcome";
         registry.register("bootstrap_signings", help, Family::clone(&signings));
-        let help = "1 while signing stands still, as somebody else keeps changing the signatures";
+        let help = "1 while signing is stopped, since somebody else keeps changing the signatures";
         registry.register("bootstrap_signer_contested", help, contested.clone());
         let metrics = Self { states, deletions, capped, signings, contested };
         // How this grows is asked for, and the first growth of a series that was not there before cannot be seen.
@@ -75,5 +75,15 @@ impl BootstrapMetrics {
             self.states.get_or_create(&StateLabel { state }).set(count);
         }
         self.contested.set(controller.is_contested().into());
+    }
+}
+
+#[cfg(test)]
+impl BootstrapMetrics {
+    /// A series of each.
+    pub fn one_of_each(&self) {
+        drop(self.states.get_or_create(&StateLabel::default()));
+        drop(self.deletions.get_or_create(&OutcomeLabel::default()));
+        drop(self.signings.get_or_create(&OutcomeLabel::default()));
     }
 }

@@ -15,14 +15,14 @@ use prometheus_client::{
 use tower::{Layer, Service};
 
 /// One verb and one answer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CallLabels {
     verb: &'static str,
     /// HTTP status; 0 without an answer.
     code: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct VerbLabel {
     verb: &'static str,
 }

@@ -37,7 +37,7 @@ struct Sample {
 }
 
 const SERIES: [(&str, &str); 6] = [
-    ("policy_accounts", "Accounts of a policy: all, with a valid token, and failing"),
+    ("policy_accounts", "Accounts of a policy: selected, with a valid token, and failing"),
     ("policy_condition", "Conditions of a policy: 1 while true, 0 while false"),
     ("policy_granted_lifetime_seconds", "Lifetime that the API server granted, the shortest where they differ"),
     ("policy_earliest_expiration_timestamp_seconds", "When the first token of a policy expires"),
@@ -93,5 +93,20 @@ impl Collector for Policies {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Policies {
+    /// A series of each.
+    pub fn one_of_each(&self) {
+        let label = |series| match series {
+            0 => Some(("state", String::new())),
+            1 => Some(("type", String::new())),
+            5 => Some(("reason", String::new())),
+            _ => None,
+        };
+        let samples = (0..SERIES.len()).map(|series| Sample { series, label: label(series), value: 0 }).collect();
+        *self.0.lock().unwrap() = vec![PolicyRow { namespace: String::new(), policy: String::new(), samples }];
     }
 }

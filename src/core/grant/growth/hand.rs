@@ -1,5 +1,5 @@
 //! Each hand control in each state that a policy can be in: the old token is dead within 5 s, or people are told that it is
-//! not. The expected cells are those of the table in docs/revocation.md.
+//! not. The expected cells are those of the table in docs/how-to/revoke.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-const DOCUMENT: &str = include_str!("../../../../docs/revocation.md");
+const DOCUMENT: &str = include_str!("../../../../docs/how-to/revoke.md");
 
 /// The fate of a call.
 enum Fate {
@@ -435,7 +435,7 @@ fn outcome(crowd: &mut Crowd, column: &str, old: &[(String, String)], before: Ti
         (true, false) if gone || !is_true("Ready") || is_true("Reconciling") => "dead",
         (true, false) => "dead, and nobody is told that nothing follows",
         (false, true) if !warned => "rotated",
-        (false, _) if warned && (gone || is_true("RevocationFailing") && by_hand) => "told",
+        (false, _) if warned && (gone || is_true("RevocationFailing") && by_hand) => "reported",
         (false, _) if is_true("Stalled") || is_true("Reconciling") || is_true("Suspended") => "waits",
         _ => "kept",
     }
