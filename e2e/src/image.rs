@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 
 /// The name of the operator's image, as `config/manager` has it.
-pub const NAME: &str = "tokenward:v0.1.0";
+pub const NAME: &str = concat!("tokenward:v", env!("CARGO_PKG_VERSION"));
 
 /// A file of an image.
 pub struct File {
@@ -51,11 +51,12 @@ impl Image {
         Ok(Self { name: NAME.into(), user: "65532:65532".into(), entrypoint: vec!["/tokenward".into()], files })
     }
 
-    /// The image as an archive that engines load. Without times and other chance: equal contents have equal archives.
+    /// The image as an archive that engines load, and its digest in every registry. Without times and other chance: equal
+    /// contents have equal archives.
     ///
     /// # Errors
     /// When it does not fit into an archive.
-    pub fn archive(&self) -> Result<Vec<u8>> {
+    pub fn archive(&self) -> Result<(Vec<u8>, String)> {
         let layer = tar(&self.files)?;
         let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
         gzip.write_all(&layer)?;
@@ -64,6 +65,7 @@ impl Image {
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(),
             "layers": [packed.descriptor()]});
         let manifest = Blob::json(MANIFEST, &manifest);
+        let digest = digest(&manifest.content);
         let mut entry = manifest.descriptor();
         let (_, tag) = self.name.rsplit_once(':').context("the image's name has no tag")?;
         entry["annotations"] =
@@ -72,7 +74,8 @@ impl Image {
         let file =
             |path: &str, value: Value| File { path: path.into(), content: value.to_string().into(), mode: 0o644 };
         let head = [file("oci-layout", json!({"imageLayoutVersion": "1.0.0"})), file("index.json", index)];
-        tar(head.into_iter().chain([config, manifest, packed].map(Blob::file)).collect::<Vec<_>>().as_slice())
+        let files: Vec<File> = head.into_iter().chain([config, manifest, packed].map(Blob::file)).collect();
+        Ok((tar(&files)?, digest))
     }
 
     fn full_name(&self) -> String {
@@ -80,14 +83,19 @@ impl Image {
     }
 
     fn config(&self, layer: &str) -> Value {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        json!({"architecture": architecture, "os": "linux",
+        json!({"architecture": architecture(), "os": "linux",
             "config": {"User": self.user, "Entrypoint": self.entrypoint},
             "rootfs": {"type": "layers", "diff_ids": [layer]}})
+    }
+}
+
+/// The architecture of this machine, as Go and OCI name it.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 
@@ -118,11 +126,21 @@ impl Blob {
 }
 
 fn digest(content: &[u8]) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA256, content);
-    hash.as_ref().iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    format!("sha256:{}", sha256(content))
 }
 
-fn tar(files: &[File]) -> Result<Vec<u8>> {
+/// The SHA-256 of this, in hexadecimal digits.
+#[must_use]
+pub fn sha256(content: &[u8]) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, content);
+    hash.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// An archive of these files, without owners and times.
+///
+/// # Errors
+/// When one does not fit.
+pub fn tar(files: &[File]) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for File { path, content, mode } in files {
         let mut header = tar::Header::new_ustar();
@@ -141,6 +159,15 @@ mod tests {
         Image::operator(&workspace_dir().join("Cargo.toml")).unwrap()
     }
 
+    fn text_of(archive: &[u8], path: &str) -> String {
+        let mut archive = tar::Archive::new(archive);
+        let mut entry =
+            archive.entries().unwrap().map(Result::unwrap).find(|entry| entry.path().unwrap() == Path::new(path));
+        let mut text = String::new();
+        std::io::Read::read_to_string(entry.as_mut().unwrap(), &mut text).unwrap();
+        text
+    }
+
     fn containerfile() -> String {
         fs::read_to_string(workspace_dir().join("Containerfile")).unwrap()
     }
@@ -155,7 +182,8 @@ mod tests {
 
     #[test]
     fn every_blob_has_the_digest_of_its_name_and_is_named() {
-        let archive = image().archive().unwrap();
+        let (archive, manifest) = image().archive().unwrap();
+        assert!(text_of(&archive, "index.json").contains(&manifest));
         let mut found = 0;
         for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
             let mut entry = entry.unwrap();

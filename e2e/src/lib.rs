@@ -4,6 +4,7 @@
 pub mod chart;
 pub mod cluster;
 pub mod control_plane;
+pub mod dist;
 pub mod helm;
 mod http;
 pub mod image;
@@ -19,6 +20,7 @@ mod ports;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
+pub mod sbom;
 pub mod scene;
 
 pub use cluster::Cluster;

@@ -1,9 +1,9 @@
-//! `make demo CLUSTER=current` on a cluster with things of others in it.
+//! `make demo`, and `make demo CLUSTER=current` on a cluster with things of others in it.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tokenward_e2e::control_plane::{binaries::Binaries, shared};
 use tokenward_e2e::operator::apply_overlay;
@@ -54,6 +54,20 @@ async fn as_before(plane: &ControlPlane, before: &BTreeSet<String>) -> Result<()
         Ok(())
     };
     eventually(Duration::from_mins(1), "all is as before", check).await
+}
+
+#[tokio::test]
+async fn on_a_control_plane_of_its_own_it_checks_the_whole_story() -> Result<()> {
+    Binaries::find()?;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    demo.stdin(Stdio::null());
+    let done = tokio::task::spawn_blocking(move || demo.output()).await??;
+    let text = String::from_utf8_lossy(&done.stdout);
+    ensure!(done.status.success(), "{text}");
+    for words in ["dist/install.yaml", "the one that never expires is reported", "All of this was checked"] {
+        ensure!(text.contains(words), "{words} is not in {text}");
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -195,29 +195,25 @@ async fn the_checks_are_on(plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// The CRD as it was before formats had the option `server`.
-fn older_crd() -> Result<Value> {
-    let mut crd =
-        manifests("config/crd")?.into_iter().find(|crd| crd["metadata"]["name"] == "tokenpolicies.tokenward.dev");
-    let crd = crd.as_mut().context("no CRD")?;
-    let formats =
-        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/secret/properties/format/properties";
-    let formats = crd.pointer_mut(formats).and_then(Value::as_object_mut).context("no formats")?;
-    let older = |format: &mut Value| {
-        let server = format["properties"].as_object_mut()?.remove("server")?;
-        // They speak of it.
-        format.as_object_mut()?.remove("x-kubernetes-validations");
-        Some(server)
-    };
-    assert_eq!(formats.values_mut().filter_map(older).count(), 3, "{formats:?}");
-    Ok(crd.take())
+/// The CRD of an earlier release.
+const OLDER_CRD: &str = include_str!("../cases/crd-of-9faba8a.yaml");
+
+/// The policy is edited twice, and its status follows.
+async fn is_edited(plane: &ControlPlane, generation: u32) -> Result<()> {
+    for (suspend, generation) in [("true", generation), ("false", generation + 1)] {
+        let patch = format!("{{\"spec\":{{\"suspend\":{suspend}}}}}");
+        plane.kubectl_ok(["-n", "default", "patch", "tp", "p", "--type=merge", "-p", &patch]).await?;
+        let written = format!("--for=jsonpath={{.status.observedGeneration}}={generation}");
+        plane.kubectl_ok(["-n", "default", "wait", "tp/p", &written, "--timeout=30s"]).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
-async fn an_upgrade_by_applying_again_costs_no_token_and_no_status() -> Result<()> {
+async fn an_upgrade_and_the_way_back_cost_no_token_and_no_status() -> Result<()> {
     let own = own_plane("upgrade").await?;
     let plane = &own;
-    plane.apply(&older_crd()?.to_string()).await?;
+    plane.apply(OLDER_CRD).await?;
     apply_overlay(plane, "config/default").await?;
     let proxy = Proxy::start(plane)?;
     let operator = operator(plane, "default", &proxy, Options::default()).await?;
@@ -232,13 +228,11 @@ async fn an_upgrade_by_applying_again_costs_no_token_and_no_status() -> Result<(
     apply_overlay(plane, "config/install").await?;
     operator.restart()?;
     operator.ready().await?;
-    // Under the policies of the new release the stored object is edited, and its status written.
-    for (suspend, generation) in [("true", 2), ("false", 3)] {
-        let patch = format!("{{\"spec\":{{\"suspend\":{suspend}}}}}");
-        plane.kubectl_ok(["-n", "default", "patch", "tp", "p", "--type=merge", "-p", &patch]).await?;
-        let written = format!("--for=jsonpath={{.status.observedGeneration}}={generation}");
-        plane.kubectl_ok(["-n", "default", "wait", "tp/p", &written, "--timeout=30s"]).await?;
-    }
+    is_edited(plane, 2).await.context("after the upgrade")?;
+    plane.apply(OLDER_CRD).await?;
+    operator.restart()?;
+    operator.ready().await?;
+    is_edited(plane, 4).await.context("with the older CRD again")?;
     let after = secrets.get("p-default").await?;
     assert_eq!((after.data, after.metadata.resource_version), (before.data, before.metadata.resource_version));
     assert_eq!(proxy.minted().len(), 1);

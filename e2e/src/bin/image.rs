@@ -10,6 +10,6 @@ fn main() -> Result<()> {
     let image = Image::operator(&operator::program()?)?;
     let archive = target_dir().join("image/tokenward.tar");
     fs::create_dir_all(target_dir().join("image"))?;
-    fs::write(&archive, image.archive()?)?;
+    fs::write(&archive, image.archive()?.0)?;
     Ok(writeln!(stdout(), "{NAME}: {}", archive.display())?)
 }

@@ -82,7 +82,7 @@ impl Node {
         let plane = ControlPlane::start(profile, dir().join("plane")).await?;
         let mut node = Self { processes: Vec::new(), packages: Packages::find()?, plane };
         node.start_containerd().await?;
-        node.load(&pod_image(pod)?)?;
+        node.load(&pod_image(pod)?.archive()?.0)?;
         node.start_kubelet().await?;
         Ok(node)
     }
@@ -139,13 +139,13 @@ impl Node {
         ctr
     }
 
-    /// Puts an image on the node.
+    /// Puts an archive with an image on the node.
     ///
     /// # Errors
     /// When containerd does not take it.
-    pub fn load(&self, image: &Image) -> Result<()> {
+    pub fn load(&self, image: &[u8]) -> Result<()> {
         let archive = dir().join("image.tar");
-        fs::write(&archive, image.archive()?)?;
+        fs::write(&archive, image)?;
         run(self.ctr().args(["images", "import"]).arg(archive))
     }
 

@@ -12,11 +12,16 @@ pub fn with_component(folder: PathBuf, component: &str) -> Result<PathBuf> {
     write_overlay(folder, &format!("resources: [CONFIG/install]\ncomponents: [CONFIG/components/{component}]\n"))
 }
 
-/// The manifests of an overlay.
-pub fn render(folder: &Path) -> Result<Vec<Value>> {
+/// What kustomize builds of an overlay.
+pub fn text(folder: &Path) -> Result<String> {
     let output = Command::new(Binaries::find()?.path("kubectl")?).arg("kustomize").arg(folder).output()?;
     ensure!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
-    manifests(&String::from_utf8(output.stdout)?)
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The manifests of an overlay.
+pub fn render(folder: &Path) -> Result<Vec<Value>> {
+    manifests(&text(folder)?)
 }
 
 /// The manifests in a text; documents with nothing but comments are none.

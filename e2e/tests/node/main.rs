@@ -1,4 +1,4 @@
-//! The image on a real kubelet and containerd, installed as the README says: probes, two replicas, the pod's confinement,
+//! The files of a release on a real kubelet and containerd: probes, two replicas, the pod's confinement,
 //! and a consumer that reads a mounted Secret over rotations.
 
 mod consumer;
@@ -10,9 +10,9 @@ use pods::{confined, dies, leader, led_by_another};
 use std::io::{Write as _, stderr};
 use std::path::Path;
 use std::process::Command;
-use tokenward_e2e::image::Image;
 use tokenward_e2e::node::{self, Node, POD_IMAGE, isolation};
 use tokenward_e2e::operator::{NAMESPACE, apply_overlay, program};
+use tokenward_e2e::{dist, target_dir};
 
 const TEST: &str = "a_real_node_runs_what_the_readme_installs";
 
@@ -39,8 +39,10 @@ fn the_binary_needs_no_library() -> Result<()> {
 }
 
 async fn story(node: &Node) -> Result<()> {
-    node.load(&Image::operator(&program()?)?)?;
-    apply_overlay(node, "config/install").await?;
+    let release = target_dir().join("node-release");
+    dist::write(&release, None)?;
+    node.load(&std::fs::read(release.join(dist::archive_name()))?)?;
+    node.kubectl_ok(["apply", "-f", &release.join("install.yaml").to_string_lossy()]).await?;
     let rolled_out = ["-n", NAMESPACE, "rollout", "status", "deployment/tokenward", "--timeout=90s"];
     node.kubectl_ok(rolled_out).await.context("two replicas are ready through their probes")?;
     is_guarded(node).await?;

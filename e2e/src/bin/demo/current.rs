@@ -58,7 +58,7 @@ pub async fn run(screen: &Screen, mut stopped: Pin<&mut impl Future<Output = ()>
 
 struct Demo<'a> {
     screen: &'a Screen,
-    shell: Shell<'a>,
+    shell: Shell,
     overlay: PathBuf,
     cluster: &'a Cluster,
 }
@@ -99,7 +99,8 @@ impl Demo<'_> {
     async fn play(&self) -> Result<()> {
         self.shell.run("kubectl version | grep Server").await?;
         self.shell.run(&format!("kubectl create namespace {NAMESPACE}")).await?;
-        story::install(self.screen, &self.shell, &self.overlay).await?;
+        let apply = format!("kubectl apply -k {}", crate::shell::shown(&self.overlay));
+        story::install(self.screen, &self.shell, &apply).await?;
         let args = ["--bootstrap-token-cleaner=off".to_owned(), format!("--namespace={NAMESPACE}")];
         let why = "the operator is a process here, with its own account's token";
         let operator = start_operator(self.screen, &self.shell, self.cluster, args.into(), why).await?;

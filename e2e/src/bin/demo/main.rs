@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE};
-use tokenward_e2e::{Cluster, ControlPlane, Operator, Options, Profile, target_dir, workspace_dir};
+use tokenward_e2e::{Cluster, ControlPlane, Operator, Options, Profile, dist, target_dir};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -71,14 +71,19 @@ async fn own(screen: &Screen, mut stopped: Pin<&mut impl Future<Output = ()>>) -
 /// The whole story; the operator that it is told of goes on running.
 async fn play(screen: &Screen, plane: &ControlPlane) -> Result<Operator> {
     let start = Instant::now();
-    let shell = Shell::new(screen, plane)?;
-    story::control_plane(screen, &shell, plane).await?;
-    story::install(screen, &shell, &workspace_dir().join("config/samples/overlay")).await?;
+    let (shell, details) = (Shell::new(screen, plane)?, screen.details());
+    story::control_plane(&details, &shell.details(), plane).await?;
+    let release = target_dir().join("dist");
+    dist::write(&release, None)?;
+    let apply = format!("kubectl apply -f {}", shell::shown(&release.join("install.yaml")));
+    story::install(&details, &shell.details(), &apply).await?;
     let why = "no kubelet runs here: the operator is a process with its own account's token";
-    let operator = start_operator(screen, &shell, plane, Vec::new(), why).await?;
+    let operator = start_operator(&details, &shell.details(), plane, Vec::new(), why).await?;
     story::tell(screen, &shell, plane).await?;
-    story::bootstrap_tokens(screen, &shell, plane).await?;
-    screen.end(start.elapsed());
+    if !screen.is_brief() {
+        story::bootstrap_tokens(screen, &shell, plane).await?;
+    }
+    details.end(start.elapsed());
     Ok(operator)
 }
 
@@ -100,7 +105,7 @@ async fn stop(operator: &Operator) -> Result<()> {
 /// The release binary with its own account's token and the RBAC just installed.
 async fn start_operator(
     screen: &Screen,
-    shell: &Shell<'_>,
+    shell: &Shell,
     cluster: &Cluster,
     args: Vec<String>,
     why: &str,

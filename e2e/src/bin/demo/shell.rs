@@ -14,22 +14,33 @@ const LINES: usize = 12;
 const TOKEN: &str = "eyJ";
 
 /// `sh` with kubectl and the cluster's kubeconfig, in the root of the repository.
-pub struct Shell<'a> {
-    screen: &'a Screen,
+#[derive(Clone)]
+pub struct Shell {
+    screen: Screen,
     path: OsString,
     kubeconfig: PathBuf,
     cache: PathBuf,
 }
 
-impl<'a> Shell<'a> {
+impl Shell {
     /// A shell of the administrator of this cluster.
-    pub fn new(screen: &'a Screen, cluster: &Cluster) -> Result<Self> {
+    pub fn new(screen: &Screen, cluster: &Cluster) -> Result<Self> {
         // kubectl is typed without its folder, which is none when the `PATH` has it.
         let folder = cluster.kubectl_path().parent().filter(|folder| folder.is_absolute());
         let others = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(folder.map(Path::to_owned).into_iter().chain(std::env::split_paths(&others)))?;
         let cache = cluster.dir().join("kubectl-cache");
-        Ok(Self { screen, path, kubeconfig: cluster.kubeconfig(), cache })
+        Ok(Self { screen: screen.clone(), path, kubeconfig: cluster.kubeconfig(), cache })
+    }
+
+    /// Where its commands are shown.
+    pub fn screen(&self) -> &Screen {
+        &self.screen
+    }
+
+    /// The same shell for details, which a brief demo does not show.
+    pub fn details(&self) -> Self {
+        Self { screen: self.screen.details(), ..self.clone() }
     }
 
     /// Shows and runs a command that must succeed; returns what it printed.

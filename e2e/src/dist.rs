@@ -1,0 +1,119 @@
+//! The files of a release. Equal sources have equal files, so that a test which makes them anew tries what is shipped.
+
+use crate::chart;
+use crate::image::{File, Image, NAME, architecture, sha256, tar};
+use crate::operator::program;
+use crate::scene::overlay;
+use crate::{sbom, workspace_dir};
+use anyhow::{Context, Result, ensure};
+use flate2::{Compression, GzBuilder};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+/// The version of the workspace, which everything in a release has.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The files of a release by their names. With a repository, such as `registry.example.com/tokenward`, manifests and chart
+/// name the image there by its digest; without, by the tag under which engines load the archive.
+///
+/// # Errors
+/// When there is no release binary, or the manifests name no image.
+pub fn files(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut image = Image::operator(&program()?)?;
+    image.name = repository.map_or_else(|| NAME.to_owned(), |repository| format!("{repository}:v{VERSION}"));
+    let (archive, digest) = image.archive()?;
+    let reference = repository.map_or_else(|| NAME.to_owned(), |repository| format!("{repository}@{digest}"));
+    let install = overlay::text(&workspace_dir().join("config/install"))?;
+    let named = format!("image: {NAME}\n");
+    ensure!(install.matches(&named).count() == 1, "config/install does not name the image {NAME} once");
+    let mut files = BTreeMap::from([
+        (archive_name(), archive),
+        ("install.yaml".to_owned(), install.replace(&named, &format!("image: {reference}\n")).into_bytes()),
+        ("crds.yaml".to_owned(), overlay::text(&workspace_dir().join("config/crd"))?.into_bytes()),
+        (format!("tokenward-{VERSION}.tgz"), packed_chart(repository.map(|repository| (repository, &*digest)))?),
+        ("tokenward.cdx.json".to_owned(), sbom::operator()?.into_bytes()),
+        (
+            "RELEASE-NOTES.md".to_owned(),
+            notes(&fs::read_to_string(workspace_dir().join("CHANGELOG.md"))?)?.into_bytes(),
+        ),
+    ]);
+    let sums: Vec<String> = files.iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
+    files.insert("SHA256SUMS".to_owned(), sums.concat().into_bytes());
+    Ok(files)
+}
+
+/// The file with the image.
+#[must_use]
+pub fn archive_name() -> String {
+    format!("tokenward-{VERSION}-linux-{}.tar", architecture())
+}
+
+/// Writes the files of a release into this folder, which holds nothing else afterwards.
+///
+/// # Errors
+/// As [`files`], and when the folder cannot be written.
+pub fn write(folder: &Path, repository: Option<&str>) -> Result<()> {
+    let files = files(repository)?;
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    for (name, content) in files {
+        fs::write(folder.join(name), content)?;
+    }
+    Ok(())
+}
+
+/// The chart as `helm package` packs it; its default values name this image.
+fn packed_chart(image: Option<(&str, &str)>) -> Result<Vec<u8>> {
+    let mut chart = chart::files()?;
+    if let Some((reference, digest)) = image {
+        let (registry, repository) = reference.rsplit_once('/').context("write IMAGE with its registry")?;
+        let values = chart.get_mut("values.yaml").context("the chart has no values.yaml")?;
+        for (key, before, after) in
+            [("registry", "\"\"", registry), ("repository", "tokenward", repository), ("digest", "\"\"", digest)]
+        {
+            let line = format!("\n  {key}: {before}\n");
+            ensure!(values.matches(&line).count() == 1, "values.yaml has not one line{line}");
+            *values = values.replace(&line, &format!("\n  {key}: \"{after}\"\n"));
+        }
+    }
+    let file = |(name, text): (String, String)| File {
+        path: format!("tokenward/{name}"),
+        content: text.into_bytes(),
+        mode: 0o644,
+    };
+    let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
+    gzip.write_all(&tar(&chart.into_iter().map(file).collect::<Vec<_>>())?)?;
+    Ok(gzip.finish()?)
+}
+
+/// The section of the changelog for this version, before its release that of the changes since the last.
+fn notes(changelog: &str) -> Result<String> {
+    let section = |name: &str| {
+        let (_, rest) = changelog.split_once(&format!("\n## [{name}]"))?;
+        let text = rest.split_once('\n')?.1;
+        Some(text.split_once("\n## ").map_or(text, |(text, _)| text))
+    };
+    let text = section(VERSION).or_else(|| section("Unreleased"));
+    Ok(format!("# Tokenward {VERSION}\n\n{}\n", text.context("CHANGELOG.md has no section for this version")?.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_those_of_the_version() {
+        let of = |version: &str| {
+            format!(
+                "# Changelog\n\n## [Unreleased]\n\n- new\n\n## [{version}] - 2026-11-28\n\n- this\n\n## [0.0.1]\n\n- old\n"
+            )
+        };
+        assert_eq!(notes(&of(VERSION)).unwrap(), format!("# Tokenward {VERSION}\n\n- this\n"));
+        assert_eq!(notes(&of("0.0.2")).unwrap(), format!("# Tokenward {VERSION}\n\n- new\n"));
+        assert!(notes("# Changelog\n").is_err());
+    }
+}
