@@ -1,11 +1,13 @@
 //! Flags and environment, checked, as [`Settings`].
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, env, ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{
+    Arg,
     ArgAction::Set,
-    Parser, Subcommand, ValueEnum,
-    builder::{BoolishValueParser, PossibleValue},
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    builder::{BoolishValueParser, PossibleValue, Resettable},
+    error::ErrorKind,
 };
 
 use crate::{
@@ -20,6 +22,35 @@ pub struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the arguments of a process, beginning with its name. An empty environment variable counts as none:
+    /// manifests have one where a value is not set.
+    ///
+    /// # Errors
+    /// When they are wrong, or only help was asked for.
+    pub fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let mut command = Self::command().mut_subcommands(|command| command.mut_args(without_empty_variable));
+        let cli = Self::from_arg_matches(&command.try_get_matches_from_mut(args)?)?;
+        let labels = match &cli.command {
+            Command::Run(settings) => settings.secret_labels.as_slice(),
+            Command::Crds { .. } => &[],
+        };
+        let mut keys = BTreeSet::new();
+        match labels.iter().find(|(key, _)| !keys.insert(key)) {
+            Some((key, _)) => {
+                let message = format!("--secret-labels has the key {key:?} twice; write each key once");
+                Err(command.error(ErrorKind::ArgumentConflict, message))
+            }
+            None => Ok(cli),
+        }
+    }
+}
+
+fn without_empty_variable(arg: Arg) -> Arg {
+    let is_empty = arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { arg.env(Resettable::Reset) } else { arg }
 }
 
 /// The commands.
@@ -161,7 +192,7 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<Settings, String> {
         let args = ["tokenward", "run"].iter().chain(args);
-        match Cli::try_parse_from(args) {
+        match Cli::read(args) {
             Ok(Cli { command: Command::Run(settings) }) => Ok(settings),
             Ok(_) => panic!("not run"),
             Err(error) => Err(error.to_string()),
@@ -237,6 +268,7 @@ mod tests {
             ("--secret-labels=A.example/team=a", r#"the key "A.example/team" must be"#),
             ("--secret-labels=a=b,team=a b", r#"the value "a b" of "team" must be nothing, or at most 63"#),
             ("--secret-labels=a=-b", "with a letter or digit at both ends"),
+            ("--secret-labels=a=b,c=d,a=b", r#"has the key "a" twice; write each key once"#),
         ] {
             let error = parse(&[arg]).unwrap_err();
             assert!(error.lines().next().is_some_and(|line| line.contains(hint)), "{arg}: {error}");

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser as _, error::ErrorKind};
+use clap::error::ErrorKind;
 use tokenward::{
     api,
     cli::{Cli, Command, LogFormat, Settings},
@@ -25,7 +25,7 @@ const DEFAULT_FILTER: &str = "info,kube_client=error,kube_runtime=error";
 const NO_BODIES: &str = "kube_client::client=error";
 
 fn main() -> ExitCode {
-    match Cli::try_parse() {
+    match Cli::read(std::env::args_os()) {
         Ok(Cli { command: Command::Crds { plural } }) => print_crds(plural.as_deref()),
         Ok(Cli { command: Command::Run(settings) }) => run(&settings),
         Err(error) => usage(&error),

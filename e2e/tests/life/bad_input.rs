@@ -485,6 +485,29 @@ async fn started_with(name: &str, args: &[&str], env: &[(&str, &str)]) -> Result
 }
 
 #[tokio::test]
+async fn an_empty_variable_counts_as_none() -> Result<()> {
+    let plane = plane().await?;
+    let flags = documented_variables()?;
+    ensure!(flags.len() > 10, "{flags:?}");
+    let options = Options {
+        name: "empty-variables".to_owned(),
+        dir: plane.dir().join("wrong-settings"),
+        env: flags.into_iter().map(|variable| (variable, String::new())).collect(),
+        ..Options::default()
+    };
+    let operator = tokenward_e2e::Operator::start(plane, options).await?;
+    operator.ready().await?;
+    Ok(())
+}
+
+/// The environment variables in the table of flags.
+fn documented_variables() -> Result<Vec<String>> {
+    let page = tokenward_e2e::pages::read("docs/reference/flags.md")?;
+    let words = page.split('`').filter(|word| word.starts_with("TOKENWARD_"));
+    Ok(words.map(str::to_owned).collect())
+}
+
+#[tokio::test]
 async fn wrong_settings_end_with_code_2_and_one_line_that_says_what_is_right() -> Result<()> {
     let none: &[(&str, &str)] = &[];
     let cases = [
