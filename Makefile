@@ -2,13 +2,13 @@
 CARGO ?= cargo
 E2E = -p tokenward-e2e
 # End-to-end tests mostly wait, so more of them run at once than there are cores: so many programs, with so many threads each.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 4
 TEST_THREADS ?= 6
 # All there are, the longest first.
 TESTS = life $(filter-out life,$(patsubst e2e/tests/%/main.rs,%,$(wildcard e2e/tests/*/main.rs)) $(patsubst e2e/tests/%.rs,%,$(wildcard e2e/tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-units licences lint demo cluster bench crds monitoring chart reference docs pictures image node-test sbom dist deny reproducible FORCE
+.PHONY: help build test build-tests test-units licences lint demo cluster bench crds monitoring chart reference docs pictures image node-test sbom dist deny reproducible FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -20,9 +20,13 @@ REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo
 build: ## Build the operator's release binary
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) rustc --release --locked --bin tokenward -- -C target-feature=+crt-static
 
-test: lint licences build ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(CARGO) test --workspace --locked --no-run
+test: lint licences ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
+	$(MAKE) --no-print-directory --jobs=2 build build-tests
 	$(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync test-units $(TESTS:%=test-%)
+
+# Beside the release binary, whose last step uses one core.
+build-tests:
+	$(CARGO) test --workspace --locked --no-run
 
 test-units:
 	$(CARGO) test --workspace --locked --no-fail-fast --lib --bins
