@@ -165,6 +165,19 @@ fn ca_file(plane: &ControlPlane) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// The operator says that it cannot use this CA file.
+async fn is_contested(scene: &Scene, file: &Path) -> Result<()> {
+    let check = async || {
+        let contested = scraped(scene).await?.2;
+        ensure!(contested == ["CaFileUnreadable"], "{contested:?}");
+        Ok(())
+    };
+    eventually(FOLLOWED, "half a file is told", check).await.with_context(|| scene.log_end())?;
+    let (_, contested) = scene.condition("p", "ClusterAddressContested", "True").await?;
+    assert!(contested.message.contains(&file.display().to_string()), "{}", contested.message);
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_ca_is_rotated_and_no_consumer_fails() -> Result<()> {
     let dir = target_dir().join("e2e").join("address-rotation");
@@ -181,14 +194,7 @@ async fn the_ca_is_rotated_and_no_consumer_fails() -> Result<()> {
 
     let both = format!("{}{}", plane.ca_pem(), next.pem);
     replace(&file, &both[..both.len() - 40])?;
-    let check = async || {
-        let contested = scraped(&scene).await?.2;
-        ensure!(contested == ["CaFileUnreadable"], "{contested:?}");
-        Ok(())
-    };
-    eventually(FOLLOWED, "half a file is told", check).await.with_context(|| scene.log_end())?;
-    let (_, contested) = scene.condition("p", "ClusterAddressContested", "True").await?;
-    assert!(contested.message.contains(&file.display().to_string()), "{}", contested.message);
+    is_contested(&scene, &file).await?;
     assert_eq!(scene.target("p-deployer").await?.version(), first.version(), "the CA last known stays");
 
     replace(&file, &both)?;

@@ -188,8 +188,6 @@ type Limited<'a> = (&'a [(&'a str, &'a str)], Value, Wanted<'a>);
 fn limited() -> Vec<Limited<'static>> {
     let token = |token: Value| json!({"token": token});
     let lasts = |duration: &str| token(json!({ "duration": duration }));
-    let none = || token(json!({"binding": "None"}));
-    let speaks = |audiences: &[&str]| token(json!({ "audiences": audiences }));
     vec![
         (&[], json!({}), Accepted),
         (&[], lasts("168h"), Accepted),
@@ -215,6 +213,15 @@ fn limited() -> Vec<Limited<'static>> {
             lasts("1h"),
             Refused("the limit 3d is no duration in hours and minutes, like 24h or 1h30m (Namespace limited"),
         ),
+    ]
+}
+
+/// The same for audiences, bindings and reserved namespaces.
+fn limited_tokens() -> Vec<Limited<'static>> {
+    let token = |token: Value| json!({"token": token});
+    let none = || token(json!({"binding": "None"}));
+    let speaks = |audiences: &[&str]| token(json!({ "audiences": audiences }));
+    vec![
         (&[], speaks(&["k3s"]), Refused("annotation tokenward.dev/audiences; or name none for the API server")),
         (
             &[],
@@ -281,7 +288,7 @@ async fn limits_are_defaults_that_an_annotation_of_the_namespace_widens_or_narro
     let client = plane.client().await?;
     let path = format!("{}?dryRun=All", policy_path("limited", ""));
     let admin = Caller::admin(plane).await?;
-    for (annotations, more, wanted) in limited().into_iter().chain(limited_servers()) {
+    for (annotations, more, wanted) in limited().into_iter().chain(limited_tokens()).chain(limited_servers()) {
         for name in ["max-duration", "audiences", "servers", "binding-none", "reserved"] {
             let value = annotations.iter().find(|(key, _)| *key == name);
             limit(&client, "limited", name, value.map(|(_, value)| *value)).await?;
