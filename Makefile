@@ -64,7 +64,7 @@ sbom: ## Write the bill of materials (CycloneDX) of the release binary: target/t
 	$(CARGO) run --locked -q $(E2E) --bin sbom > target/tokenward.cdx.json
 
 dist: build ## Write a release into target/dist; IMAGE=registry.example.com/tokenward names its image there, by digest
-	$(CARGO) run --locked -q $(E2E) --bin dist -- $(IMAGE)
+	$(CARGO) run --locked -q $(E2E) --bin dist -- $(if $(IMAGE),'$(IMAGE)')
 
 deny: ## Check the dependencies' licences, origins and versions (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources

@@ -44,6 +44,23 @@ pub fn files(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
+/// Whether this names a repository with its registry, by the grammar of
+/// <https://github.com/distribution/reference>: a registry has a dot or a port, or is `localhost`.
+#[must_use]
+pub fn is_repository(name: &str) -> bool {
+    let Some((registry, path)) = name.split_once('/') else { return false };
+    let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+    let is_part = |part: &str| {
+        let outer = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.starts_with(outer) && part.ends_with(outer) && part.chars().all(|c| outer(c) || "._-".contains(c))
+    };
+    let is_host = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    (host == "localhost" || port.is_some() || host.contains('.'))
+        && host.split('.').all(is_host)
+        && port.is_none_or(|port| port.parse::<u16>().is_ok())
+        && path.split('/').all(is_part)
+}
+
 /// The file with the image.
 #[must_use]
 pub fn archive_name() -> String {
@@ -104,6 +121,19 @@ fn notes(changelog: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_has_a_registry_and_neither_scheme_nor_tag() {
+        for name in ["registry.example.com/tokenward", "localhost/a", "reg:5000/team-a/tokenward", "R.example/a_b.c"] {
+            assert!(is_repository(name), "{name}");
+        }
+        let bad = "tokenward team/tokenward https://r.example/a r.example/A /a r.example/ r.example/a:v1 r.example/a@sha256:0 r:x/a";
+        for name in
+            bad.split(' ').chain(["", "r.example/a b", "r.example/a\"c", "r.example/a\n", "r.example//a", ".r/a"])
+        {
+            assert!(!is_repository(name), "{name}");
+        }
+    }
 
     #[test]
     fn notes_are_those_of_the_version() {

@@ -226,7 +226,10 @@ async fn names(scene: &Scene, resource: &str, verb: &str) -> Result<()> {
         Ok(ready.message)
     };
     let message = eventually(SOON, &named, check).await?;
-    ensure!(message.contains("apply config/rbac of this release, or grant the verb"), "{message}");
+    ensure!(
+        message.contains("apply the overlay or Helm chart that you installed with again, or grant the verb"),
+        "{message}"
+    );
     let told = scene.told("p", "Forbidden", &named).await?;
     ensure!(told.kind == "Warning", "{told:?}");
     Ok(())

@@ -234,7 +234,7 @@ impl FailureReason {
             Self::PolicyUnreadable => {
                 "correct that field of the policy; if it is right, install the CRD that fits this release"
             }
-            Self::Forbidden => "apply config/rbac of this release, or grant the verb",
+            Self::Forbidden => "apply the overlay or Helm chart that you installed with again, or grant the verb",
             Self::QuotaExceeded => "raise the quota or delete Secrets; the operator tries again every minute",
             Self::AdmissionDenied => {
                 "change the limit that the message names, the admission policy or webhook, or the policy's spec"

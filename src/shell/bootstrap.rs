@@ -75,10 +75,7 @@ impl Host<Bootstrap> for BootstrapHost {
             Some(failure)
                 if kind == POLICIES && matches!(failure.reason, FailureReason::Forbidden | FailureReason::Conflict) =>
             {
-                info!(
-                    kind,
-                    "no BootstrapTokenPolicy is read: config/components/bootstrap-token-policy is not installed"
-                );
+                info!(kind, "no BootstrapTokenPolicy is read: the component bootstrap-token-policy is not installed");
             }
             Some(failure) => warn!(kind, "{}", failure.message),
             None => info!(kind, "the watch works again"),

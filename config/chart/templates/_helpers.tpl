@@ -22,6 +22,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* The same of what a Prometheus selects by labels. */}}
+{{- define "tokenward.labels.monitoring" -}}
+{{- $common := merge (dict) .Values.monitoring.labels .Values.commonLabels }}
+{{- include "tokenward.labels" (dict "Chart" .Chart "Release" .Release "Values" (dict "commonLabels" $common)) }}
+{{- end }}
+
+{{/* What the network policy lets out. */}}
+{{- define "tokenward.apiServerPorts" -}}
+{{- range .Values.networkPolicy.apiServerPorts }}
+- port: {{ . }}
+  protocol: TCP
+{{- end }}
+{{- end }}
+
 {{/* Annotations of every object. */}}
 {{- define "tokenward.annotations" -}}
 {{- with .Values.commonAnnotations }}

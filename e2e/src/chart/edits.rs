@@ -30,14 +30,15 @@ use Edit::{Block, More, New, Scalar, Text, Value as Given, When, Whole};
 use Source::{Helper, Values};
 
 const DEPLOYMENT: &str = "Deployment/tokenward";
+/// Where the alerts in `monitoring/alerts.yaml` link to, and the default of the value.
+const RUNBOOKS: &str = "https://tokenward.dev/docs";
 
 /// Object, field (none: the object as a whole), edit.
-const EDITS: [(&str, &str, Edit); 24] = [
+const EDITS: [(&str, &str, Edit); 23] = [
     ("PriorityClass/tokenward", "", When("not $.Values.priorityClassName")),
     ("NetworkPolicy/tokenward", "", When("$.Values.networkPolicy.enabled")),
     ("NetworkPolicy/tokenward-metrics", "", When("$.Values.networkPolicy.enabled")),
-    ("PodMonitor/tokenward", "metadata/labels", More(Values("monitoring.labels"))),
-    ("PrometheusRule/tokenward", "metadata/labels", More(Values("monitoring.labels"))),
+    ("NetworkPolicy/tokenward", "spec/egress/0/ports", Whole(Helper("tokenward.apiServerPorts"))),
     ("ConfigMap/tokenward-limits", "data", Whole(Helper("tokenward.limits"))),
     (DEPLOYMENT, "spec/replicas", Given("replicas")),
     (DEPLOYMENT, "spec/template/metadata/labels", More(Values("podLabels"))),
@@ -78,7 +79,22 @@ pub(super) fn apply(objects: &mut [Object]) -> Result<BTreeMap<&'static str, Val
         change(object, path, edit).with_context(|| format!("{name}, field {path}"))?;
     }
     objects.iter_mut().try_for_each(describe)?;
+    let rules = objects.iter_mut().find(|object| object.kind() == "PrometheusRule");
+    link_runbooks(rules.context("no PrometheusRule is in config/")?)?;
     Ok(defaults)
+}
+
+/// The alerts link to the site of the values.
+fn link_runbooks(rules: &mut Object) -> Result<()> {
+    let alerts = rules.source.pointer("/spec/groups/0/rules").and_then(Value::as_array).map_or(0, Vec::len);
+    for alert in 0..alerts {
+        let path = format!("spec/groups/0/rules/{alert}/annotations/runbook_url");
+        let url = rules.source.pointer(&format!("/{path}")).and_then(Value::as_str).unwrap_or_default();
+        let page = url.strip_prefix(RUNBOOKS).with_context(|| format!("{path} does not begin with {RUNBOOKS}"))?;
+        let link = format!("printf \"%s{page}\" (trimSuffix \"/\" $.Values.monitoring.runbookBaseUrl) | quote");
+        field(rules, &path)?.node = Node::Scalar(link);
+    }
+    Ok(())
 }
 
 fn change(object: &mut Object, path: &str, edit: &Edit) -> Result<()> {
@@ -130,7 +146,8 @@ fn describe(object: &mut Object) -> Result<()> {
     if is_crd {
         object.when.push("$.Values.crds.install".to_owned());
     }
-    let labels = Helper("tokenward.labels");
+    let selected = ["PodMonitor", "PrometheusRule"].contains(&object.kind());
+    let labels = Helper(if selected { "tokenward.labels.monitoring" } else { "tokenward.labels" });
     let labels = if object.source["metadata"]["labels"].is_object() { More(labels) } else { New(labels) };
     change(object, "metadata/labels", &labels).with_context(|| object.to_string())?;
     change(object, "metadata/annotations", &New(Helper(annotations))).with_context(|| object.to_string())

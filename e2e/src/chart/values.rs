@@ -69,12 +69,16 @@ impl Values {
         schema["$schema"] = "http://json-schema.org/draft-07/schema#".into();
         // Helm gives it to every chart that another one depends on.
         schema["properties"]["global"] = json!({"type": "object", "description": "Values of a parent chart."});
+        schema["properties"]["enabled"] = json!({"type": "boolean", "description": "Condition of a parent chart."});
         schema
     }
 
     fn section(&self, path: &str) -> Value {
         let properties: Map<String, Value> = self.below(path).map(|key| (last(&key.path), self.of(key))).collect();
-        json!({"type": "object", "additionalProperties": false, "properties": properties})
+        // Helm takes a key away that somebody sets to null, and the templates need it.
+        let needed = self.below(path).filter(|key| !self.default(&key.path).is_null());
+        let required: Vec<String> = needed.map(|key| last(&key.path)).collect();
+        json!({"type": "object", "additionalProperties": false, "properties": properties, "required": required})
     }
 
     fn of(&self, key: &Key) -> Value {

@@ -51,10 +51,16 @@ async fn helm_lints_and_packages_it() -> Result<()> {
 async fn another_chart_can_depend_on_it() -> Result<()> {
     let parent = target_dir().join("e2e/chart-parent");
     copy(&parent.join("charts/tokenward"), str::to_owned)?;
-    fs::write(parent.join("Chart.yaml"), "apiVersion: v2\nname: parent\nversion: 1.0.0\n")?;
-    fs::write(parent.join("values.yaml"), "global: {team: a}\ntokenward: {replicas: 1}\n")?;
-    let output = helm().await?.with(&["template"], &parent, &[]).await?;
-    let text = String::from_utf8(output.stdout)?;
-    ensure!(text.contains("replicas: 1\n"), "{}", String::from_utf8_lossy(&output.stderr));
+    let version = env!("CARGO_PKG_VERSION");
+    let dependency = format!("[{{name: tokenward, version: {version}, condition: tokenward.enabled}}]");
+    let text = format!("apiVersion: v2\nname: parent\nversion: 1.0.0\ndependencies: {dependency}\n");
+    fs::write(parent.join("Chart.yaml"), text)?;
+    fs::write(parent.join("values.yaml"), "global: {team: a}\ntokenward: {replicas: 1, enabled: true}\n")?;
+    let helm = helm().await?;
+    for (values, is_there) in [(&[] as &[&str], true), (&["tokenward.enabled=false"], false)] {
+        let output = helm.with(&["template"], &parent, values).await?;
+        ensure!(output.status.success(), "{values:?}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(String::from_utf8(output.stdout)?.contains("replicas: 1\n") == is_there, "{values:?}");
+    }
     Ok(())
 }

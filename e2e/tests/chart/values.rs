@@ -10,7 +10,7 @@ use tokenward_e2e::operator::program;
 use tokenward_e2e::{chart, workspace_dir};
 
 /// A key, values that set it, and what the manifests then say, or with `!` say no more.
-const EFFECTS: [(&str, &[&str], &str); 46] = [
+const EFFECTS: [(&str, &[&str], &str); 48] = [
     ("image.registry", &[r#"image.registry="r.example/m""#], r#"image: "r.example/m/tokenward:v"#),
     ("image.repository", &[r#"image.repository="other""#], r#"image: "other:v"#),
     ("image.tag", &[r#"image.tag="t1""#], r#"image: "tokenward:t1""#),
@@ -49,6 +49,11 @@ const EFFECTS: [(&str, &[&str], &str); 46] = [
     ("components.roles", &["components.roles=true"], "name: tokenward-edit"),
     ("monitoring.enabled", &["monitoring.enabled=true"], "kind: PodMonitor"),
     ("monitoring.labels", &["monitoring.enabled=true", r#"monitoring.labels={"release":"p"}"#], "    release: p\n"),
+    (
+        "monitoring.runbookBaseUrl",
+        &["monitoring.enabled=true", r#"monitoring.runbookBaseUrl="https://docs.example/""#],
+        "https://docs.example/runbooks.html#tokenwardnoleader",
+    ),
     ("replicas", &["replicas=3"], "replicas: 3"),
     ("resources", &[r#"resources={"limits":{"memory":"1Gi"}}"#], "memory: 1Gi"),
     ("nodeSelector", &[r#"nodeSelector={"a":"b"}"#], "nodeSelector:\n        a: b"),
@@ -57,6 +62,7 @@ const EFFECTS: [(&str, &[&str], &str); 46] = [
     ("topologySpreadConstraints", &["topologySpreadConstraints=[]"], "!topologySpreadConstraints"),
     ("priorityClassName", &[r#"priorityClassName="mine""#], "!kind: PriorityClass"),
     ("networkPolicy.enabled", &["networkPolicy.enabled=false"], "!kind: NetworkPolicy"),
+    ("networkPolicy.apiServerPorts", &["networkPolicy.apiServerPorts=[443,16443]"], "port: 16443"),
     ("extraArgs", &[r#"extraArgs=["--version"]"#], "- --version"),
     ("extraEnv", &[r#"extraEnv=[{"name":"A","value":"b"}]"#], "env:\n            - name: A"),
     ("extraVolumes", &[r#"extraVolumes=[{"name":"a"}]"#], "        - name: a\n"),
@@ -96,7 +102,7 @@ fn leaves() -> Result<BTreeMap<String, Value>> {
         for (name, property) in object["properties"].as_object().into_iter().flatten() {
             let path = format!("{path}.{name}").trim_start_matches('.').to_owned();
             // Of a parent chart.
-            if property["properties"].is_null() && path != "global" {
+            if property["properties"].is_null() && !["global", "enabled"].contains(&path.as_str()) {
                 leaves.insert(path, property.clone());
             }
         }
@@ -174,11 +180,52 @@ async fn values_that_do_not_fit_together_are_refused_with_what_to_do() -> Result
         (&[r#"flags.clusterCaFile="/ca""#], "set that as well, or leave flags.clusterCaFile empty"),
         (&["monitoring.enabled=true", r#"flags.metricsBindAddress=":1""#], "leave flags.metricsBindAddress empty"),
         (&[r#"limits.maxDuration="3d""#], "at '/limits/maxDuration'"),
-        (&[r#"commonLabels={"helm.sh/chart":"x"}"#], "helm.sh/chart"),
+        (&[r#"commonLabels={"helm.sh/chart":"x"}"#], "at '/commonLabels/helm.sh~1chart'"),
+        (&[r#"flags.healthProbeBindAddress=":8080""#], "both served on port 8080"),
+        (&[r#"flags.healthProbeBindAddress=":99999""#], "at '/flags/healthProbeBindAddress'"),
+        (&[r#"flags.healthProbeBindAddress="127.0.0.1:8081""#], "at '/flags/healthProbeBindAddress'"),
+        (&[r#"flags.metricsBindAddress="abc""#], "at '/flags/metricsBindAddress'"),
+        (&[r#"image.registry="https://x""#], "at '/image/registry'"),
+        (&[r#"extraArgs=["--leader-elect"]"#], "extraArgs has a flag of the value flags.leaderElect"),
+        (&[r#"extraArgs=["--namespace=a"]"#], "extraArgs has a flag of the value namespaces"),
         (&["flags.bootstrapTokenCleaner=false"], "at '/flags/bootstrapTokenCleaner'"),
     ] {
         let error = refusal(&helm, values).await?;
         ensure!(error.contains(says), "{values:?}: {error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_of_null_is_refused_with_its_name() -> Result<()> {
+    let helm = helm().await?;
+    for path in leaves()?.into_keys().chain(["image", "flags", "crds", "monitoring"].map(str::to_owned)) {
+        let values = [format!("{path}=null")];
+        if path == "flags.concurrency" {
+            template(&helm, &[&values[0]]).await?;
+            continue;
+        }
+        let error = refusal(&helm, &[&values[0]]).await?;
+        let name = path.rsplit('.').next().unwrap_or_default();
+        ensure!(error.contains(&format!("missing property '{name}'")), "{path}: {error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_label_of_the_monitoring_wins_and_is_there_once() -> Result<()> {
+    let values = [
+        "monitoring.enabled=true",
+        r#"monitoring.labels={"release":"p"}"#,
+        r#"commonLabels={"release":"c","team":"t"}"#,
+    ];
+    let text = template(&helm().await?, &values).await?;
+    for kind in ["PodMonitor", "PrometheusRule"] {
+        let object = text.split("\n---\n").find(|object| object.contains(&format!("\nkind: {kind}\n")));
+        let object = object.with_context(|| format!("no {kind}"))?;
+        let labels: Vec<&str> = object.lines().filter(|line| line.starts_with("    release:")).collect();
+        assert_eq!(labels, ["    release: p"], "{kind}");
+        ensure!(object.contains("    team: t\n"), "{object}");
     }
     Ok(())
 }
