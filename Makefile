@@ -8,7 +8,7 @@ TEST_THREADS ?= 6
 TESTS = life $(filter-out life,$(patsubst e2e/tests/%/main.rs,%,$(wildcard e2e/tests/*/main.rs)) $(patsubst e2e/tests/%.rs,%,$(wildcard e2e/tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test build-tests test-units licences lint demo cluster bench crds monitoring chart reference docs pictures image node-test sbom dist deny reproducible FORCE
+.PHONY: help build plugin test build-tests test-units licences lint demo cluster bench crds monitoring chart reference docs pictures image node-test sbom dist deny reproducible FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -20,8 +20,11 @@ REMAP = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo
 build: ## Build the operator's release binary
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) rustc --release --locked --bin tokenward -- -C target-feature=+crt-static
 
+plugin: ## Build the release binary of the kubectl plugin
+	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) rustc --release --locked --package kubectl-tokenward -- -C target-feature=+crt-static
+
 test: lint licences ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(MAKE) --no-print-directory --jobs=2 build build-tests
+	$(MAKE) --no-print-directory --jobs=2 build plugin build-tests
 	$(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync test-units $(TESTS:%=test-%)
 
 # Beside the release binary, whose last step uses one core.
@@ -63,7 +66,7 @@ sbom: ## Write the bill of materials (CycloneDX) of the release binary: target/t
 	@mkdir -p target
 	$(CARGO) run --locked -q $(E2E) --bin sbom > target/tokenward.cdx.json
 
-dist: build ## Write a release into target/dist; IMAGE=registry.example.com/tokenward names its image there, by digest
+dist: build plugin ## Write a release into target/dist; IMAGE=registry.example.com/tokenward names its image there, by digest
 	$(CARGO) run --locked -q $(E2E) --bin dist -- $(if $(IMAGE),'$(IMAGE)')
 
 deny: ## Check the dependencies' licences, origins and versions (needs cargo-deny)

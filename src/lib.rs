@@ -10,5 +10,17 @@ mod core;
 mod reference;
 mod shell;
 
+/// The operator's record in the metadata of its Secrets, for programs that read it.
+pub mod record {
+    pub use crate::core::{
+        Time,
+        meta::{annotation, text, time},
+        names,
+        place::record::{Bond, Previous, Record, Token},
+        revocation::is_word,
+        windows::replaced_at,
+    };
+}
+
 pub use core::redact;
 pub use shell::run::run;

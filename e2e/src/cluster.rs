@@ -1,5 +1,6 @@
 //! An API server and its administrator: what needs no more than that works on every cluster.
 
+use crate::plugin::search_path;
 use crate::{eventually, kubeconfig};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -116,6 +117,7 @@ impl Cluster {
         let mut kubectl = tokio::process::Command::new(&self.kubectl);
         kubectl
             .args(args)
+            .env("PATH", search_path())
             .env("KUBECONFIG", self.kubeconfig())
             .env("KUBERC", "off")
             .env("KUBECACHEDIR", self.dir.join("kubectl-cache"));

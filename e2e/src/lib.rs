@@ -15,6 +15,7 @@ pub mod operator;
 pub mod pages;
 mod paths;
 mod pki;
+pub mod plugin;
 pub mod poll;
 mod ports;
 pub mod process;

@@ -51,7 +51,8 @@ pub fn instant(asked: Option<&Result<Revocation, InvalidInstant>>) -> Option<Tim
 }
 
 /// Reasons become labels of metrics, so they are short and of letters, digits, `-`, `_` and `.`.
-fn is_word(reason: &str) -> bool {
+#[must_use]
+pub fn is_word(reason: &str) -> bool {
     let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (1..=MAX_REASON).contains(&reason.len()) && reason.chars().all(letters)
 }

@@ -2,7 +2,11 @@
 
 use chrono::TimeDelta;
 
-use super::{Time, id::Secs, reason::IssueReason};
+use super::{
+    Time,
+    id::{Secs, Uid, stable_hash},
+    reason::IssueReason,
+};
 use crate::api::{duration::Duration, token_policy::Rotation};
 
 /// A token is replaced at least this long before it expires: two periods of the one minute after which
@@ -26,6 +30,12 @@ pub struct Renewal {
     pub due: Time,
     /// When it is replaced at the latest, if it waits for one.
     pub latest: Time,
+}
+
+/// Spreads grants over time; the same in every process.
+#[must_use]
+pub fn spread(policy: Uid, account: Uid) -> u64 {
+    stable_hash([policy.to_string().as_str(), account.to_string().as_str()])
 }
 
 /// The renewal of a token issued and expiring at these instants.

@@ -10,7 +10,9 @@ use jiff::{
 use super::{
     Time,
     cron::Schedule,
-    schedule::{Renewal, jitter},
+    id::Uid,
+    place::record::Record,
+    schedule::{self, Renewal, jitter},
 };
 use crate::api::{cron::ZONE, token_policy};
 
@@ -64,6 +66,16 @@ impl Windows {
             None => Due { at: renewal.latest, outside: true },
         }
     }
+}
+
+/// When the token of a record is replaced under the rotation of its policy, which has this UID. `None` without a token, and
+/// where a window cannot be read.
+#[must_use]
+pub fn replaced_at(rotation: &token_policy::Rotation, policy: &str, record: &Record, now: Time) -> Option<Time> {
+    let (token, windows) = (record.token.as_ref()?, Windows::read(&rotation.windows).ok()?);
+    let hash = schedule::spread(Uid::read(policy), record.account_uid);
+    let renewal = schedule::renewal(token.issued.time(), token.expires.time(), rotation, hash);
+    Some(windows.place(now, &renewal, hash).at)
 }
 
 impl OpenHours {

@@ -16,7 +16,7 @@ use crate::{
         address::ClusterAddress,
         credential::keys::TokenKeys,
         failure::Failure,
-        id::{GrantKey, Name, Secs, Uid, stable_hash},
+        id::{GrantKey, Name, Secs, Uid},
         layout::{self, AddressPrints},
         place::{
             record::{Bond, Token},
@@ -179,8 +179,8 @@ impl<'a> View<'a> {
     /// Spreads grants over time; the same in every process.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        let text = |uid: Option<Uid>| uid.unwrap_or_default().to_string();
-        stable_hash([&*text(self.policy.map(PolicyState::uid)), &*text(self.account.map(|account| account.uid))])
+        let account = self.account.map(|account| account.uid);
+        schedule::spread(self.policy.map(PolicyState::uid).unwrap_or_default(), account.unwrap_or_default())
     }
 
     /// The issue under way.

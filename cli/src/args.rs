@@ -1,0 +1,165 @@
+//! The command line. Flags that kubectl has as well are called as there.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use tokenward::{api::duration::Duration, record::is_word};
+
+/// Shows, rotates, revokes, prints, verifies and audits the tokens that Tokenward keeps in Secrets.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-tokenward", bin_name = "kubectl tokenward", version)]
+pub struct Args {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which cluster, and as whom.
+#[derive(Clone, Debug, Arguments)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// Namespace. By default that of the context.
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig.
+    #[arg(long, global = true)]
+    pub context: Option<String>,
+    /// Kubeconfig. By default KUBECONFIG or ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// User to impersonate.
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows policies with their accounts, Secrets and tokens, and why one is not ready.
+    Status(Status),
+    /// Replaces tokens; the old ones stay valid for the overlap of their policy.
+    Rotate(Order),
+    /// Ends tokens before their time.
+    Revoke(Order),
+    /// Prints the token or kubeconfig in a Secret.
+    Print(Print),
+    /// Prints a script that completes this command in a shell.
+    Completion { shell: Shell },
+}
+
+#[derive(Debug, Arguments)]
+pub struct Status {
+    /// Name of a policy. By default all.
+    pub policy: Option<String>,
+    /// Every namespace.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Labels of the policies, as in kubectl get -l.
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<String>,
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+/// Whom a rotation or revocation concerns, and how it is done.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[derive(Debug, Arguments)]
+#[command(group = ArgGroup::new("choice").required(true))]
+pub struct Order {
+    /// Names of policies.
+    #[arg(group = "choice", value_name = "POLICY")]
+    pub policies: Vec<String>,
+    /// Policies with these labels, as in kubectl get -l.
+    #[arg(short = 'l', long, group = "choice", value_name = "LABELS")]
+    pub selector: Option<String>,
+    /// The tokens of one Secret.
+    #[arg(long, group = "choice", value_name = "NAME")]
+    pub secret: Option<String>,
+    /// The tokens of one ServiceAccount.
+    #[arg(long, group = "choice", value_name = "NAME")]
+    pub account: Option<String>,
+    /// One token, by its jti.
+    #[arg(long, group = "choice", value_name = "ID")]
+    pub token_id: Option<String>,
+    /// Every policy.
+    #[arg(long, group = "choice")]
+    pub all: bool,
+    /// Looks in every namespace.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Why, in one word: it is in events, log and metrics.
+    #[arg(long, value_name = "WORD", value_parser = reason)]
+    pub reason: Option<String>,
+    /// Does not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Waits until revoked tokens are refused and new ones work, as the API server itself says.
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait.
+    #[arg(long, default_value = "1m", requires = "wait", value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let hint = "write one word of at most 63 letters, digits, '-', '_' and '.'";
+    if is_word(text) { Ok(text.to_owned()) } else { Err(hint.to_owned()) }
+}
+
+#[derive(Debug, Arguments)]
+pub struct Print {
+    /// Name of the Secret.
+    pub secret: String,
+    /// Key of the Secret. By default the one that holds a token.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Prints on a terminal, too.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Format of the output. By default text for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Text with more columns.
+    Wide,
+    Json,
+    Yaml,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_the_cluster_are_taken_on_both_sides_of_the_command() {
+        for line in ["kubectl-tokenward -n ci --as me status -A", "kubectl-tokenward status -A -n ci --as me"] {
+            let args = Args::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!((args.cluster.namespace.as_deref(), args.cluster.user.as_deref()), (Some("ci"), Some("me")));
+        }
+    }
+
+    #[test]
+    fn an_order_concerns_exactly_one_choice() {
+        for (line, taken) in [
+            ("revoke a b", true),
+            ("revoke --all --wait --timeout 5m", true),
+            ("rotate -l team=a -A", true),
+            ("revoke", false),
+            ("revoke a --all", false),
+            ("revoke --secret a --token-id b", false),
+            ("revoke a --reason two,words", false),
+            ("revoke a --wait --timeout soon", false),
+        ] {
+            let args = Args::try_parse_from(["kubectl-tokenward"].into_iter().chain(line.split(' ')));
+            assert_eq!(args.is_ok(), taken, "{line}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Decisions: what is shown and what is done, as plain functions of what was read.
+
+pub mod order;
+pub mod print;
+pub mod status;
+pub mod target;
+pub mod text;
+pub mod token;

@@ -1,0 +1,63 @@
+//! `kubectl tokenward`: shows, rotates, revokes, prints, verifies and audits tokens.
+//!
+//! As in the operator, `core` decides and is pure, and `shell` acts. Nothing here has a right of its own: every call is made
+//! with the credentials of the kubeconfig.
+
+mod args;
+mod core;
+mod shell;
+
+use std::{
+    io::{self, ErrorKind, Write as _},
+    process::ExitCode,
+};
+
+use crate::core::order::Verb;
+use anyhow::Result;
+use args::{Args, Command};
+use clap::{CommandFactory as _, Parser as _};
+use shell::{cluster::Cluster, order, print, status};
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    // The provider can be installed once, and here nobody has done so before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(args))) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// As kubectl, which ends with 1 for every error.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The reader of the output has gone, as `head` does.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+async fn run(args: Args) -> Result<ExitCode> {
+    match args.command {
+        Command::Status(command) => status::run(&Cluster::connect(&args.cluster).await?, &command).await,
+        Command::Rotate(order) => order::run(&Cluster::connect(&args.cluster).await?, Verb::Rotate, &order).await,
+        Command::Revoke(order) => order::run(&Cluster::connect(&args.cluster).await?, Verb::Revoke, &order).await,
+        Command::Print(command) => print::run(&Cluster::connect(&args.cluster).await?, &command).await,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "kubectl-tokenward", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Calls to the API server, with the rights that the person has.
+
+use std::fmt;
+
+use anyhow::{Context as _, Result, anyhow};
+use chrono::DateTime;
+use http::{
+    Request,
+    header::{CONTENT_TYPE, DATE},
+};
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
+use kube::{
+    Api, Client, Config, Error,
+    api::{ApiResource, DynamicObject, ListParams},
+    client::Body,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use tokenward::{
+    api::token_policy::TokenPolicy,
+    record::{Time, names},
+};
+
+use crate::{
+    args::ClusterArgs,
+    core::{target::Target, token::Claims},
+};
+
+/// What a call needs: a verb on a resource in a namespace, or in all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    pub verb: &'static str,
+    pub resource: &'static str,
+    pub namespace: Option<String>,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " -n {namespace}"))
+    }
+}
+
+/// The person lacks a right.
+#[derive(Debug, thiserror::Error)]
+#[error("you lack a right: `kubectl auth can-i {0}` says no; ask an administrator for it")]
+pub struct MissingRight(pub Right);
+
+/// An API server, and the namespace that is meant.
+pub struct Cluster {
+    pub client: Client,
+    pub namespace: String,
+    url: String,
+}
+
+impl Cluster {
+    /// The cluster that kubectl would talk to with these flags.
+    pub async fn connect(args: &ClusterArgs) -> Result<Self> {
+        let mut config = config(args).await.context("reading the kubeconfig; check --kubeconfig and --context")?;
+        if args.user.is_some() {
+            config.auth_info.impersonate.clone_from(&args.user);
+        }
+        let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let url = config.cluster_url.to_string();
+        Ok(Self { client: Client::try_from(config)?, namespace, url })
+    }
+
+    /// The namespace that is meant, or all.
+    pub fn scope(&self, all: bool) -> Option<String> {
+        (!all).then(|| self.namespace.clone())
+    }
+
+    /// Policies with these labels.
+    pub async fn policies(&self, scope: Option<&str>, labels: Option<&str>) -> Result<Vec<DynamicObject>> {
+        let kind = ApiResource::erase::<TokenPolicy>(&());
+        let api: Api<DynamicObject> = match scope {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
+            None => Api::all_with(self.client.clone(), &kind),
+        };
+        let list = ListParams { label_selector: labels.map(str::to_owned), ..ListParams::default() };
+        Ok(self.allowed("list", "tokenpolicies.tokenward.dev", scope, api.list(&list).await)?.items)
+    }
+
+    /// The Secrets that the operator wrote, without their data.
+    pub async fn targets(&self, scope: Option<&str>) -> Result<Vec<Target>> {
+        let list = ListParams::default().labels(&format!("{}={}", names::ROLE, names::TARGET_ROLE));
+        let api: Api<Secret> = scope
+            .map_or_else(|| Api::all(self.client.clone()), |namespace| Api::namespaced(self.client.clone(), namespace));
+        let secrets = self.allowed("list", "secrets", scope, api.list_metadata(&list).await)?;
+        Ok(secrets.items.iter().filter_map(|secret| Target::read(&secret.metadata)).collect())
+    }
+
+    /// Events about policies.
+    pub async fn events(&self, scope: Option<&str>) -> Result<Vec<Event>> {
+        let list = ListParams::default().fields("regarding.kind=TokenPolicy");
+        let api: Api<Event> = scope
+            .map_or_else(|| Api::all(self.client.clone()), |namespace| Api::namespaced(self.client.clone(), namespace));
+        Ok(self.allowed("list", "events.events.k8s.io", scope, api.list(&list).await)?.items)
+    }
+
+    /// Now, by the API server's clock, in whole seconds, rounded down.
+    pub async fn now(&self) -> Result<Time> {
+        let answer = self.client.send(Request::get("/version").body(Body::empty())?).await;
+        let answer = self.allowed("get", "/version", None, answer)?;
+        let date = answer.headers().get(DATE).and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok());
+        Ok(date.context("the API server does not tell the time; use kubectl annotate")?.to_utc())
+    }
+
+    /// Whether the API server accepts a token for any of the audiences that it names.
+    pub async fn review(&self, token: &SecretString) -> Result<Review> {
+        let audiences = Claims::read(token).map(|claims| claims.audiences).unwrap_or_default();
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": token.expose_secret(), "audiences": audiences},
+        });
+        let request =
+            Request::post("/apis/authentication.k8s.io/v1/tokenreviews").header(CONTENT_TYPE, "application/json");
+        let answer = self.client.request::<Answer>(request.body(serde_json::to_vec(&body)?)?).await;
+        Ok(self.allowed("create", "tokenreviews.authentication.k8s.io", None, answer)?.status)
+    }
+
+    /// An answer, or an error that says what to do about it.
+    pub fn allowed<T>(
+        &self,
+        verb: &'static str,
+        resource: &'static str,
+        scope: Option<&str>,
+        answer: kube::Result<T>,
+    ) -> Result<T> {
+        let right = Right { verb, resource, namespace: scope.map(str::to_owned) };
+        answer.map_err(|error| explained(error, right, &self.url))
+    }
+}
+
+/// What the API server says of a token.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Review {
+    pub authenticated: bool,
+    pub audiences: Vec<String>,
+    pub error: String,
+}
+
+/// The part of an answer that does not repeat the token.
+#[derive(Deserialize)]
+struct Answer {
+    status: Review,
+}
+
+/// The kubeconfig of the flags, else what every client takes: `KUBECONFIG`, `~/.kube/config`, the account of a pod.
+async fn config(args: &ClusterArgs) -> Result<Config> {
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    Ok(match (&args.kubeconfig, &args.context) {
+        (Some(path), _) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+        (None, Some(_)) => Config::from_kubeconfig(&options).await?,
+        (None, None) => Config::infer().await?,
+    })
+}
+
+fn explained(error: Error, right: Right, url: &str) -> anyhow::Error {
+    match error {
+        // Admission refuses with the same code, and in words of its own.
+        Error::Api(status) if status.code == 403 && status.message.contains(&format!("cannot {}", right.verb)) => {
+            MissingRight(right).into()
+        }
+        Error::Api(status) if status.code == 401 => {
+            anyhow!("the API server at {url} does not accept your credentials; log in again")
+        }
+        Error::Api(status)
+            if status.code == 404 && status.message.contains("could not find the requested resource") =>
+        {
+            anyhow!(
+                "the API server at {url} has no {}; install Tokenward there, or choose another --context",
+                right.resource
+            )
+        }
+        Error::Api(status) => anyhow!("{right}: {}", status.message),
+        error => anyhow::Error::new(error).context(format!("the API server at {url} does not answer; check --context")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: u16, message: &str) -> String {
+        let status = serde_json::from_value(serde_json::json!({"code": code, "message": message})).unwrap();
+        let right = Right { verb: "list", resource: "secrets", namespace: Some("ci".into()) };
+        explained(Error::Api(Box::new(status)), right, "https://api").to_string()
+    }
+
+    #[test]
+    fn a_missing_right_is_named_and_a_refusal_of_admission_repeated() {
+        let rbac =
+            r#"secrets is forbidden: User "me" cannot list resource "secrets" in API group "" in the namespace "ci""#;
+        let missing = "you lack a right: `kubectl auth can-i list secrets -n ci` says no; ask an administrator for it";
+        assert_eq!(refusal(403, rbac), missing);
+        assert_eq!(refusal(403, "denied by policy x"), "list secrets -n ci: denied by policy x");
+        assert!(refusal(401, "Unauthorized").contains("log in again"));
+        assert!(refusal(404, "the server could not find the requested resource").contains("install Tokenward"));
+    }
+}

@@ -1,0 +1,8 @@
+//! Actions: reading the cluster and files, writing, asking, printing.
+
+pub mod cluster;
+pub mod order;
+pub mod output;
+pub mod print;
+pub mod secret;
+pub mod status;

@@ -1,0 +1,90 @@
+//! The habits of kubectl.
+
+use super::{error, ok, said};
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tokenward_e2e::eventually;
+use tokenward_e2e::scene::caller::grant;
+use tokenward_e2e::scene::{SOON, Scene, spec};
+
+#[tokio::test]
+async fn a_wrong_command_line_ends_with_1_and_says_what_is_right() -> Result<()> {
+    let scene = Scene::start("plugin-usage").await?;
+    for (line, hint) in [
+        ("stats", "unrecognized subcommand 'stats'"),
+        ("status --outptu json", "unexpected argument '--outptu'"),
+        ("status -o table", "[possible values: wide, json, yaml]"),
+        ("revoke", "<POLICY|--selector <LABELS>|--secret <NAME>|--account <NAME>|--token-id <ID>|--all>"),
+        ("status --kubeconfig /none", "check --kubeconfig and --context"),
+        ("status --context none", "check --kubeconfig and --context"),
+        ("status nobody", "there is no TokenPolicy nobody in namespace plugin-usage"),
+    ] {
+        let told = error(&scene, line).await?;
+        ensure!(told.contains(hint), "{line}: {told}");
+    }
+    let none = said(&scene, "status").await?;
+    ensure!(
+        none.code == Some(0) && none.aside.contains("No TokenPolicies found in namespace plugin-usage."),
+        "{none:?}"
+    );
+    ensure!(ok(&scene, "--help").await?.contains("Usage: kubectl tokenward"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named() -> Result<()> {
+    let scene = Scene::start("plugin-rights").await?;
+    scene.deployer(json!({})).await?;
+    let told = error(&scene, "status --as nobody").await?;
+    ensure!(told.contains("`kubectl auth can-i list tokenpolicies.tokenward.dev -n plugin-rights` says no"), "{told}");
+    let told = error(&scene, "status -A --as nobody").await?;
+    ensure!(told.contains("`kubectl auth can-i list tokenpolicies.tokenward.dev` says no"), "{told}");
+
+    let rules = json!([{"apiGroups": ["tokenward.dev"], "resources": ["tokenpolicies"], "verbs": ["list", "patch"]}]);
+    grant(scene.plane, &scene.namespace, "viewer", &rules).await?;
+    let partly = async || {
+        let shown = said(&scene, "status --as viewer").await?;
+        ensure!(shown.code == Some(0) && shown.out.starts_with("plugin-rights/p  ready  1/1\n"), "{shown:?}");
+        ensure!(!shown.out.contains("p-deployer"), "{shown:?}");
+        for right in ["list secrets", "list events.events.k8s.io"] {
+            ensure!(
+                shown.aside.contains(&format!("`kubectl auth can-i {right} -n plugin-rights` says no")),
+                "{shown:?}"
+            );
+        }
+        Ok(())
+    };
+    eventually(SOON, "policies without Secrets", partly).await?;
+    // Who may only annotate policies, may revoke them.
+    let revoked = said(&scene, "revoke p --yes --as viewer").await?;
+    ensure!(revoked.out == "tokenpolicy.tokenward.dev/p annotated\n" && revoked.code == Some(0), "{revoked:?}");
+    ensure!(revoked.aside.contains("Tokens are not shown"), "{revoked:?}");
+    let told = error(&scene, "print p-deployer --as viewer").await?;
+    ensure!(told.contains("`kubectl auth can-i get secrets -n plugin-rights` says no"), "{told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_namespace_is_that_of_the_flag_or_of_all() -> Result<()> {
+    let scene = Scene::start("plugin-here").await?;
+    scene.deployer(json!({})).await?;
+    let config = scene.plane.kubeconfig();
+    let elsewhere = format!("status -n default --kubeconfig {}", config.display());
+    ensure!(ok(&scene, &elsewhere).await?.is_empty());
+    ensure!(ok(&scene, "status -A").await?.contains("plugin-here/p  ready  1/1"));
+    scene.policy("q", &spec(&["deployer"], json!({"secret": {"name": "q"}}))).await?;
+    scene.plane.kubectl_ok(["-n", "plugin-here", "label", "tokenpolicy", "q", "team=a"]).await?;
+    let selected: Value = serde_json::from_str(&ok(&scene, "status -l team=a -o json").await?)?;
+    ensure!(selected.as_array().is_some_and(|all| all.len() == 1) && selected[0]["name"] == "q", "{selected}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn shells_complete_it() -> Result<()> {
+    let scene = Scene::start("plugin-completion").await?;
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ok(&scene, &format!("completion {shell}")).await?;
+        ensure!(script.contains("kubectl-tokenward") && script.contains("token-id"), "{shell}: {script}");
+    }
+    Ok(())
+}
