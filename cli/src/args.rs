@@ -44,6 +44,8 @@ pub enum Command {
     Revoke(Order),
     /// Prints the token or kubeconfig in a Secret.
     Print(Print),
+    /// Checks any ServiceAccount token, and shows the evidence. Exit code 3: it is not good, or this could not be checked.
+    Verify(Verify),
     /// Prints a script that completes this command in a shell.
     Completion { shell: Shell },
 }
@@ -117,6 +119,19 @@ pub struct Print {
     /// Prints on a terminal, too.
     #[arg(short, long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Arguments)]
+pub struct Verify {
+    /// Name of a Secret, a file (with a slash in its name, as ./token), or - for standard input. A kubeconfig, a manifest
+    /// or any other text around the token may be there as well.
+    #[arg(default_value = "-", value_name = "SECRET|FILE|-")]
+    pub source: String,
+    /// Audience that the token must be for.
+    #[arg(long)]
+    pub audience: Option<String>,
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
 }
 
 /// Format of the output. By default text for people.

@@ -2,7 +2,9 @@
 
 pub mod order;
 pub mod print;
+pub mod signature;
 pub mod status;
 pub mod target;
 pub mod text;
 pub mod token;
+pub mod verify;

@@ -13,7 +13,7 @@ use tokenward::{
 
 use super::{
     target::Target,
-    text::{Node, Paint, bar, span},
+    text::{Node, Paint, bar, plain, span},
 };
 
 /// Events shown of a policy.
@@ -228,7 +228,8 @@ impl EventView {
         let seen = series.or(event.event_time.map(|time| time.0));
         let created = event.metadata.creation_timestamp.map(|time| time.0);
         let time = seen.or(created).map(instant).unwrap_or_default();
-        Self { time, reason: event.reason.unwrap_or_default(), note: event.note.unwrap_or_default() }
+        let text = |text: Option<String>| plain(&text.unwrap_or_default());
+        Self { time, reason: text(event.reason), note: text(event.note) }
     }
 
     fn node(&self, now: Time, paint: Paint) -> Node {

@@ -20,6 +20,11 @@ pub fn span(length: TimeDelta) -> String {
     first + &second.map(|(_, text)| text).unwrap_or_default()
 }
 
+/// A text that others wrote, without control characters: it must not move the cursor of a terminal.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// How much of a life is over.
 pub fn bar(age: TimeDelta, life: TimeDelta) -> String {
     let (age, life) = (age.num_seconds(), life.num_seconds().max(1));

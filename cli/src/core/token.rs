@@ -9,6 +9,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokenward::record::Time;
 
+use super::text::plain;
+
 /// Shorter words hold no token in base64.
 const SHORT: usize = 64;
 
@@ -72,7 +74,7 @@ impl Claims {
         if parts.next().is_some() {
             return None;
         }
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| plain(value.as_str().unwrap_or_default());
         let time = |claim: &str| DateTime::from_timestamp(payload[claim].as_i64()?, 0);
         let common = Self {
             algorithm: text(&header["alg"]),
@@ -91,12 +93,12 @@ impl Claims {
     fn of_bound(&self, claim: &Value) -> Option<Self> {
         let bound = [("Pod", "pod"), ("Secret", "secret"), ("Node", "node")];
         let bound = bound.into_iter().find_map(|(kind, key)| Some((kind, object(&claim[key])?)));
-        let namespace = claim["namespace"].as_str()?.to_owned();
+        let namespace = plain(claim["namespace"].as_str()?);
         Some(Self { namespace, account: object(&claim["serviceaccount"])?, bound, ..self.clone() })
     }
 
     fn of_legacy(&self, payload: &Value) -> Option<Self> {
-        let text = |claim: &str| Some(payload[format!("kubernetes.io/serviceaccount/{claim}")].as_str()?.to_owned());
+        let text = |claim: &str| Some(plain(payload[format!("kubernetes.io/serviceaccount/{claim}")].as_str()?));
         let account = Object { name: text("service-account.name")?, uid: text("service-account.uid")? };
         // Legacy tokens name no UID of their Secret.
         let secret = Object { name: text("secret.name")?, uid: String::new() };
@@ -115,14 +117,14 @@ fn json(part: &str) -> Option<Value> {
 }
 
 fn object(value: &Value) -> Option<Object> {
-    let text = |field: &str| Some(value[field].as_str()?.to_owned());
+    let text = |field: &str| Some(plain(value[field].as_str()?));
     Some(Object { name: text("name")?, uid: text("uid")? })
 }
 
 /// `aud` is one text or several (RFC 7519, 4.1.3).
 fn list(value: &Value) -> Vec<String> {
     let several = value.as_array().into_iter().flatten().chain(value.is_string().then_some(value));
-    several.filter_map(|one| one.as_str().map(str::to_owned)).collect()
+    several.filter_map(|one| one.as_str().map(plain)).collect()
 }
 
 #[cfg(test)]
@@ -186,5 +188,8 @@ pub mod tests {
         let claims = read(&legacy).unwrap();
         assert_eq!((claims.legacy, claims.expires_at, claims.audiences), (true, None, vec!["one".to_owned()]));
         assert_eq!(read(&json!({"iss": "https://idp", "sub": "me"})), None, "the token of a person");
+        let mut forged = payload();
+        forged["iss"] = "https://\u{1b}[31missuer".into();
+        assert_eq!(read(&forged).unwrap().issuer, "https:// [31missuer");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use chrono::DateTime;
 use http::{
     Request,
@@ -10,14 +10,14 @@ use http::{
 };
 use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{
-    Api, Client, Config, Error,
+    Api, Client, Config, Error, Resource,
     api::{ApiResource, DynamicObject, ListParams},
     client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use tokenward::{
     api::token_policy::TokenPolicy,
     record::{Time, names},
@@ -25,7 +25,11 @@ use tokenward::{
 
 use crate::{
     args::ClusterArgs,
-    core::{target::Target, token::Claims},
+    core::{
+        target::Target,
+        token::Claims,
+        verify::{Review, Rights},
+    },
 };
 
 /// What a call needs: a verb on a resource in a namespace, or in all.
@@ -52,7 +56,7 @@ pub struct MissingRight(pub Right);
 pub struct Cluster {
     pub client: Client,
     pub namespace: String,
-    url: String,
+    config: Config,
 }
 
 impl Cluster {
@@ -63,8 +67,7 @@ impl Cluster {
             config.auth_info.impersonate.clone_from(&args.user);
         }
         let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let url = config.cluster_url.to_string();
-        Ok(Self { client: Client::try_from(config)?, namespace, url })
+        Ok(Self { client: Client::try_from(config.clone())?, namespace, config })
     }
 
     /// The namespace that is meant, or all.
@@ -72,13 +75,18 @@ impl Cluster {
         (!all).then(|| self.namespace.clone())
     }
 
-    /// Policies with these labels.
-    pub async fn policies(&self, scope: Option<&str>, labels: Option<&str>) -> Result<Vec<DynamicObject>> {
-        let kind = ApiResource::erase::<TokenPolicy>(&());
-        let api: Api<DynamicObject> = match scope {
+    /// Objects of a kind in a namespace, or in all, as they are stored.
+    pub fn api<K: Resource<DynamicType = ()>>(&self, scope: Option<&str>) -> Api<DynamicObject> {
+        let kind = ApiResource::erase::<K>(&());
+        match scope {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
             None => Api::all_with(self.client.clone(), &kind),
-        };
+        }
+    }
+
+    /// Policies with these labels.
+    pub async fn policies(&self, scope: Option<&str>, labels: Option<&str>) -> Result<Vec<DynamicObject>> {
+        let api = self.api::<TokenPolicy>(scope);
         let list = ListParams { label_selector: labels.map(str::to_owned), ..ListParams::default() };
         Ok(self.allowed("list", "tokenpolicies.tokenward.dev", scope, api.list(&list).await)?.items)
     }
@@ -86,9 +94,7 @@ impl Cluster {
     /// The Secrets that the operator wrote, without their data.
     pub async fn targets(&self, scope: Option<&str>) -> Result<Vec<Target>> {
         let list = ListParams::default().labels(&format!("{}={}", names::ROLE, names::TARGET_ROLE));
-        let api: Api<Secret> = scope
-            .map_or_else(|| Api::all(self.client.clone()), |namespace| Api::namespaced(self.client.clone(), namespace));
-        let secrets = self.allowed("list", "secrets", scope, api.list_metadata(&list).await)?;
+        let secrets = self.allowed("list", "secrets", scope, self.api::<Secret>(scope).list_metadata(&list).await)?;
         Ok(secrets.items.iter().filter_map(|secret| Target::read(&secret.metadata)).collect())
     }
 
@@ -115,10 +121,40 @@ impl Cluster {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
             "spec": {"token": token.expose_secret(), "audiences": audiences},
         });
-        let request =
-            Request::post("/apis/authentication.k8s.io/v1/tokenreviews").header(CONTENT_TYPE, "application/json");
-        let answer = self.client.request::<Answer>(request.body(serde_json::to_vec(&body)?)?).await;
+        let request = post("/apis/authentication.k8s.io/v1/tokenreviews", &body)?;
+        let answer = self.client.request::<Answer<Review>>(request).await;
         Ok(self.allowed("create", "tokenreviews.authentication.k8s.io", None, answer)?.status)
+    }
+
+    /// UID of an object, if there is one of this name.
+    pub async fn uid<K: Resource<DynamicType = ()>>(
+        &self,
+        resource: &'static str,
+        scope: Option<&str>,
+        name: &str,
+    ) -> Result<Option<String>> {
+        let api = self.api::<K>(scope);
+        let found = self.allowed("get", resource, scope, api.get_metadata_opt(name).await)?;
+        Ok(found.and_then(|object| object.metadata.uid))
+    }
+
+    /// A document that is no resource.
+    pub async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T> {
+        self.allowed("get", path, None, self.client.request(Request::get(path).body(Vec::new())?).await)
+    }
+
+    /// What the holder of a token may do in a namespace. The token is sent to the API server, and to nobody else.
+    pub async fn rights(&self, token: &SecretString, namespace: &str) -> Result<Rights> {
+        let mut config = self.config.clone();
+        config.auth_info = AuthInfo { token: Some(token.clone()), ..AuthInfo::default() };
+        let body = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": namespace},
+        });
+        let request = post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &body)?;
+        match Client::try_from(config)?.request::<Answer<Rights>>(request).await {
+            Err(Error::Api(status)) if status.code == 401 => bail!("the API server takes it for no login"),
+            answer => Ok(self.allowed("create", "selfsubjectrulesreviews.authorization.k8s.io", None, answer)?.status),
+        }
     }
 
     /// An answer, or an error that says what to do about it.
@@ -130,23 +166,18 @@ impl Cluster {
         answer: kube::Result<T>,
     ) -> Result<T> {
         let right = Right { verb, resource, namespace: scope.map(str::to_owned) };
-        answer.map_err(|error| explained(error, right, &self.url))
+        answer.map_err(|error| explained(error, right, &self.config.cluster_url.to_string()))
     }
 }
 
-/// What the API server says of a token.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Review {
-    pub authenticated: bool,
-    pub audiences: Vec<String>,
-    pub error: String,
+/// The part of a review that does not repeat what was asked.
+#[derive(Deserialize)]
+struct Answer<T> {
+    status: T,
 }
 
-/// The part of an answer that does not repeat the token.
-#[derive(Deserialize)]
-struct Answer {
-    status: Review,
+fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>> {
+    Ok(Request::post(path).header(CONTENT_TYPE, "application/json").body(serde_json::to_vec(body)?)?)
 }
 
 /// The kubeconfig of the flags, else what every client takes: `KUBECONFIG`, `~/.kube/config`, the account of a pod.

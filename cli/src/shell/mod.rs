@@ -6,3 +6,4 @@ pub mod output;
 pub mod print;
 pub mod secret;
 pub mod status;
+pub mod verify;

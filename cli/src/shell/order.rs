@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use secrecy::SecretString;
 use tokenward::api::token_policy::TokenPolicy;
@@ -89,8 +89,7 @@ async fn send(cluster: &Cluster, step: &Step, body: &serde_json::Value) -> Resul
     let (how, body) = (PatchParams::default(), Patch::Merge(body));
     match step {
         Step::AnnotatePolicy { namespace, name } => {
-            let kind = ApiResource::erase::<TokenPolicy>(&());
-            let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), namespace, &kind);
+            let api = cluster.api::<TokenPolicy>(Some(namespace));
             cluster.allowed(
                 "patch",
                 "tokenpolicies.tokenward.dev",

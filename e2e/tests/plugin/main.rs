@@ -4,6 +4,7 @@ mod basics;
 mod order;
 mod print;
 mod status;
+mod verify;
 
 use anyhow::{Context, Result, ensure};
 use std::process::{Output, Stdio};
@@ -27,8 +28,13 @@ impl From<Output> for Said {
 
 /// Runs `kubectl tokenward` in the namespace of a scene, whatever comes of it.
 async fn said(scene: &Scene, line: &str) -> Result<Said> {
+    said_of(scene, line, "").await
+}
+
+/// As [`said`], with this on its standard input.
+async fn said_of(scene: &Scene, line: &str, input: &str) -> Result<Said> {
     let args = ["tokenward", "-n", &scene.namespace].into_iter().chain(line.split(' '));
-    Ok(scene.plane.kubectl(args).await?.into())
+    Ok(scene.plane.kubectl_with(args, input).await?.into())
 }
 
 /// As [`said`], and expects that it works.
