@@ -24,7 +24,7 @@ plugin: ## Build the release binary of the kubectl plugin
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) rustc --release --locked --package kubectl-tokenward -- -C target-feature=+crt-static
 
 test: lint licences ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(MAKE) --no-print-directory --jobs=2 build plugin build-tests
+	$(MAKE) --no-print-directory --jobs=2 build build-tests plugin
 	$(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync test-units $(TESTS:%=test-%)
 
 # Beside the release binary, whose last step uses one core.
