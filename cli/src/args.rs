@@ -46,6 +46,8 @@ pub enum Command {
     Print(Print),
     /// Checks any ServiceAccount token, and shows the evidence. Exit code 3: it is not good, or this could not be checked.
     Verify(Verify),
+    /// Reads audit logs of the API server, and shows who uses which token.
+    Audit(Audit),
     /// Prints a script that completes this command in a shell.
     Completion { shell: Shell },
 }
@@ -130,6 +132,15 @@ pub struct Verify {
     /// Audience that the token must be for.
     #[arg(long)]
     pub audience: Option<String>,
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+#[derive(Debug, Arguments)]
+pub struct Audit {
+    /// Audit logs as JSON lines, also compressed with gzip; - for standard input.
+    #[arg(default_value = "-", value_name = "FILE|-")]
+    pub files: Vec<String>,
     #[arg(short, long, value_enum)]
     pub output: Option<Output>,
 }

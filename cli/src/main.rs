@@ -16,7 +16,7 @@ use crate::core::order::Verb;
 use anyhow::Result;
 use args::{Args, Command};
 use clap::{CommandFactory as _, Parser as _};
-use shell::{cluster::Cluster, order, print, status, verify};
+use shell::{audit, cluster::Cluster, order, print, status, verify};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -54,6 +54,7 @@ async fn run(args: Args) -> Result<ExitCode> {
         Command::Revoke(order) => order::run(&Cluster::connect(&args.cluster).await?, Verb::Revoke, &order).await,
         Command::Print(command) => print::run(&Cluster::connect(&args.cluster).await?, &command).await,
         Command::Verify(command) => verify::run(&args.cluster, &command).await,
+        Command::Audit(command) => audit::run(&args.cluster, &command).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "kubectl-tokenward", &mut script);

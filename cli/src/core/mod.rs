@@ -1,5 +1,6 @@
 //! Decisions: what is shown and what is done, as plain functions of what was read.
 
+pub mod audit;
 pub mod order;
 pub mod print;
 pub mod signature;

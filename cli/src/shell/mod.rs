@@ -1,5 +1,6 @@
 //! Actions: reading the cluster and files, writing, asking, printing.
 
+pub mod audit;
 pub mod cluster;
 pub mod order;
 pub mod output;

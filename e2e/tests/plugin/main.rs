@@ -1,5 +1,6 @@
 //! `kubectl tokenward`, run by kubectl on a real control plane.
 
+mod audit;
 mod basics;
 mod order;
 mod print;
