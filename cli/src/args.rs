@@ -62,6 +62,7 @@ pub struct Status {
     /// Labels of the policies, as in kubectl get -l.
     #[arg(short = 'l', long, value_name = "LABELS")]
     pub selector: Option<String>,
+    /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
     pub output: Option<Output>,
 }
@@ -132,8 +133,9 @@ pub struct Verify {
     /// Audience that the token must be for.
     #[arg(long)]
     pub audience: Option<String>,
+    /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
-    pub output: Option<Output>,
+    pub output: Option<Format>,
 }
 
 #[derive(Debug, Arguments)]
@@ -141,8 +143,9 @@ pub struct Audit {
     /// Audit logs as JSON lines, also compressed with gzip; - for standard input.
     #[arg(default_value = "-", value_name = "FILE|-")]
     pub files: Vec<String>,
+    /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
-    pub output: Option<Output>,
+    pub output: Option<Format>,
 }
 
 /// Format of the output. By default text for people.
@@ -150,6 +153,24 @@ pub struct Audit {
 pub enum Output {
     /// Text with more columns.
     Wide,
+    Json,
+    Yaml,
+}
+
+impl Output {
+    /// The format for machines, if it is one.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::Wide => None,
+            Self::Json => Some(Format::Json),
+            Self::Yaml => Some(Format::Yaml),
+        }
+    }
+}
+
+/// Formats for machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
     Json,
     Yaml,
 }

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tokenward::record::{Time, text};
 
@@ -111,7 +111,7 @@ pub struct Few {
 
 impl Few {
     fn add(&mut self, value: &str) {
-        if self.values.contains(value) {
+        if value.is_empty() || self.values.contains(value) {
             return;
         }
         if self.values.len() < KEPT { self.values.extend([plain(value)]) } else { self.more = true }
@@ -233,7 +233,8 @@ impl Use {
         if event.stage != "ResponseStarted" {
             self.requests += 1;
             let replaced = self.known.as_ref().and_then(|known| known.replaced_at);
-            self.late_requests += u64::from(replaced.is_some_and(|replaced| at > replaced));
+            // Tokens tell their issue in whole seconds, rounded down.
+            self.late_requests += u64::from(replaced.is_some_and(|replaced| at >= replaced + TimeDelta::seconds(1)));
         }
     }
 
@@ -243,12 +244,10 @@ impl Use {
             format!("{requests} requests, first {}, last {} ({} ago)", text(*first), text(*last), span(now - *last));
         let mut below = vec![Node::leaf(self.origin())];
         below.extend(self.warning(now).map(|warning| Node::leaf(paint.bad(&warning))));
-        below.extend([
-            Node::leaf(used),
-            Node::leaf(format!("verbs: {}", self.verbs.line())),
-            Node::leaf(format!("from: {}", self.addresses.line())),
-            Node::leaf(format!("with: {}", self.user_agents.line())),
-        ]);
+        below.push(Node::leaf(used));
+        let kinds = [("verbs", &self.verbs), ("from", &self.addresses), ("with", &self.user_agents)];
+        let kinds = kinds.iter().filter(|(_, few)| !few.values.is_empty());
+        below.extend(kinds.map(|(kind, few)| Node::leaf(format!("{kind}: {}", few.line()))));
         Node { line: format!("{}  {}", self.user, self.id.as_deref().unwrap_or("without an id")), below }
     }
 
@@ -378,6 +377,13 @@ system:serviceaccount:ci:a  id-a
         audit.read(&line(1, Some("x"), json!({})));
         audit.read(b"no event");
         assert_eq!((audit.unread, audit.uses().len()), (1, 0));
+    }
+
+    #[test]
+    fn a_use_in_the_second_of_the_replacement_is_not_late() {
+        let uses = audited(&[line(10, Some("old-a"), json!({"userAgent": ""}))]);
+        assert_eq!((uses[0].requests, uses[0].late_requests), (1, 0));
+        assert!(!draw(&uses, at("2026-11-28T13:00:00Z"), Paint(false)).contains("with:"));
     }
 
     #[test]

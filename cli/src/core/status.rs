@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SubsecRound as _};
-use k8s_openapi::{api::events::v1::Event, jiff::Timestamp};
+use k8s_openapi::{api::events::v1::Event, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::core::DynamicObject;
 use serde::Serialize;
 use tokenward::{
@@ -46,6 +46,8 @@ pub struct PolicyView {
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Note {
+    /// The condition that says so.
+    pub condition: String,
     pub reason: String,
     pub message: String,
 }
@@ -129,7 +131,9 @@ impl PolicyView {
             let AccountFailure { service_account, reason, message, .. } = failure;
             Node::leaf(format!("account {service_account}: {}{since}: {message}", paint.bad(reason)))
         };
-        let mut below: Vec<Node> = self.notes.iter().map(note).collect();
+        // The accounts that fail say the same in full.
+        let notes = self.notes.iter().filter(|note| note.condition != "Ready" || self.failures.is_empty());
+        let mut below: Vec<Node> = notes.map(note).collect();
         below.extend(self.failures.iter().map(failure));
         below.extend(self.secrets.iter().map(|secret| secret.node(now, paint, wide)));
         if !self.events.is_empty() {
@@ -145,13 +149,15 @@ impl PolicyView {
 /// A condition's state, reason and message.
 fn condition(status: &TokenPolicyStatus, kind: &str) -> Option<(bool, Note)> {
     let condition = status.conditions.iter().find(|condition| condition.type_ == kind)?;
-    let note = Note { reason: condition.reason.clone(), message: condition.message.clone() };
+    let Condition { reason, message, .. } = condition.clone();
+    let note = Note { condition: kind.to_owned(), reason, message };
     Some((condition.status == "True", note))
 }
 
 /// Why a policy is not ready, and all that is true of it besides.
 fn notes(status: &TokenPolicyStatus, generation: Option<i64>) -> Vec<Note> {
     let unseen = || Note {
+        condition: String::new(),
         reason: "NotObserved".to_owned(),
         message: "the operator has not seen this generation of the policy; check that it runs".to_owned(),
     };
@@ -161,7 +167,10 @@ fn notes(status: &TokenPolicyStatus, generation: Option<i64>) -> Vec<Note> {
     let others = status.conditions.iter().filter(|condition| {
         condition.status == "True" && !["Ready", "Reconciling", "Stalled"].contains(&condition.type_.as_str())
     });
-    notes.extend(others.map(|other| Note { reason: other.type_.clone(), message: other.message.clone() }));
+    notes.extend(others.map(|other| {
+        let Condition { type_, message, .. } = other.clone();
+        Note { condition: type_.clone(), reason: type_, message }
+    }));
     notes
 }
 
@@ -323,11 +332,14 @@ mod tests {
         let expected = [
             "ci/deployers  not ready  ",
             "├─ NotObserved: the operator has not seen this generation of the policy; check that it runs",
-            "├─ AccountNotFound: builder: create it",
             "├─ ClockSkew: the clocks differ",
             "└─ account builder: AccountNotFound (for 10m): create it",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+        let contested = condition("Ready", "False", "NameContested", "two policies");
+        let status = json!({"observedGeneration": 2, "conditions": [contested]});
+        let text = drawn(Seen { policies: vec![policy(status)], ..Seen::default() }, false);
+        assert_eq!(text, "ci/deployers  not ready  \n└─ NameContested: two policies\n");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::fmt;
 use anyhow::{Context as _, Result, anyhow, bail};
 use chrono::DateTime;
 use http::{
-    Request,
-    header::{CONTENT_TYPE, DATE},
+    HeaderValue, Request,
+    header::{CONTENT_TYPE, DATE, USER_AGENT},
 };
 use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{
@@ -66,6 +66,9 @@ impl Cluster {
         if args.user.is_some() {
             config.auth_info.impersonate.clone_from(&args.user);
         }
+        // The audit log names the program.
+        let agent = concat!("kubectl-tokenward/", env!("CARGO_PKG_VERSION"));
+        config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
         let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         Ok(Self { client: Client::try_from(config.clone())?, namespace, config })
     }

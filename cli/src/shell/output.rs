@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::cluster::MissingRight;
-use crate::{args::Output, core::text::Paint};
+use crate::{args::Format, core::text::Paint};
 
 /// Colours for a terminal, unless <https://no-color.org> forbids them.
 pub fn paint() -> Paint {
@@ -18,11 +18,11 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// Prints a value for machines, or its text for people.
-pub fn show<T: Serialize>(output: Option<Output>, value: &T, text: impl FnOnce() -> String) -> Result<()> {
-    match output {
-        Some(Output::Json) => print(&format!("{:#}\n", serde_json::to_value(value)?)),
-        Some(Output::Yaml) => print(&serde_saphyr::to_string(value)?),
-        Some(Output::Wide) | None => print(&text()),
+pub fn show<T: Serialize>(format: Option<Format>, value: &T, text: impl FnOnce() -> String) -> Result<()> {
+    match format {
+        Some(Format::Json) => print(&format!("{:#}\n", serde_json::to_value(value)?)),
+        Some(Format::Yaml) => print(&serde_saphyr::to_string(value)?),
+        None => print(&text()),
     }
 }
 

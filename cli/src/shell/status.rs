@@ -30,6 +30,6 @@ pub async fn run(cluster: &Cluster, args: &Status) -> Result<ExitCode> {
     let now = Utc::now();
     let views = views(Seen { policies, targets, events }, now);
     let wide = args.output == Some(Output::Wide);
-    output::show(args.output, &views, || draw(&views, now, output::paint(), wide))?;
+    output::show(args.output.and_then(Output::format), &views, || draw(&views, now, output::paint(), wide))?;
     Ok(ExitCode::SUCCESS)
 }
