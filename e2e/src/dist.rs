@@ -4,7 +4,7 @@ use crate::chart;
 use crate::image::{File, Image, NAME, architecture, sha256, tar};
 use crate::operator::program;
 use crate::scene::overlay;
-use crate::{sbom, workspace_dir};
+use crate::{plugin, sbom, workspace_dir};
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, GzBuilder};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::path::Path;
 /// The version of the workspace, which everything in a release has.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The files of a release by their names. With a repository, such as `registry.example.com/tokenward`, manifests and chart
+/// The files that install a release, by their names. With a repository, such as `registry.example.com/tokenward`, manifests and chart
 /// name the image there by its digest; without, by the tag under which engines load the archive.
 ///
 /// # Errors
@@ -28,7 +28,7 @@ pub fn files(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
     let install = overlay::text(&workspace_dir().join("config/install"))?;
     let named = format!("image: {NAME}\n");
     ensure!(install.matches(&named).count() == 1, "config/install does not name the image {NAME} once");
-    let mut files = BTreeMap::from([
+    Ok(BTreeMap::from([
         (archive_name(), archive),
         ("install.yaml".to_owned(), install.replace(&named, &format!("image: {reference}\n")).into_bytes()),
         ("crds.yaml".to_owned(), overlay::text(&workspace_dir().join("config/crd"))?.into_bytes()),
@@ -38,10 +38,26 @@ pub fn files(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
             "RELEASE-NOTES.md".to_owned(),
             notes(&fs::read_to_string(workspace_dir().join("CHANGELOG.md"))?)?.into_bytes(),
         ),
-    ]);
+    ]))
+}
+
+/// Everything that a release has: these files, the kubectl plugin, and the checksums.
+///
+/// # Errors
+/// As [`files`], and when the plugin is not built.
+pub fn release(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = files(repository)?;
+    let binary = File { path: "kubectl-tokenward".to_owned(), content: fs::read(plugin::program()?)?, mode: 0o755 };
+    files.insert(format!("kubectl-tokenward-{VERSION}-linux-{}.tar.gz", architecture()), packed(&[binary])?);
     let sums: Vec<String> = files.iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
     files.insert("SHA256SUMS".to_owned(), sums.concat().into_bytes());
     Ok(files)
+}
+
+fn packed(files: &[File]) -> Result<Vec<u8>> {
+    let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
+    gzip.write_all(&tar(files)?)?;
+    Ok(gzip.finish()?)
 }
 
 /// Whether this names a repository with its registry, by the grammar of
@@ -67,12 +83,11 @@ pub fn archive_name() -> String {
     format!("tokenward-{VERSION}-linux-{}.tar", architecture())
 }
 
-/// Writes the files of a release into this folder, which holds nothing else afterwards.
+/// Writes these files into this folder, which holds nothing else afterwards.
 ///
 /// # Errors
-/// As [`files`], and when the folder cannot be written.
-pub fn write(folder: &Path, repository: Option<&str>) -> Result<()> {
-    let files = files(repository)?;
+/// When the folder cannot be written.
+pub fn write(folder: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
@@ -102,9 +117,7 @@ fn packed_chart(image: Option<(&str, &str)>) -> Result<Vec<u8>> {
         content: text.into_bytes(),
         mode: 0o644,
     };
-    let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
-    gzip.write_all(&tar(&chart.into_iter().map(file).collect::<Vec<_>>())?)?;
-    Ok(gzip.finish()?)
+    packed(&chart.into_iter().map(file).collect::<Vec<_>>())
 }
 
 /// The section of the changelog for this version, before its release that of the changes since the last.

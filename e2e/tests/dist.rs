@@ -17,7 +17,7 @@ const REPOSITORY: &str = "registry.example.com/team/tokenward";
 /// Writes a release, and returns its folder.
 fn release(name: &str, repository: Option<&str>) -> Result<PathBuf> {
     let folder = target_dir().join("e2e").join(name);
-    dist::write(&folder, repository)?;
+    dist::write(&folder, &dist::release(repository)?)?;
     Ok(folder)
 }
 
@@ -62,12 +62,16 @@ async fn manifests_and_chart_name_the_image_of_the_archive_by_its_digest() -> Re
 fn every_file_is_in_the_sums_and_comes_out_the_same_again() -> Result<()> {
     let folder = release("dist-sums", None)?;
     run(&folder, "sha256sum", &["--check", "--strict", "SHA256SUMS"])?;
-    let written: BTreeMap<String, Vec<u8>> = dist::files(None)?;
+    let written: BTreeMap<String, Vec<u8>> = dist::release(None)?;
     for (name, content) in &written {
         ensure!(&fs::read(folder.join(name))? == content, "{name} differs the second time");
     }
     let listed = fs::read_to_string(folder.join("SHA256SUMS"))?.lines().count();
-    ensure!(written.len() == 7 && listed == 6, "{:?}", written.keys());
+    ensure!(written.len() == 8 && listed == 7, "{:?}", written.keys());
+    let plugin = written.keys().find(|name| name.starts_with("kubectl-tokenward-")).context("no plugin")?;
+    run(&folder, "tar", &["-xzf", plugin])?;
+    let version = run(&folder, "./kubectl-tokenward", &["--version"])?;
+    ensure!(version == format!("kubectl-tokenward {VERSION}\n"), "{version}");
     let bill: Value = serde_json::from_slice(&written["tokenward.cdx.json"])?;
     ensure!(bill["metadata"]["component"]["version"] == VERSION, "{}", bill["metadata"]);
     ensure!(String::from_utf8(written["RELEASE-NOTES.md"].clone())?.lines().count() > 10, "no notes");

@@ -12,6 +12,6 @@ fn main() -> Result<()> {
          IMAGE=registry.example.com/tokenward"
     );
     let folder = target_dir().join("dist");
-    dist::write(&folder, repository.as_deref())?;
+    dist::write(&folder, &dist::release(repository.as_deref())?)?;
     Ok(writeln!(stdout(), "{}", folder.display())?)
 }

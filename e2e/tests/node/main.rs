@@ -40,7 +40,7 @@ fn the_binary_needs_no_library() -> Result<()> {
 
 async fn story(node: &Node) -> Result<()> {
     let release = target_dir().join("node-release");
-    dist::write(&release, None)?;
+    dist::write(&release, &dist::files(None)?)?;
     node.load(&std::fs::read(release.join(dist::archive_name()))?)?;
     node.kubectl_ok(["apply", "-f", &release.join("install.yaml").to_string_lossy()]).await?;
     let rolled_out = ["-n", NAMESPACE, "rollout", "status", "deployment/tokenward", "--timeout=90s"];

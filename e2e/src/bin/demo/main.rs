@@ -74,7 +74,7 @@ async fn play(screen: &Screen, plane: &ControlPlane) -> Result<Operator> {
     let (shell, details) = (Shell::new(screen, plane)?, screen.details());
     story::control_plane(&details, &shell.details(), plane).await?;
     let release = target_dir().join("dist");
-    dist::write(&release, None)?;
+    dist::write(&release, &dist::files(None)?)?;
     let apply = format!("kubectl apply -f {}", shell::shown(&release.join("install.yaml")));
     story::install(&details, &shell.details(), &apply).await?;
     let why = "no kubelet runs here: the operator is a process with its own account's token";
