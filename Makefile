@@ -119,7 +119,7 @@ $(TARGET)/mdbook-$(MDBOOK_VERSION)/bin/mdbook:
 
 pictures: build ## Draw the terminals in docs/ anew, from runs of the demo
 	$(CARGO) build --locked $(E2E) --bin demo --bin picture
-	CLICOLOR_FORCE=1 $(TARGET)/debug/demo </dev/null >$(TARGET)/story.txt
+	CLICOLOR_FORCE=1 $(TARGET)/debug/demo </dev/null | sed 's|$(TARGET)/|target/|g' >$(TARGET)/story.txt
 	$(TARGET)/debug/picture <$(TARGET)/story.txt >docs/pictures/story.svg
 	sed -n '/get tokenpolicies/,/✓/{/✓/!p}' $(TARGET)/story.txt | $(TARGET)/debug/picture >docs/pictures/get-tp.svg
 	BRIEF=1 CLICOLOR_FORCE=1 $(TARGET)/debug/demo </dev/null | $(TARGET)/debug/picture >docs/demo.svg
