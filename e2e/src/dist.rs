@@ -4,7 +4,7 @@ use crate::chart;
 use crate::image::{File, Image, NAME, architecture, sha256, tar};
 use crate::operator::program;
 use crate::scene::overlay;
-use crate::{plugin, sbom, workspace_dir};
+use crate::{VERSION, plugin, sbom, workspace_dir};
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, GzBuilder};
 use std::collections::BTreeMap;
@@ -12,43 +12,47 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-/// The version of the workspace, which everything in a release has.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The files that install a release, by their names. With a repository, such as `registry.example.com/tokenward`, manifests and chart
-/// name the image there by its digest; without, by the tag under which engines load the archive.
+/// The archive of the image, and its digest. Engines load it as the repository's, such as `registry.example.com/tokenward`.
 ///
 /// # Errors
-/// When there is no release binary, or the manifests name no image.
-pub fn files(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
+/// When there is no release binary.
+pub fn image(repository: Option<&str>) -> Result<(Vec<u8>, String)> {
     let mut image = Image::operator(&program()?)?;
     image.name = repository.map_or_else(|| NAME.to_owned(), |repository| format!("{repository}:v{VERSION}"));
-    let (archive, digest) = image.archive()?;
-    let reference = repository.map_or_else(|| NAME.to_owned(), |repository| format!("{repository}@{digest}"));
+    image.archive()
+}
+
+/// `install.yaml`, with this image.
+///
+/// # Errors
+/// When `config/install` names another image than [`NAME`], or names it more than once.
+pub fn manifests(image: &str) -> Result<String> {
     let install = overlay::text(&workspace_dir().join("config/install"))?;
     let named = format!("image: {NAME}\n");
     ensure!(install.matches(&named).count() == 1, "config/install does not name the image {NAME} once");
-    Ok(BTreeMap::from([
-        (archive_name(), archive),
-        ("install.yaml".to_owned(), install.replace(&named, &format!("image: {reference}\n")).into_bytes()),
-        ("crds.yaml".to_owned(), overlay::text(&workspace_dir().join("config/crd"))?.into_bytes()),
-        (format!("tokenward-{VERSION}.tgz"), packed_chart(repository.map(|repository| (repository, &*digest)))?),
-        ("tokenward.cdx.json".to_owned(), sbom::operator()?.into_bytes()),
-        (
-            "RELEASE-NOTES.md".to_owned(),
-            notes(&fs::read_to_string(workspace_dir().join("CHANGELOG.md"))?)?.into_bytes(),
-        ),
-    ]))
+    Ok(install.replace(&named, &format!("image: {image}\n")))
 }
 
-/// Everything that a release has: these files, the kubectl plugin, and the checksums.
+/// The files of a release by their names. With a repository, manifests and chart name the image there by its digest;
+/// without, by the tag under which engines load the archive.
 ///
 /// # Errors
-/// As [`files`], and when the plugin is not built.
+/// As [`image`] and [`manifests`], and when the plugin is not built.
 pub fn release(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = files(repository)?;
-    let binary = File { path: "kubectl-tokenward".to_owned(), content: fs::read(plugin::program()?)?, mode: 0o755 };
-    files.insert(format!("kubectl-tokenward-{VERSION}-linux-{}.tar.gz", architecture()), packed(&[binary])?);
+    let (archive, digest) = image(repository)?;
+    let reference = repository.map_or_else(|| NAME.to_owned(), |repository| format!("{repository}@{digest}"));
+    let chart = packed_chart(repository.map(|repository| (repository, &*digest)))?;
+    let plugin = File { path: "kubectl-tokenward".to_owned(), content: fs::read(plugin::program()?)?, mode: 0o755 };
+    let notes = notes(&fs::read_to_string(workspace_dir().join("CHANGELOG.md"))?)?;
+    let mut files = BTreeMap::from([
+        (archive_name(), archive),
+        ("install.yaml".to_owned(), manifests(&reference)?.into_bytes()),
+        ("crds.yaml".to_owned(), overlay::text(&workspace_dir().join("config/crd"))?.into_bytes()),
+        (format!("tokenward-{VERSION}.tgz"), chart),
+        (format!("kubectl-tokenward-{VERSION}-linux-{}.tar.gz", architecture()), packed(&[plugin])?),
+        ("tokenward.cdx.json".to_owned(), sbom::operator()?.into_bytes()),
+        ("RELEASE-NOTES.md".to_owned(), notes.into_bytes()),
+    ]);
     let sums: Vec<String> = files.iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
     files.insert("SHA256SUMS".to_owned(), sums.concat().into_bytes());
     Ok(files)

@@ -24,6 +24,9 @@ pub mod proxy;
 pub mod sbom;
 pub mod scene;
 
+/// The version of the workspace, which everything in a release has.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub use cluster::Cluster;
 pub use control_plane::{Component, ControlPlane, NextCa, Profile, Signing, audit::AuditEvent};
 pub use operator::{Operator, Options};

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokenward_e2e::control_plane::shared;
-use tokenward_e2e::dist::{self, VERSION};
+use tokenward_e2e::dist;
 use tokenward_e2e::helm::Helm;
 use tokenward_e2e::scene::overlay::{manifests, pod_template};
-use tokenward_e2e::target_dir;
+use tokenward_e2e::{VERSION, target_dir};
 
 const REPOSITORY: &str = "registry.example.com/team/tokenward";
 

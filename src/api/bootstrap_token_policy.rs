@@ -7,7 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{duration::Duration, schema};
+use super::{
+    duration::{self, Duration},
+    schema,
+};
 
 /// Reports faults of the bootstrap tokens in kube-system, and gives tokens that live too long an earlier expiration.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -71,8 +74,7 @@ pub struct BootstrapTokenPolicySpec {
     /// expires this long after it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
-        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('10m')")
-            .message("a node needs time to join; write 10m or more")
+        validation = duration::at_least("10m", "a node needs time to join; write 10m or more")
     )]
     pub max_age: Option<Duration>,
     /// Extra groups that tokens may give; a token with another group is a finding. Without this field, every group is

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use chrono::TimeDelta;
+use kube::core::Rule;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -12,6 +13,12 @@ use super::schema::ceiling;
 pub const RULE: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')";
 /// The syntax.
 const HINT: &str = "write a duration of one to four parts like 24h, 1h30m or 90s (units h, m, s, ms; a day is 24h)";
+
+/// A duration that is not shorter than `least`, as a CEL rule; [`RULE`] alone refuses other texts.
+#[must_use]
+pub fn at_least(least: &str, message: &str) -> Rule {
+    Rule::new(format!("!{RULE} || duration(self) >= duration('{least}')")).message(message)
+}
 
 /// A length of time of at most 4 × 99,999 hours, in whole milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

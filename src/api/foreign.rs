@@ -64,7 +64,8 @@ pub const BASIC_AUTH: &str = "kubernetes.io/basic-auth";
 
 /// Keys under these domains that only describe: all of these owners, but for the operator's own.
 const DESCRIBING: [&str; 2] = ["app.kubernetes.io/", "sigs.k8s.io/"];
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label for people; other tools overwrite it, so nothing here reads it.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Single keys that only describe, or by which a consumer chooses what it reads.
 const HARMLESS: [&str; 3] = ["kubernetes.io/description", "reconcile.fluxcd.io/watch", "secrets-store.csi.k8s.io/used"];
 const MANAGED: &str = "the operator sets it itself";

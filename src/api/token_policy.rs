@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cron,
-    duration::Duration,
+    duration::{self, Duration},
     foreign,
     format::{self, FormatOptions},
     schema::{self, Form},
@@ -149,8 +149,7 @@ pub struct TokenOptions {
     /// Requested lifetime, at least 10m. The server may grant less; rotation follows the granted lifetime.
     #[serde(default = "default_duration")]
     #[x_kube(
-        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('10m')")
-            .message("the API server issues no token for less than 10 minutes; ask for 10m or more")
+        validation = duration::at_least("10m", "the API server issues no token for less than 10 minutes; ask for 10m or more")
     )]
     pub duration: Duration,
     /// Object that a token lives and dies with: Anchor is an empty Secret per token, so that each token can be revoked
@@ -198,7 +197,7 @@ pub struct Rotation {
     /// Renew at the latest this long after issue, at least 1m. Needs overlap, and token.binding Anchor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
-        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("rotation.maxAge must be at least 1m; write 1m or more")
+        validation = duration::at_least("1m", "rotation.maxAge must be at least 1m; write 1m or more")
     )]
     pub max_age: Option<Duration>,
     /// How long the old token stays valid after its successor was published; by default until it expires. At most 7
@@ -226,7 +225,7 @@ pub struct Window {
     pub schedule: String,
     /// How long it stays open, at least 1m.
     #[x_kube(
-        validation = Rule::new("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) >= duration('1m')").message("a window must be open for at least 1m; write 1m or more")
+        validation = duration::at_least("1m", "a window must be open for at least 1m; write 1m or more")
     )]
     pub duration: Duration,
     /// IANA time zone of the schedule, such as Europe/Berlin; by default UTC.

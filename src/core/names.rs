@@ -2,6 +2,7 @@
 //! names.
 
 use super::id::{Name, stable_hash};
+pub use crate::api::foreign::MANAGED_BY;
 
 /// The field manager of every write.
 pub const MANAGER: &str = "tokenward";
@@ -10,8 +11,6 @@ pub const MANAGER: &str = "tokenward";
 pub const ROLE: &str = "tokenward.dev/role";
 /// Label: UID of the policy that a Secret was written for.
 pub const POLICY_UID: &str = "tokenward.dev/policy-uid";
-/// Label for people; other tools overwrite it, so nothing here reads it.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// Value of [`ROLE`] on the Secret that a consumer reads.
 pub const TARGET_ROLE: &str = "target";

@@ -6,7 +6,7 @@ mod node;
 mod objects;
 mod values;
 
-use crate::workspace_dir;
+use crate::{VERSION, workspace_dir};
 use anyhow::{Context, Result, ensure};
 use objects::Object;
 use serde_json::json;
@@ -15,8 +15,6 @@ use std::fs;
 use std::path::PathBuf;
 use values::Values;
 
-/// The version of the workspace, which the chart and the operator have.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Where the hand-written parts are.
 const SOURCE: &str = "config/chart";
 /// Hand-written templates, which go into the chart as they are.

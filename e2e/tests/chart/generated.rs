@@ -40,7 +40,7 @@ async fn helm_lints_and_packages_it() -> Result<()> {
     helm.ok(&["lint", "--strict", &folder]).await?;
     helm.ok(&["package", &folder, "--destination", &packages.to_string_lossy()]).await?;
     // Chart and operator have the version of the workspace.
-    let version = env!("CARGO_PKG_VERSION");
+    let version = tokenward_e2e::VERSION;
     let package = packages.join(format!("tokenward-{version}.tgz"));
     let shown = helm.ok(&["show", "chart", &package.to_string_lossy()]).await?;
     ensure!(shown.contains(&format!("appVersion: {version}\n")), "{shown}");
@@ -51,7 +51,7 @@ async fn helm_lints_and_packages_it() -> Result<()> {
 async fn another_chart_can_depend_on_it() -> Result<()> {
     let parent = target_dir().join("e2e/chart-parent");
     copy(&parent.join("charts/tokenward"), str::to_owned)?;
-    let version = env!("CARGO_PKG_VERSION");
+    let version = tokenward_e2e::VERSION;
     let dependency = format!("[{{name: tokenward, version: {version}, condition: tokenward.enabled}}]");
     let text = format!("apiVersion: v2\nname: parent\nversion: 1.0.0\ndependencies: {dependency}\n");
     fs::write(parent.join("Chart.yaml"), text)?;

@@ -10,9 +10,10 @@ use pods::{confined, dies, leader, led_by_another};
 use std::io::{Write as _, stderr};
 use std::path::Path;
 use std::process::Command;
+use tokenward_e2e::dist;
+use tokenward_e2e::image::NAME;
 use tokenward_e2e::node::{self, Node, POD_IMAGE, isolation};
 use tokenward_e2e::operator::{NAMESPACE, apply_overlay, program};
-use tokenward_e2e::{dist, target_dir};
 
 const TEST: &str = "a_real_node_runs_what_the_readme_installs";
 
@@ -39,10 +40,8 @@ fn the_binary_needs_no_library() -> Result<()> {
 }
 
 async fn story(node: &Node) -> Result<()> {
-    let release = target_dir().join("node-release");
-    dist::write(&release, &dist::files(None)?)?;
-    node.load(&std::fs::read(release.join(dist::archive_name()))?)?;
-    node.kubectl_ok(["apply", "-f", &release.join("install.yaml").to_string_lossy()]).await?;
+    node.load(&dist::image(None)?.0)?;
+    node.apply(&dist::manifests(NAME)?).await?;
     let rolled_out = ["-n", NAMESPACE, "rollout", "status", "deployment/tokenward", "--timeout=90s"];
     node.kubectl_ok(rolled_out).await.context("two replicas are ready through their probes")?;
     is_guarded(node).await?;
