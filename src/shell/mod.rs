@@ -10,6 +10,7 @@ pub mod leadership;
 pub mod lease;
 pub mod limits;
 pub mod metrics;
+pub mod optional;
 pub mod run;
 pub mod signers;
 pub mod tasks;

@@ -23,6 +23,7 @@ use super::{
     lease::{Candidate, Lost},
     limits,
     metrics::Metrics,
+    optional::SLOTS,
     signers,
     tasks::{join_all, joined},
     turn::{BATCH, Host, Input, Turns},
@@ -283,7 +284,7 @@ impl Operator<'_> {
         let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
         let host = BootstrapHost { metrics, reporter, needed: sender };
         let bootstrap = Bootstrap::new(cleaner, signs, rand::rng().random());
-        let turns = Turns::new(bootstrap, host, self.api.clone(), bootstrap::SLOTS);
+        let turns = Turns::new(bootstrap, host, self.api.clone(), SLOTS);
         loops.spawn(turns.serve(receiver, self.stop.clone()));
         Ok(())
     }

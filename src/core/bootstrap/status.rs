@@ -8,7 +8,7 @@ use crate::{
         bootstrap_token_policy::{BootstrapTokenPolicyStatus, TokenCounts, TokenFinding},
         duration::Duration,
     },
-    core::{Time, condition::Draft, failure::Failure, id::Key, meta::text, reason::FailureReason, redact},
+    core::{Time, condition::Draft, failure::Failure, id::Key, meta::text, redact},
 };
 
 /// Findings listed at most: a status must stay readable and small.
@@ -32,8 +32,9 @@ pub struct BootstrapContext<'a> {
 #[must_use]
 pub fn summarise<'a>(
     policy: &BootstrapPolicy,
+    generation: i64,
     before: &BootstrapTokenPolicyStatus,
-    tokens: impl Iterator<Item = (Key, &'a BootstrapToken)>,
+    tokens: impl Iterator<Item = (&'a Key, &'a BootstrapToken)>,
     context: BootstrapContext<'_>,
 ) -> BootstrapTokenPolicyStatus {
     let mut counts = TokenCounts::default();
@@ -42,35 +43,17 @@ pub fn summarise<'a>(
         count(&mut counts, token.expiration, context.now);
         let found = problems(context.now, policy, token);
         counts.with_findings += i32::from(!found.is_empty());
-        findings.extend(found.into_iter().map(|(reason, message)| finding(&key, reason, &message)));
+        findings.extend(found.into_iter().map(|(reason, message)| finding(key, reason, &message)));
         // The first by name are shown; the counts go on.
         findings.truncate(MAX_FINDINGS);
     }
     let conditions = [Some(ready(&counts, context.failure)), context.failure.map(stalled), overlapping(context)];
-    let since = |draft: Draft| draft.since(&before.conditions, policy.generation, context.now);
+    let since = |draft: Draft| draft.since(&before.conditions, generation, context.now);
     BootstrapTokenPolicyStatus {
-        observed_generation: Some(policy.generation),
+        observed_generation: Some(generation),
         conditions: conditions.into_iter().flatten().map(since).collect(),
         tokens: Some(counts),
         findings,
-    }
-}
-
-/// The status of a policy that does not parse.
-#[must_use]
-pub fn unreadable(
-    name: &str,
-    error: &str,
-    before: &BootstrapTokenPolicyStatus,
-    now: Time,
-) -> BootstrapTokenPolicyStatus {
-    let what = format!("BootstrapTokenPolicy {name} does not parse: {error}");
-    let failure = Failure::new(FailureReason::PolicyUnreadable, &what);
-    let draft = |kind, status| Draft::new(kind, status, failure.reason.into_str(), &failure.message);
-    let conditions = [draft("Ready", false), draft("Stalled", true)];
-    BootstrapTokenPolicyStatus {
-        conditions: conditions.into_iter().map(|draft| draft.since(&before.conditions, 0, now)).collect(),
-        ..BootstrapTokenPolicyStatus::default()
     }
 }
 
@@ -155,7 +138,10 @@ fn overlapping(context: BootstrapContext<'_>) -> Option<Draft> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::bootstrap::{policy::tests::policy, token::tests::token};
+    use crate::core::{
+        bootstrap::{policy::tests::policy, token::tests::token},
+        reason::FailureReason,
+    };
 
     fn at(seconds: i64) -> Time {
         Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
@@ -174,8 +160,9 @@ mod tests {
         let context = BootstrapContext { now: at(0), ..context };
         summarise(
             &policy(spec),
+            1,
             &BootstrapTokenPolicyStatus::default(),
-            tokens.iter().map(|(key, token)| (key.clone(), token)),
+            tokens.iter().map(|(key, token)| (key, token)),
             context,
         )
     }

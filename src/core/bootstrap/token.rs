@@ -9,6 +9,7 @@ use serde::{
 };
 
 use super::Expiration;
+use crate::core::id::Uid;
 
 const NAME_PREFIX: &str = "bootstrap-token-";
 
@@ -84,6 +85,8 @@ pub struct BootstrapToken {
     pub well_named: bool,
     /// The groups it gives besides `system:bootstrappers`.
     pub groups: Vec<Box<str>>,
+    /// UID of the object of which it was reported that it would be deleted.
+    pub reported: Option<Uid>,
 }
 
 impl BootstrapToken {
@@ -95,6 +98,7 @@ impl BootstrapToken {
         let groups = String::from_utf8_lossy(&data.groups);
         Self {
             well_named: id.is_some_and(|id| is_id(id) && id.as_bytes() == data.id),
+            reported: None,
             uid: metadata.uid.unwrap_or_default().into(),
             resource_version: metadata.resource_version.unwrap_or_default().into(),
             terminating: metadata.deletion_timestamp.is_some(),

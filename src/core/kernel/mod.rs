@@ -2,6 +2,8 @@
 
 pub mod controller;
 pub mod outbox;
+pub mod policies;
 pub mod queue;
 pub mod slab;
 pub mod store;
+pub mod tended;

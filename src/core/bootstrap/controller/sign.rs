@@ -14,7 +14,6 @@ use crate::core::{
     failure::Failure,
     id::Key,
     kernel::controller::Outcome,
-    reason::FailureReason,
     request::{self, Answer, Request, Verb},
 };
 
@@ -49,7 +48,7 @@ impl Bootstrap {
 
     fn begin_step(&mut self, signing: Signing, request: Request) {
         let ticket = self.calls.insert(BootstrapCall::Sign(signing));
-        self.pending.push_back((ticket, request));
+        self.signing = Some((ticket, request));
     }
 
     pub(super) fn sign_answered(&mut self, signing: Signing, answer: Answer, now: Time) -> Outcome {
@@ -115,16 +114,15 @@ impl Bootstrap {
             Turn::Began(managers) => BootstrapNews::Contested(managers),
             Turn::Ended => BootstrapNews::Uncontested,
         });
-        let before: Option<FailureReason> = self.reason(SIGNER);
         let failing = match pass {
             Pass::Failed(failure) => Some(failure),
             _ => None,
         };
-        let news = failing.clone().filter(|failure| before != Some(failure.reason)).map(BootstrapNews::Failing);
+        let news = failing.clone().filter(|failure| self.policies.is_new(SIGNER, failure)).map(BootstrapNews::Failing);
         let object = config_map_key();
         let event = |what| BootstrapEvent { object: object.clone(), uid: "".into(), what };
         self.events.extend(turn.into_iter().chain(news).map(event));
-        self.note_failure(SIGNER, failing.clone(), now);
+        self.policies.note(SIGNER, failing.clone(), now);
         Outcome { failure: failing, ..Outcome::default() }
     }
 }

@@ -1,12 +1,7 @@
-use std::sync::Arc;
-
 use secrecy::ExposeSecret as _;
 
 use super::*;
-use crate::core::{
-    bootstrap::{policy::tests::policy, token::tests::token},
-    request::Refusal,
-};
+use crate::core::{bootstrap::token::tests::token, reason::FailureReason, request::Refusal, schedule::quick_retry};
 
 const NINE: &str = "2027-01-15T09:00:00Z";
 
@@ -68,7 +63,7 @@ fn a_token_is_deleted_at_its_end_and_not_before() {
     done(&mut controller, ticket, at(3600));
     assert!(matches!(controller.news()[..], [BootstrapEvent { what: BootstrapNews::Deleted(_), .. }]));
     assert_eq!(controller.counts(), [Count::Deletion("deleted")]);
-    assert!(next(&mut controller, at(9999)).is_none() && controller.tokens.len() == 0);
+    assert!(next(&mut controller, at(9999)).is_none() && controller.tokens.iter().count() == 0);
 }
 
 #[test]
@@ -121,9 +116,9 @@ fn one_that_works_does_not_end_the_failure_of_another() {
     assert_eq!(name, "b");
     done(&mut controller, other, at(0));
     fail(&mut controller, at(10));
-    assert_eq!((failing(&controller.news()), controller.failures.len()), (1, 1));
+    assert_eq!((failing(&controller.news()), controller.policies.failures().len()), (1, 1));
     controller.observe(0, BootstrapChange::Token(WatchEvent::Deleted(key("a"), 9)), at(11));
-    assert_eq!(controller.failures.len(), 0, "what is gone does not fail");
+    assert_eq!(controller.policies.failures().len(), 0, "what is gone does not fail");
 }
 
 #[test]
@@ -194,7 +189,9 @@ fn report_tells_once_per_secret() {
 }
 
 fn add_policy(controller: &mut Bootstrap, name: &str, spec: &str) {
-    let state = BootstrapPolicyState::Readable(Arc::new(policy(spec)));
+    let spec: serde_json::Value = serde_json::from_str(spec).unwrap();
+    let policy = json!({"metadata": {"name": name, "generation": 1}, "spec": spec});
+    let state = Stored::parse(serde_json::from_value(policy).unwrap());
     for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("", name), 1, state), WatchEvent::Listed] {
         controller.observe(0, BootstrapChange::Policy(event), at(0));
     }
@@ -242,7 +239,7 @@ fn written(controller: &mut Bootstrap, version: u64, now: Time) -> Option<serde_
 /// The watch shows the policy with this status.
 fn echo(controller: &mut Bootstrap, version: u64, status: &serde_json::Value, now: Time) {
     let policy = json!({"metadata": {"name": "p", "generation": 1}, "spec": {}, "status": status});
-    let state = BootstrapPolicyState::parse(serde_json::from_value(policy).unwrap());
+    let state = Stored::parse(serde_json::from_value(policy).unwrap());
     controller.observe(0, BootstrapChange::Policy(WatchEvent::Applied(Key::new("", "p"), version, state)), now);
 }
 

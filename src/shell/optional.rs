@@ -1,0 +1,72 @@
+//! Kinds that a component of `config/` brings: their watch is quiet while they are not installed, and what they are about is
+//! watched only once there is a policy.
+
+use std::time::Duration;
+
+use kube::{
+    Client,
+    api::Api,
+    core::{ApiResource, DynamicObject, Resource},
+    runtime::watcher::Config,
+};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::{turn::Input, watch::Watch};
+use crate::core::{
+    failure::Failure,
+    kernel::{
+        controller::Controller,
+        policies::{Policy, Stored},
+        store::WatchEvent,
+    },
+    meta::version,
+    reason::FailureReason,
+};
+
+/// Whether the kind has been installed meanwhile is looked up this often.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// Calls under way at once: what these controllers do, nobody waits for.
+pub const SLOTS: usize = 32;
+
+/// Follows the policies of the kind `K`.
+pub async fn policies<K, P, C>(
+    client: Client,
+    inputs: mpsc::Sender<Input<C>>,
+    change: fn(WatchEvent<Stored<P>>) -> C::Change,
+) where
+    K: Resource<DynamicType = ()>,
+    P: Policy,
+    C: Controller,
+{
+    let watch =
+        Watch { kind: P::PLURAL, number: 0, scope: None, inputs, metrics: None, absent_pause: Some(LOOK_AGAIN) };
+    let api = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<K>(&()));
+    let read = |policy: DynamicObject| Some((version(&policy.metadata), Stored::parse(policy)));
+    watch.follow(api, Config::default(), read, change).await;
+}
+
+/// Follows what policies are about. Without anybody left to need it nothing is watched.
+pub async fn once(mut needed: watch::Receiver<bool>, follow: impl Future<Output = ()>) {
+    if needed.wait_for(|needed| *needed).await.is_ok() {
+        follow.await;
+    }
+}
+
+/// From now on it is needed.
+pub fn need(needed: &watch::Sender<bool>) {
+    needed.send_if_modified(|needed| !std::mem::replace(needed, true));
+}
+
+/// The kind is not installed, or not for this operator: that is no fault. The API server tells a stranger that it may not look
+/// before it tells that there is nothing.
+pub fn watch_health<P: Policy>(component: &str, kind: &'static str, failure: Option<&Failure>) {
+    let absent = |reason| kind == P::PLURAL && matches!(reason, FailureReason::Forbidden | FailureReason::Conflict);
+    match failure {
+        Some(failure) if absent(failure.reason) => {
+            info!(kind, "no {} is read: the component {component} is not installed", P::KIND);
+        }
+        Some(failure) => warn!(kind, "{}", failure.message),
+        None => info!(kind, "the watch works again"),
+    }
+}
