@@ -85,7 +85,7 @@ reproducible: ## Build the last commit's binary in two folders, and compare
 chart: ## Generate charts/tokenward from config/
 	$(CARGO) run --locked -q $(E2E) --bin chart
 
-crds: crds/tokenpolicies.yaml crds/bootstrap/bootstraptokenpolicies.yaml ## Generate crds/ from the code
+crds: crds/tokenpolicies.yaml crds/bootstrap/bootstraptokenpolicies.yaml crds/legacy/legacytokenpolicies.yaml ## Generate crds/ from the code
 
 crds/%.yaml: FORCE
 	@new=$$(mktemp) && trap 'rm -f "$$new"' EXIT && \

@@ -61,7 +61,7 @@ pub enum Command {
     /// Prints the CustomResourceDefinitions.
     Crds {
         /// Prints only the one of this plural name.
-        #[arg(value_parser = ["tokenpolicies", "bootstraptokenpolicies"])]
+        #[arg(value_parser = ["tokenpolicies", "bootstraptokenpolicies", "legacytokenpolicies"])]
         plural: Option<String>,
     },
 }

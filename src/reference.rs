@@ -8,7 +8,10 @@ use serde_json::Value;
 use strum::{EnumMessage, IntoEnumIterator};
 
 use crate::{
-    api::{bootstrap_token_policy::BootstrapTokenPolicy, duration, foreign, token_policy::TokenPolicy},
+    api::{
+        bootstrap_token_policy::BootstrapTokenPolicy, duration, foreign, legacy_token_policy::LegacyTokenPolicy,
+        token_policy::TokenPolicy,
+    },
     cli::Cli,
     core::reason::{AddressReason, FailureReason, IssueReason, RetireReason},
     shell::metrics::Metrics,
@@ -17,9 +20,10 @@ use crate::{
 /// A page, the name of a table in it, and the table.
 type Table = (&'static str, &'static str, fn() -> String);
 
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     ("token-policy", "token-policy", || fields(&TokenPolicy::crd())),
     ("bootstrap-token-policy", "bootstrap-token-policy", || fields(&BootstrapTokenPolicy::crd())),
+    ("legacy-token-policy", "legacy-token-policy", || fields(&LegacyTokenPolicy::crd())),
     ("flags", "flags", flags),
     ("metrics", "metrics", metrics),
     ("alerts", "alerts", alerts),

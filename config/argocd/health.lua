@@ -1,4 +1,4 @@
--- Health of a TokenPolicy or a BootstrapTokenPolicy, for Argo CD. Needs nothing beyond Lua's base library.
+-- Health of a TokenPolicy, a BootstrapTokenPolicy or a LegacyTokenPolicy, for Argo CD. Needs nothing beyond Lua's base library.
 
 local function say(status, message)
   return {status = status, message = message}

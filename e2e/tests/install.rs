@@ -50,12 +50,13 @@ fn kustomize_builds_every_overlay() -> Result<()> {
 
 #[test]
 fn uninstalling_leaves_every_crd_also_that_of_a_component() -> Result<()> {
-    let folder = target_dir().join("e2e/install-overlays/bootstrap-token-policy");
-    let built = render(&with_component(folder, "bootstrap-token-policy")?)?;
-    let crds: Vec<&Value> = built.iter().filter(|manifest| manifest["kind"] == "CustomResourceDefinition").collect();
-    assert_eq!(crds.len(), 2, "{crds:?}");
-    for crd in crds {
-        assert_eq!(crd["metadata"]["labels"]["app.kubernetes.io/component"], "api", "{}", crd["metadata"]["name"]);
+    for name in ["bootstrap-token-policy", "legacy-token-policy"] {
+        let built = render(&with_component(target_dir().join("e2e/install-overlays").join(name), name)?)?;
+        let crds = built.iter().filter(|manifest| manifest["kind"] == "CustomResourceDefinition");
+        let metadata: Vec<&Value> = crds.map(|crd| &crd["metadata"]).collect();
+        assert_eq!(metadata.len(), 2, "{metadata:?}");
+        let stays = |metadata: &&Value| metadata["labels"]["app.kubernetes.io/component"] == "api";
+        assert!(metadata.iter().all(stays), "{metadata:?}");
     }
     Ok(())
 }

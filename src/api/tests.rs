@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     bootstrap_token_policy::BootstrapTokenPolicy,
+    legacy_token_policy::LegacyTokenPolicy,
     token_policy::{TokenPolicy, TokenPolicySpec},
 };
 
@@ -22,6 +23,7 @@ fn schema(crd: &CustomResourceDefinition) -> Value {
 thread_local! {
     static RULES: CompiledSchema = compile_schema(&schema(&TokenPolicy::crd()));
     static BOOTSTRAP_RULES: CompiledSchema = compile_schema(&schema(&BootstrapTokenPolicy::crd()));
+    static LEGACY_RULES: CompiledSchema = compile_schema(&schema(&LegacyTokenPolicy::crd()));
 }
 
 #[test]
@@ -29,6 +31,7 @@ fn crds_folder_is_what_the_types_say() {
     for (plural, stored) in [
         ("tokenpolicies", include_str!("../../crds/tokenpolicies.yaml")),
         ("bootstraptokenpolicies", include_str!("../../crds/bootstrap/bootstraptokenpolicies.yaml")),
+        ("legacytokenpolicies", include_str!("../../crds/legacy/legacytokenpolicies.yaml")),
     ] {
         assert_eq!(stored, super::yaml(Some(plural)).unwrap(), "run `make crds`");
     }
@@ -36,7 +39,7 @@ fn crds_folder_is_what_the_types_say() {
 
 #[test]
 fn every_field_has_a_description() {
-    for crd in [TokenPolicy::crd(), BootstrapTokenPolicy::crd()] {
+    for crd in [TokenPolicy::crd(), BootstrapTokenPolicy::crd(), LegacyTokenPolicy::crd()] {
         let mut missing = Vec::new();
         walk("", &schema(&crd), &mut missing);
         assert_eq!(missing, Vec::<String>::new());
@@ -478,6 +481,23 @@ fn bootstrap_policies_good_and_bad() {
     }
 }
 
+#[test]
+fn legacy_policies_good_and_bad() {
+    let checked = |spec: &Value| LEGACY_RULES.with(|rules| validate_compiled(rules, &object(spec), None));
+    let validate = |spec: &Value| checked(spec).map_err(|errors| errors.to_string());
+    for spec in [json!({}), json!({"mode": "Delete", "unusedFor": "24h", "deleteAfter": "1440m"})] {
+        assert_eq!(validate(&spec), Ok(()), "{spec}");
+    }
+    for (spec, message) in [
+        (json!({"unusedFor": "23h"}), "by the day; write 24h or more"),
+        (json!({"deleteAfter": "0s"}), "the time to miss it; write 24h or more"),
+        (json!({"namespaceSelector": {"matchLabels": {"-": "a"}}}), "write a name of at most 63"),
+    ] {
+        let errors = validate(&spec).expect_err(&spec.to_string());
+        assert!(errors.contains(message), "{spec}: {errors}");
+    }
+}
+
 /// Every rule of a schema, with the path of the field that its refusal names, items and values as `[]`.
 fn rules(path: &str, schema: &Value, found: &mut BTreeSet<(String, String)>) {
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
@@ -517,6 +537,7 @@ fn each_rule_has_a_case_that_breaks_it_alone() {
             BootstrapTokenPolicy::crd(),
             BOOTSTRAP_RULES.with(|rules| shown("bootstraptokenpolicies", rules, Value::clone)),
         ),
+        (LegacyTokenPolicy::crd(), LEGACY_RULES.with(|rules| shown("legacytokenpolicies", rules, Value::clone))),
     ] {
         let spec = &schema(&crd)["properties"]["spec"];
         let mut wanted = BTreeSet::new();

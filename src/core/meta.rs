@@ -1,7 +1,7 @@
 //! Reading `metadata`, and instants as Kubernetes writes them.
 
 use chrono::{DateTime, SecondsFormat};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time as ApiTime};
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 
@@ -48,9 +48,14 @@ pub fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.labels.as_ref()?.get(key).map(String::as_str)
 }
 
+/// An instant as the API has it, in whole seconds.
+#[must_use]
+pub fn instant(time: &ApiTime) -> Time {
+    DateTime::from_timestamp(time.0.as_second(), 0).unwrap_or_default()
+}
+
 /// `metadata.creationTimestamp`.
 #[must_use]
 pub fn created(meta: &ObjectMeta) -> Secs {
-    let seconds = meta.creation_timestamp.as_ref().map(|time| time.0.as_second());
-    Secs::of(seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).unwrap_or_default())
+    Secs::of(meta.creation_timestamp.as_ref().map(instant).unwrap_or_default())
 }

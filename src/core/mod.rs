@@ -15,6 +15,7 @@ pub mod id;
 pub mod kernel;
 pub mod layout;
 pub mod lease;
+pub mod legacy;
 pub mod meta;
 pub mod names;
 pub mod place;

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use futures::future::{OptionFuture, join};
+use futures::future::{OptionFuture, join3};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -22,6 +22,7 @@ use crate::core::{
     bootstrap::controller::Bootstrap,
     grant::controller::{Grants, Readiness},
     kernel::controller::Controller,
+    legacy::controller::Legacy,
 };
 
 /// Serves `/livez` and `/readyz`, for ever.
@@ -53,6 +54,8 @@ pub struct Scrape {
     pub grants: mpsc::Sender<Input<Grants>>,
     /// The loop of the bootstrap tokens, if it runs.
     pub bootstrap: Option<mpsc::Sender<Input<Bootstrap>>>,
+    /// The loop of the legacy tokens, if it runs.
+    pub legacy: Option<mpsc::Sender<Input<Legacy>>>,
 }
 
 /// A loop that is this busy is scraped as it was; and before it begins there is nobody to ask.
@@ -68,14 +71,17 @@ pub async fn metrics(address: SocketAddr, scrape: Scrape) -> std::io::Result<imp
 }
 
 async fn scraped(State(scrape): State<Scrape>) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
-    let Scrape { metrics, grants, bootstrap } = scrape;
+    let Scrape { metrics, grants, bootstrap, legacy } = scrape;
     let refreshed = metrics.clone();
     let grants = refresh(&grants, move |grants, _| refreshed.refresh(grants));
     let refreshed = metrics.clone();
     let of_bootstrap = move |bootstrap: &Bootstrap, now| refreshed.refresh_bootstrap(bootstrap, now);
     let bootstrap = OptionFuture::from(bootstrap.as_ref().map(|bootstrap| refresh(bootstrap, of_bootstrap)));
+    let refreshed = metrics.clone();
+    let of_legacy = move |legacy: &Legacy, _| refreshed.refresh_legacy(legacy);
+    let legacy = OptionFuture::from(legacy.as_ref().map(|legacy| refresh(legacy, of_legacy)));
     // Also without an answer there is something to show.
-    let _ = timeout(UP_TO_DATE, join(grants, bootstrap)).await;
+    let _ = timeout(UP_TO_DATE, join3(grants, bootstrap, legacy)).await;
     let text = metrics.encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text))
 }

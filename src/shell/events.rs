@@ -17,6 +17,10 @@ use crate::core::{
     grant::event::{GrantEvent, GrantNews},
     id::Key,
     id::Name,
+    legacy::{
+        event::{LegacyEvent, LegacyNews},
+        token::LegacyStep,
+    },
     meta::text,
     request::{Accept, Request, Verb},
 };
@@ -70,6 +74,24 @@ impl Reporter {
         self.metrics.bootstrap.news(&event.what);
         if event.what.is_news() {
             self.publish(Event::of_bootstrap(event));
+        }
+    }
+
+    /// The same for legacy tokens.
+    pub fn report_legacy(&self, event: &LegacyEvent) {
+        let secret = event.secret.to_string();
+        match &event.what {
+            LegacyNews::Done(step) => {
+                info!(secret, "{}", event.message());
+                self.metrics.legacy.news(step);
+                for event in Event::of_legacy(event, step) {
+                    self.publish(event);
+                }
+            }
+            // It does not belong to a single Secret.
+            LegacyNews::Failing(failure) => {
+                warn!(secret, reason = failure.reason.into_str(), "{}", failure.message);
+            }
         }
     }
 
@@ -153,6 +175,23 @@ impl Event {
             note: event.message(),
             warning: event.what.is_warning(),
         }
+    }
+
+    /// About the Secret, and about the account whose token it holds; each is related to the other.
+    fn of_legacy(event: &LegacyEvent, step: &LegacyStep) -> [Self; 2] {
+        let Key { namespace, name } = &event.secret;
+        let reference = |kind: &str, name: &str, uid: &str| json!({"apiVersion": "v1", "kind": kind, "namespace": &**namespace, "name": name, "uid": uid});
+        let secret = reference("Secret", name, &event.uid);
+        let account = reference("ServiceAccount", &event.account.0, &event.account.1);
+        [(secret.clone(), account.clone()), (account, secret)].map(|(regarding, related)| Self {
+            namespace: namespace.clone(),
+            regarding,
+            related: Some(related),
+            reason: step.reason(),
+            action: step.action(),
+            note: event.message(),
+            warning: *step != LegacyStep::Lift,
+        })
     }
 
     fn object(&self, now: &str, instance: &str) -> Value {

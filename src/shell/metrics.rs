@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod calls;
+mod legacy;
 mod policies;
 
 use std::{
@@ -30,12 +31,14 @@ use crate::core::{
         event::{GrantNews, Replaced},
     },
     kernel::{controller::Outcome, store::Scope},
+    legacy::controller::Legacy,
     reason::{FailureReason, IssueReason},
 };
 use bootstrap::BootstrapMetrics;
 pub use calls::Calls;
 #[cfg(test)]
 use calls::{CallLabels, VerbLabel};
+use legacy::LegacyMetrics;
 use policies::Policies;
 
 /// Reasons that people give are labels, so there may not be any number of them.
@@ -135,6 +138,8 @@ pub struct Metrics {
     policies: Policies,
     /// Everything about bootstrap tokens.
     pub bootstrap: BootstrapMetrics,
+    /// Everything about legacy tokens.
+    pub legacy: LegacyMetrics,
 }
 
 impl Default for Metrics {
@@ -169,6 +174,7 @@ impl Default for Metrics {
             address_contested: Family::default(),
             policies: Policies::default(),
             bootstrap: BootstrapMetrics::new(&mut registry),
+            legacy: LegacyMetrics::new(&mut registry),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
@@ -351,6 +357,12 @@ impl Metrics {
         self.bootstrap.refresh(bootstrap, now);
     }
 
+    /// The same for legacy tokens.
+    pub fn refresh_legacy(&self, legacy: &Legacy) {
+        self.queue.get_or_create(&QueueLabel { queue: "legacy_tokens" }).set(gauge(legacy.queue_length()));
+        self.legacy.refresh(legacy);
+    }
+
     /// A key that has signed no token any more has no series. Of too many keys those with the fewest tokens are one.
     fn tokens_by_key(&self, mut counts: Vec<(Option<&str>, i64)>) {
         counts.sort_unstable_by_key(|(key, count)| (key.is_none(), -count, *key));
@@ -414,6 +426,7 @@ impl Metrics {
         drop(metrics.address_contested.get_or_create(&ReasonLabel::default()));
         metrics.policies.one_of_each();
         metrics.bootstrap.one_of_each();
+        metrics.legacy.one_of_each();
         metrics
     }
 }

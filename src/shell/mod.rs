@@ -8,6 +8,7 @@ pub mod connection;
 pub mod events;
 pub mod leadership;
 pub mod lease;
+pub mod legacy;
 pub mod limits;
 pub mod metrics;
 pub mod optional;

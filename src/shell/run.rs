@@ -21,6 +21,7 @@ use super::{
     connection::{self, ConnectionError},
     events::{self, Reporter},
     lease::{Candidate, Lost},
+    legacy::{self, LegacyHost},
     limits,
     metrics::Metrics,
     optional::SLOTS,
@@ -39,6 +40,7 @@ use crate::{
             event::GrantEvent,
         },
         kernel::{controller::Outcome, store::Scope},
+        legacy::controller::Legacy,
         place::applied::Demanded,
         reason::AddressReason,
         request::Request,
@@ -86,8 +88,14 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::default());
     let (waiting, readiness) = watch::channel(unconnected(&config, ""));
     let (grants, bootstrap) = (mpsc::channel(BATCH), bootstraps(settings).then(|| mpsc::channel(BATCH)));
-    let inputs = bootstrap.as_ref().map(|(inputs, _)| inputs.clone());
-    let scrape = Scrape { metrics: metrics.clone(), grants: grants.0.clone(), bootstrap: inputs };
+    // Legacy tokens are governed cluster-wide, or not at all.
+    let legacy = settings.namespaces.is_empty().then(|| mpsc::channel(BATCH));
+    let scrape = Scrape {
+        metrics: metrics.clone(),
+        grants: grants.0.clone(),
+        bootstrap: bootstrap.as_ref().map(|(inputs, _)| inputs.clone()),
+        legacy: legacy.as_ref().map(|(inputs, _)| inputs.clone()),
+    };
     serve(&mut tasks, settings, readiness, scrape).await?;
     let (candidate, api) = apis(&config, &metrics, settings)?;
     let places = Places::new(api.clone(), &config, settings);
@@ -105,6 +113,9 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     operator.serve_grants(grants, (places, address), waiting, &mut loops, &mut tasks)?;
     if let Some(bootstrap) = bootstrap {
         operator.serve_bootstrap(bootstrap, &mut loops, &mut tasks)?;
+    }
+    if let Some(legacy) = legacy {
+        operator.serve_legacy(legacy, &mut loops, &mut tasks)?;
     }
     drop(operator);
     let work = finish(loops, tokio::spawn(sending));
@@ -285,6 +296,22 @@ impl Operator<'_> {
         let host = BootstrapHost { metrics, reporter, needed: sender };
         let bootstrap = Bootstrap::new(cleaner, signs, rand::rng().random());
         let turns = Turns::new(bootstrap, host, self.api.clone(), SLOTS);
+        loops.spawn(turns.serve(receiver, self.stop.clone()));
+        Ok(())
+    }
+
+    fn serve_legacy(
+        &self,
+        (inputs, receiver): Inputs<Legacy>,
+        loops: &mut JoinSet<bool>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), RunError> {
+        let client = api::client(self.config.clone(), &self.metrics.calls)?;
+        let (sender, needed) = watch::channel(false);
+        legacy::watch(tasks, &client, &self.metrics, &needed, &inputs);
+        let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
+        let host = LegacyHost { metrics, reporter, needed: sender };
+        let turns = Turns::new(Legacy::new(rand::rng().random()), host, self.api.clone(), SLOTS);
         loops.spawn(turns.serve(receiver, self.stop.clone()));
         Ok(())
     }

@@ -13,10 +13,11 @@ use std::fs;
 pub(super) use crate::operator::NAMESPACE;
 
 /// Each folder of `config/components`, and the values that ask for it.
-const COMPONENTS: [(&str, &str); 5] = [
+const COMPONENTS: [(&str, &str); 6] = [
     (NO_CLEANER, r#"eq (include "tokenward.cleaner" $) "off""#),
     ("bootstrap-signer", "$.Values.components.bootstrapSigner"),
     ("bootstrap-token-policy", "$.Values.components.bootstrapTokenPolicy"),
+    ("legacy-token-policy", "$.Values.components.legacyTokenPolicy"),
     ("monitoring", "$.Values.monitoring.enabled"),
     ("roles", "$.Values.components.roles"),
 ];

@@ -13,7 +13,10 @@ use tokenward_e2e::scene::forged::{BELT, FOREIGN, marked, request};
 use tokenward_e2e::scene::{SOON, plane, spec};
 use tokenward_e2e::{eventually, workspace_dir};
 
-const BOOTSTRAP: &str = "/apis/tokenward.dev/v1alpha1/bootstraptokenpolicies";
+const CLUSTER: &str = "/apis/tokenward.dev/v1alpha1";
+/// The files of the CRDs, in the order of [`Policies::all`].
+const FILES: [&str; 3] =
+    ["crds/tokenpolicies.yaml", "crds/bootstrap/bootstraptokenpolicies.yaml", "crds/legacy/legacytokenpolicies.yaml"];
 
 fn read(file: &str) -> Result<Value> {
     Ok(serde_saphyr::from_str(&std::fs::read_to_string(workspace_dir().join(file))?)?)
@@ -27,18 +30,19 @@ struct Policies {
 }
 
 impl Policies {
-    /// Both kinds, the one with a namespace of this name.
-    async fn both(namespace: &str) -> Result<[Self; 2]> {
+    /// Every kind, the one with a namespace in that of this name.
+    async fn all(namespace: &str) -> Result<[Self; 3]> {
         let plane = plane().await?;
         plane.create_namespace(namespace).await?;
-        plane
-            .apply(&std::fs::read_to_string(workspace_dir().join("crds/bootstrap/bootstraptokenpolicies.yaml"))?)
-            .await?;
+        for file in &FILES[1..] {
+            plane.apply(&std::fs::read_to_string(workspace_dir().join(file))?).await?;
+        }
         plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
         let kind = |plural, kind, path| Self { plural, kind, path };
         Ok([
             kind("tokenpolicies", "TokenPolicy", policy_path(namespace, "")),
-            kind("bootstraptokenpolicies", "BootstrapTokenPolicy", BOOTSTRAP.to_owned()),
+            kind("bootstraptokenpolicies", "BootstrapTokenPolicy", format!("{CLUSTER}/bootstraptokenpolicies")),
+            kind("legacytokenpolicies", "LegacyTokenPolicy", format!("{CLUSTER}/legacytokenpolicies")),
         ])
     }
 
@@ -93,7 +97,7 @@ async fn each_rule_says_what_is_wrong_and_what_to_do() -> Result<()> {
     let admin = Caller::admin(plane().await?).await?;
     let cases = read("e2e/cases/refusals.yaml")?;
     let mut wrong = Vec::new();
-    for kind in Policies::both("rule-words").await? {
+    for kind in Policies::all("rule-words").await? {
         for case in cases[kind.plural].as_array().context("no cases")? {
             let answer = kind.refusal(&admin, &kind.whole(&case["spec"]), &kind.whole(&case["from"])).await;
             let at = format!("{}: ", case["at"].as_str().context("no field")?);
@@ -209,9 +213,8 @@ fn faults(schema: &Value, at: &str, wrap: &dyn Fn(Value) -> Value, found: &mut V
 #[tokio::test]
 async fn each_bound_says_the_field_and_the_bound() -> Result<()> {
     let admin = Caller::admin(plane().await?).await?;
-    let files = ["crds/tokenpolicies.yaml", "crds/bootstrap/bootstraptokenpolicies.yaml"];
     let mut wrong = Vec::new();
-    for (kind, file) in Policies::both("bound-words").await?.iter().zip(files) {
+    for (kind, file) in Policies::all("bound-words").await?.iter().zip(FILES) {
         let crd = read(file)?;
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         let mut found = Vec::new();

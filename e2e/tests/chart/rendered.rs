@@ -46,6 +46,7 @@ fn cases() -> Vec<Case> {
         Case { namespace: "acme", ..case(moved, &[]) },
         component("bootstrap-signer", &["components.bootstrapSigner=true"]),
         component("bootstrap-token-policy", &["components.bootstrapTokenPolicy=true"]),
+        component("legacy-token-policy", &["components.legacyTokenPolicy=true"]),
         component("monitoring", &["monitoring.enabled=true"]),
         component("no-bootstrap-token-cleaner", &[r#"flags.bootstrapTokenCleaner="off""#]),
         component("roles", &["components.roles=true"]),

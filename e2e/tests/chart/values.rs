@@ -10,7 +10,7 @@ use tokenward_e2e::operator::program;
 use tokenward_e2e::{chart, workspace_dir};
 
 /// A key, values that set it, and what the manifests then say, or with `!` say no more.
-const EFFECTS: [(&str, &[&str], &str); 48] = [
+const EFFECTS: [(&str, &[&str], &str); 49] = [
     ("image.registry", &[r#"image.registry="r.example/m""#], r#"image: "r.example/m/tokenward:v"#),
     ("image.repository", &[r#"image.repository="other""#], r#"image: "other:v"#),
     ("image.tag", &[r#"image.tag="t1""#], r#"image: "tokenward:t1""#),
@@ -45,6 +45,7 @@ const EFFECTS: [(&str, &[&str], &str); 48] = [
     ("flags.bootstrapTokenCleaner", &[r#"flags.bootstrapTokenCleaner="report""#], "- --bootstrap-token-cleaner=report"),
     ("flags.logFormat", &[r#"flags.logFormat="text""#], "- --log-format=text"),
     ("components.bootstrapTokenPolicy", &["components.bootstrapTokenPolicy=true"], "kind: BootstrapTokenPolicy"),
+    ("components.legacyTokenPolicy", &["components.legacyTokenPolicy=true"], "kind: LegacyTokenPolicy"),
     ("components.bootstrapSigner", &["components.bootstrapSigner=true"], "--bootstrap-signer"),
     ("components.roles", &["components.roles=true"], "name: tokenward-edit"),
     ("monitoring.enabled", &["monitoring.enabled=true"], "kind: PodMonitor"),
@@ -176,6 +177,10 @@ async fn values_that_do_not_fit_together_are_refused_with_what_to_do() -> Result
         (&[r#"namespaces=["a"]"#] as &[&str], "leave namespaces empty, or set scope to Namespaces or Namespace"),
         (&[r#"scope="Namespaces""#], "list the namespaces of scope Namespaces there"),
         (&[r#"scope="Namespace""#, r#"namespaces=["a","b"]"#], "list the one namespace of scope Namespace there"),
+        (
+            &["components.legacyTokenPolicy=true", r#"scope="Namespace""#, r#"namespaces=["a"]"#],
+            "set scope to Cluster, or components.legacyTokenPolicy to false",
+        ),
         (&["flags.leaderElect=false"], "set flags.leaderElect to true, or replicas to 1"),
         (&[r#"flags.clusterCaFile="/ca""#], "set that as well, or leave flags.clusterCaFile empty"),
         (&["monitoring.enabled=true", r#"flags.metricsBindAddress=":1""#], "leave flags.metricsBindAddress empty"),

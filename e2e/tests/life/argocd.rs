@@ -49,15 +49,15 @@ fn every_state_has_its_health() -> Result<()> {
 }
 
 #[test]
-fn the_config_map_holds_the_very_script_for_both_kinds() -> Result<()> {
+fn the_config_map_holds_the_very_script_for_every_kind() -> Result<()> {
     let map: Value = serde_saphyr::from_str(CONFIG_MAP)?;
     assert_eq!(map["metadata"]["name"], "argocd-cm");
     let data = map["data"].as_object().context("no data")?;
-    for kind in ["TokenPolicy", "BootstrapTokenPolicy"] {
+    for kind in ["TokenPolicy", "BootstrapTokenPolicy", "LegacyTokenPolicy"] {
         let key = format!("resource.customizations.health.tokenward.dev_{kind}");
         assert!(data.get(&key).is_some_and(|script| script == SCRIPT), "{key} is not health.lua");
     }
-    assert_eq!(data.len(), 2);
+    assert_eq!(data.len(), 3);
     Ok(())
 }
 
@@ -72,7 +72,7 @@ async fn the_documented_command_adds_the_keys_and_keeps_the_others() -> Result<(
     let patch = ["-n", "argocd", "patch", "configmap", "argocd-cm", "--patch-file", &file.to_string_lossy()];
     plane.kubectl_ok(patch).await?;
     let data = maps.get("argocd-cm").await?.data.context("no data")?;
-    assert_eq!((data.len(), data["url"].as_str()), (3, "https://argocd.example"));
+    assert_eq!((data.len(), data["url"].as_str()), (4, "https://argocd.example"));
     assert_eq!(data["resource.customizations.health.tokenward.dev_TokenPolicy"], SCRIPT);
     Ok(())
 }

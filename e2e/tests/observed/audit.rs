@@ -11,11 +11,12 @@ use tokenward_e2e::{AuditEvent, eventually};
 
 const GRANTS: usize = 200;
 /// What is asked once a minute and process, however many grants there are.
-const MINUTELY: [&str; 4] = [
+const MINUTELY: [&str; 5] = [
     "get /.well-known/openid-configuration",
     "get /openid/v1/jwks",
     "get configmaps cluster-info",
     "list bootstraptokenpolicies",
+    "list legacytokenpolicies",
 ];
 
 fn events(calls: &[AuditEvent]) -> usize {
@@ -88,7 +89,7 @@ async fn idling_and_restarting_with_200_grants_cost_nothing_per_grant() -> Resul
     let idle = audited.rest().await?;
     tokio::time::sleep(Duration::from_mins(1)).await;
     let calls: Vec<_> = audited.calls()?.into_iter().filter(|call| call.received >= idle).collect();
-    // Once a minute each: keys and issuer, the address, and the optional kind, which is not installed here.
+    // Once a minute each: keys and issuer, the address, and the optional kinds, which are not installed here.
     let mut polls: BTreeMap<String, usize> = BTreeMap::new();
     for call in lines(&calls, |call| call.verb != "watch") {
         *polls.entry(call).or_default() += 1;

@@ -8,14 +8,15 @@ mod tour;
 mod used;
 
 use crate::shape::Shape;
-use crate::tour::{cap, clean, grants, hand_over, sign};
+use crate::tour::{cap, clean, grants, hand_over, quarantine, sign};
 use anyhow::Result;
 use tokenward_e2e::scene::overlay::with_component;
 use tokenward_e2e::{target_dir, workspace_dir};
 
-/// What is refused in every cluster install without its component: the operator looks once a minute whether the optional
+/// What is refused in every cluster install without its component: the operator looks once a minute whether an optional
 /// kind is there, and the API server tells a stranger that it may not look before it tells that there is nothing.
-const OPTIONAL_KIND: &str = "list bootstraptokenpolicies.tokenward.dev";
+const CAPS: &str = "list bootstraptokenpolicies.tokenward.dev";
+const LEGACY: &str = "list legacytokenpolicies.tokenward.dev";
 
 /// An overlay of this name with a component.
 fn component(name: &str) -> Result<std::path::PathBuf> {
@@ -28,7 +29,7 @@ async fn the_whole_cluster() -> Result<()> {
     grants(&shape).await?;
     clean(&shape).await?;
     hand_over(&shape).await?;
-    shape.verdict(&[OPTIONAL_KIND]).await
+    shape.verdict(&[CAPS, LEGACY]).await
 }
 
 #[tokio::test]
@@ -53,7 +54,7 @@ async fn the_whole_cluster_without_the_cleaner() -> Result<()> {
     let shape = Shape::start("no-cleaner", &component("no-bootstrap-token-cleaner")?, &["ci"]).await?;
     grants(&shape).await?;
     hand_over(&shape).await?;
-    shape.verdict(&[OPTIONAL_KIND]).await
+    shape.verdict(&[CAPS, LEGACY]).await
 }
 
 #[tokio::test]
@@ -63,7 +64,17 @@ async fn the_whole_cluster_with_bootstrap_token_policies() -> Result<()> {
     clean(&shape).await?;
     cap(&shape).await?;
     hand_over(&shape).await?;
-    shape.verdict(&[]).await
+    shape.verdict(&[LEGACY]).await
+}
+
+#[tokio::test]
+async fn the_whole_cluster_with_legacy_token_policies() -> Result<()> {
+    let shape = Shape::start("legacy", &component("legacy-token-policy")?, &["ci"]).await?;
+    grants(&shape).await?;
+    clean(&shape).await?;
+    quarantine(&shape).await?;
+    hand_over(&shape).await?;
+    shape.verdict(&[CAPS]).await
 }
 
 #[tokio::test]
@@ -73,18 +84,23 @@ async fn the_whole_cluster_with_the_signer() -> Result<()> {
     clean(&shape).await?;
     sign(&shape).await?;
     hand_over(&shape).await?;
-    shape.verdict(&[OPTIONAL_KIND]).await
+    shape.verdict(&[CAPS, LEGACY]).await
 }
 
 /// The chart's rights are those of `config/` (`chart/rendered.rs`), and this is what they are used for, all parts at once.
 #[tokio::test]
 async fn the_whole_cluster_by_helm() -> Result<()> {
-    let values = ["components.bootstrapTokenPolicy=true", "components.bootstrapSigner=true"];
+    let values = [
+        "components.bootstrapTokenPolicy=true",
+        "components.bootstrapSigner=true",
+        "components.legacyTokenPolicy=true",
+    ];
     let shape = Shape::start_chart("helm", &values, &["ci"]).await?;
     grants(&shape).await?;
     clean(&shape).await?;
     cap(&shape).await?;
     sign(&shape).await?;
+    quarantine(&shape).await?;
     hand_over(&shape).await?;
     shape.verdict(&[]).await
 }

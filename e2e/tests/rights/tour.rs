@@ -122,6 +122,23 @@ pub async fn cap(shape: &Shape) -> Result<()> {
     Ok(())
 }
 
+/// A policy quarantines a legacy token of which nobody has known for years, and says so in its status.
+pub async fn quarantine(shape: &Shape) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(shape.plane.client().await?, "ci");
+    let metadata = json!({"name": "legacy", "labels": {"kubernetes.io/legacy-token-last-used": "2020-01-01"},
+        "annotations": {"kubernetes.io/service-account.name": "default"}});
+    let secret = json!({"metadata": metadata, "type": "kubernetes.io/service-account-token"});
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+    let policy = json!({
+        "apiVersion": "tokenward.dev/v1alpha1", "kind": "LegacyTokenPolicy", "metadata": {"name": "legacy"},
+        "spec": {"mode": "Quarantine", "unusedFor": "24h"},
+    });
+    shape.plane.apply(&policy.to_string()).await?;
+    told(shape, "ci", "LegacyTokenQuarantined").await?;
+    shape.plane.kubectl_ok(["wait", "ltpol/legacy", "--for=condition=Ready", "--timeout=90s"]).await?;
+    Ok(())
+}
+
 /// The signer signs `cluster-info`, and gives way to somebody else.
 pub async fn sign(shape: &Shape) -> Result<()> {
     create(shape, "signer", json!({"usage-bootstrap-signing": "true"})).await?;

@@ -199,6 +199,13 @@ impl<V: Tended> Tending<V> {
         }
     }
 
+    /// The object of this name is judged again.
+    pub fn judge(&mut self, key: &Key, now: Time) {
+        if let Some(id) = self.store.find(0, &key.namespace, &key.name) {
+            self.schedule(id, now);
+        }
+    }
+
     /// Lets an object be judged at `at`, or forgets it when it is gone. One that is being worked on is judged when that
     /// ends; one whose last call failed not before its pause is over.
     fn schedule(&mut self, id: u32, at: Time) {

@@ -1,0 +1,246 @@
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::core::{
+    id::Key,
+    legacy::{INVALID_SINCE, LAST_USED},
+    reason::FailureReason,
+    request::{Refusal, Verb},
+};
+
+fn at(seconds: i64) -> Time {
+    Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+}
+
+fn key() -> Key {
+    Key::new("ci", "s")
+}
+
+/// The metadata of a Secret that was last used in 2020.
+fn meta(version: u64, labels: Value) -> Value {
+    let mut meta = json!({"name": "s", "namespace": "ci", "uid": "u", "resourceVersion": version.to_string(),
+        "creationTimestamp": "2020-01-01T00:00:00Z", "labels": {LAST_USED: "2020-01-01"},
+        "annotations": {"kubernetes.io/service-account.name": "deployer"}});
+    let Value::Object(labels) = labels else { panic!("{labels}") };
+    meta["labels"].as_object_mut().unwrap().extend(labels);
+    meta
+}
+
+fn seen(legacy: &mut Legacy, version: u64, labels: Value, now: Time) {
+    let token = LegacyToken::read(serde_json::from_value(meta(version, labels)).unwrap());
+    legacy.observe(0, LegacyChange::Token(WatchEvent::Applied(key(), version, token)), now);
+}
+
+/// A list with these objects alone.
+fn list<V>(legacy: &mut Legacy, change: fn(WatchEvent<V>) -> LegacyChange, items: Vec<(Key, V)>) {
+    list_at(1, legacy, change, items);
+}
+
+/// The same as of this version.
+fn list_at<V>(version: u64, legacy: &mut Legacy, change: fn(WatchEvent<V>) -> LegacyChange, items: Vec<(Key, V)>) {
+    legacy.observe(0, change(WatchEvent::Listing), at(0));
+    for (key, value) in items {
+        legacy.observe(0, change(WatchEvent::Item(key, version, value)), at(0));
+    }
+    legacy.observe(0, change(WatchEvent::Listed), at(0));
+}
+
+fn pods(legacy: &mut Legacy, version: u64, names: &[&str]) {
+    let pod = (Key::new("ci", "pod"), names.iter().map(|name| Name::from(*name)).collect());
+    list_at(version, legacy, |event| LegacyChange::References(By::Pod, event), vec![pod]);
+}
+
+fn tracking(legacy: &mut Legacy, version: u64, since: Option<Time>) {
+    list_at(version, legacy, LegacyChange::Tracking, vec![(Key::new("kube-system", "t"), since)]);
+}
+
+fn policy(legacy: &mut Legacy, version: u64, spec: Value, status: Value) {
+    let mut policy = json!({"metadata": {"name": "p", "generation": 1}});
+    (policy["spec"], policy["status"]) = (spec, status);
+    let stored = Stored::parse(serde_json::from_value(policy).unwrap());
+    legacy.observe(0, LegacyChange::Policy(WatchEvent::Applied(Key::new("", "p"), version, stored)), at(0));
+}
+
+/// Everything is listed, but pods.
+fn without_pods(spec: Value) -> Legacy {
+    let mut legacy = Legacy::new(7);
+    list(&mut legacy, LegacyChange::Policy, Vec::new());
+    policy(&mut legacy, 1, spec, Value::Null);
+    list(&mut legacy, LegacyChange::Token, Vec::new());
+    list(&mut legacy, |event| LegacyChange::References(By::Account, event), Vec::new());
+    list(&mut legacy, LegacyChange::Namespace, vec![(Key::new("", "ci"), [("team".into(), "a".into())].into())]);
+    tracking(&mut legacy, 1, Some(at(-86_400)));
+    legacy
+}
+
+/// A policy of this mode, and everything is listed.
+fn mode(mode: &str) -> Legacy {
+    let mut legacy = without_pods(json!({ "mode": mode }));
+    pods(&mut legacy, 1, &[]);
+    legacy
+}
+
+fn next(legacy: &mut Legacy, now: Time) -> Option<(u32, Request)> {
+    legacy.take(&mut 1000, now)
+}
+
+fn body(request: &Request) -> Value {
+    serde_json::from_str(request.body.expose_secret()).unwrap()
+}
+
+fn done(legacy: &mut Legacy, ticket: u32, version: u64, labels: Value, now: Time) {
+    let answer = json!({"metadata": meta(version, labels)}).to_string();
+    legacy.answered(ticket, Ok(answer.into()), now);
+}
+
+#[test]
+fn a_secret_is_quarantined_once_and_only_its_label_is_written() {
+    let mut legacy = mode("Quarantine");
+    seen(&mut legacy, 1, json!({}), at(0));
+    let (ticket, request) = next(&mut legacy, at(0)).unwrap();
+    let metadata = json!({"uid": "u", "resourceVersion": "1", "labels": {INVALID_SINCE: "2027-01-15"}});
+    assert_eq!((request.verb, body(&request)), (Verb::MergePatch, json!({ "metadata": metadata })));
+    done(&mut legacy, ticket, 2, json!({INVALID_SINCE: "2027-01-15"}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none());
+    let [event] = &legacy.news()[..] else { panic!("one event") };
+    let message = event.message();
+    assert!(message.contains("unused since 2020-01-02T00:00:00Z"), "{message}");
+    assert!(message.ends_with(&format!("kubectl -n ci label secret s --overwrite {INVALID_SINCE}=")), "{message}");
+}
+
+#[test]
+fn nothing_is_written_while_something_is_not_known() {
+    let mut legacy = without_pods(json!({"mode": "Quarantine"}));
+    seen(&mut legacy, 1, json!({}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none(), "pods are not listed");
+    pods(&mut legacy, 2, &["s"]);
+    assert!(next(&mut legacy, at(0)).is_none(), "a pod refers to it");
+    let forbidden = Failure::new(FailureReason::Forbidden, "no");
+    legacy.watch_health(0, "pods", Some(forbidden), at(0));
+    pods(&mut legacy, 3, &[]);
+    assert!(next(&mut legacy, at(0)).is_none(), "a watch fails");
+    tracking(&mut legacy, 2, None);
+    legacy.watch_health(0, "pods", None, at(0));
+    assert!(next(&mut legacy, at(0)).is_none(), "uses are not recorded");
+    tracking(&mut legacy, 3, Some(at(0)));
+    assert!(next(&mut legacy, at(0)).is_some());
+}
+
+#[test]
+fn a_pod_that_goes_frees_its_secret_at_once() {
+    let mut legacy = mode("Quarantine");
+    pods(&mut legacy, 4, &["s"]);
+    seen(&mut legacy, 1, json!({}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none());
+    legacy.observe(0, LegacyChange::References(By::Pod, WatchEvent::Deleted(Key::new("ci", "pod"), 9)), at(1));
+    assert!(next(&mut legacy, at(1)).is_some());
+}
+
+#[test]
+fn other_namespaces_than_the_selected_ones_are_left_alone() {
+    for (team, acts) in [("a", true), ("b", false)] {
+        let selector = json!({"matchLabels": {"team": team}});
+        let mut legacy = without_pods(json!({"mode": "Quarantine", "namespaceSelector": selector}));
+        pods(&mut legacy, 5, &[]);
+        seen(&mut legacy, 1, json!({}), at(0));
+        assert_eq!(next(&mut legacy, at(0)).is_some(), acts, "{team}");
+    }
+}
+
+#[test]
+fn a_lifted_quarantine_is_marked_and_not_put_back() {
+    let mut legacy = mode("Quarantine");
+    seen(&mut legacy, 1, json!({INVALID_SINCE: "2027-01-15"}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none());
+    seen(&mut legacy, 2, json!({}), at(1));
+    let (ticket, request) = next(&mut legacy, at(1)).unwrap();
+    assert_eq!(body(&request)["metadata"]["labels"], json!({INVALID_SINCE: ""}));
+    let answer = {
+        let mut meta = meta(3, json!({INVALID_SINCE: ""}));
+        let fields = json!({"f:metadata": {"f:labels": {format!("f:{INVALID_SINCE}"): {}}}});
+        meta["managedFields"] = json!([{"manager": "tokenward", "time": "2027-01-15T08:00:01Z", "fieldsV1": fields}]);
+        json!({ "metadata": meta }).to_string()
+    };
+    legacy.answered(ticket, Ok(answer.into()), at(1));
+    assert!(next(&mut legacy, at(86_400)).is_none());
+}
+
+#[test]
+fn a_conflict_is_looked_at_and_decided_again() {
+    let mut legacy = mode("Quarantine");
+    seen(&mut legacy, 1, json!({}), at(0));
+    let (ticket, _) = next(&mut legacy, at(0)).unwrap();
+    let refusal =
+        |code| Refusal { code: Some(code), object: None, failure: Failure::new(FailureReason::Conflict, "no") };
+    legacy.answered(ticket, Err(Box::new(refusal(409))), at(0));
+    let (look, request) = next(&mut legacy, at(0)).unwrap();
+    assert_eq!((request.verb, request.path.as_str()), (Verb::Get, "/api/v1/namespaces/ci/secrets/s"));
+    done(&mut legacy, look, 2, json!({LAST_USED: "2027-01-15"}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none(), "it was used meanwhile");
+}
+
+#[test]
+fn a_secret_is_deleted_with_uid_and_version_after_its_quarantine() {
+    let mut legacy = mode("Delete");
+    seen(&mut legacy, 5, json!({INVALID_SINCE: "2020-01-01"}), at(0));
+    let (ticket, request) = next(&mut legacy, at(0)).unwrap();
+    let wanted = json!({"preconditions": {"uid": "u", "resourceVersion": "5"}});
+    assert_eq!((request.verb, body(&request)), (Verb::Delete, wanted));
+    legacy.answered(ticket, Ok("{}".into()), at(0));
+    let message = legacy.news()[0].message();
+    assert!(message.contains("quarantined on 2020-01-01"), "{message}");
+    assert_eq!(legacy.tokens.iter().count(), 0);
+}
+
+/// The status that is written now.
+fn status(legacy: &mut Legacy, now: Time) -> Option<Value> {
+    assert!(next(legacy, now).is_none());
+    let (ticket, request) = legacy.take_status(8, now)?;
+    legacy.answered(ticket, Ok("{}".into()), now);
+    Some(body(&request)["status"].clone())
+}
+
+#[test]
+fn a_status_lists_secrets_with_who_refers_to_them() {
+    let mut legacy = mode("Report");
+    let account = (Key::new("ci", "deployer"), [Name::from("s")].into());
+    list(&mut legacy, |event| LegacyChange::References(By::Account, event), vec![account]);
+    seen(&mut legacy, 1, json!({}), at(0));
+    let written = status(&mut legacy, at(1)).unwrap();
+    let counts = json!({"total": 1, "quarantined": 0, "mounted": 0, "kept": 0, "unknown": 0, "used": 0, "unused": 1});
+    assert_eq!(written["tokens"], counts);
+    let finding = json!({"namespace": "ci", "secret": "s", "serviceAccount": "deployer", "state": "Unused",
+        "created": "2020-01-01T00:00:00Z", "lastUsed": "2020-01-01", "referredBy": ["serviceaccount/deployer"]});
+    assert_eq!((&written["findings"], &written["conditions"][0]["status"]), (&json!([finding]), &json!("True")));
+    policy(&mut legacy, 2, json!({"mode": "Report"}), written);
+    assert_eq!(status(&mut legacy, at(3)), None, "nothing has changed");
+}
+
+#[test]
+fn the_longest_unused_fifty_are_listed_and_all_are_counted() {
+    let mut legacy = mode("Report");
+    for n in 0..60 {
+        let mut meta = meta(n + 1, json!({LAST_USED: format!("2020-{:02}-{:02}", 1 + n / 20, 20 - n % 20)}));
+        meta["name"] = format!("s{n}").into();
+        let token = LegacyToken::read(serde_json::from_value(meta).unwrap());
+        let key = Key::new("ci", format!("s{n}"));
+        legacy.observe(0, LegacyChange::Token(WatchEvent::Applied(key, n + 1, token)), at(0));
+    }
+    let written = status(&mut legacy, at(1)).unwrap();
+    let findings = written["findings"].as_array().unwrap();
+    assert_eq!((findings.len(), &written["tokens"]["total"]), (50, &json!(60)));
+    assert_eq!((&findings[0]["secret"], &findings[49]["lastUsed"]), (&json!("s19"), &json!("2020-03-10")));
+}
+
+#[test]
+fn a_status_says_why_nothing_is_done() {
+    let mut legacy = mode("Quarantine");
+    tracking(&mut legacy, 2, None);
+    let ready = status(&mut legacy, at(1)).unwrap()["conditions"][0].clone();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("UsesNotRecorded")));
+    legacy.watch_health(0, "pods", Some(Failure::new(FailureReason::Forbidden, "watch pods")), at(2));
+    let ready = status(&mut legacy, at(3)).unwrap()["conditions"][0].clone();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("Forbidden")));
+    assert!(ready["message"].as_str().unwrap().ends_with("nothing is quarantined or deleted"), "{ready}");
+}

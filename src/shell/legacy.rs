@@ -1,0 +1,129 @@
+//! The loop of Secrets with legacy tokens.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use kube::{
+    Client,
+    api::Api,
+    core::{PartialObjectMeta, Resource},
+    runtime::watcher::Config,
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use super::{
+    events::Reporter,
+    metrics::Metrics,
+    optional::{self, once},
+    turn::{Host, Input},
+    watch::Watch,
+};
+use crate::{
+    api::legacy_token_policy::LegacyTokenPolicy,
+    core::{
+        Time,
+        failure::Failure,
+        kernel::controller::Outcome,
+        legacy::{
+            SECRET_TYPE, TRACKING, TRACKING_NAMESPACE,
+            controller::{Legacy, LegacyChange},
+            event::LegacyEvent,
+            policy::LegacyPolicy,
+            references::{AccountReferences, PodReferences, Refers},
+            token::{LegacyToken, day_end},
+        },
+        meta::version,
+    },
+};
+
+/// Tells and counts; lets everything be watched once there is a policy.
+pub struct LegacyHost {
+    /// The counts.
+    pub metrics: Arc<Metrics>,
+    /// The way to people.
+    pub reporter: Reporter,
+    /// Whether there is a policy.
+    pub needed: watch::Sender<bool>,
+}
+
+impl Host<Legacy> for LegacyHost {
+    fn decided(&self, count: usize, took: Duration) {
+        self.metrics.decided("legacy", count, took);
+    }
+
+    /// Events count what answers bring.
+    fn answered(&self, _: &Outcome) {}
+
+    fn report(&self, news: LegacyEvent) {
+        self.reporter.report_legacy(&news);
+    }
+
+    fn watch_health(&self, kind: &'static str, failure: Option<&Failure>) {
+        optional::watch_health::<LegacyPolicy>("legacy-token-policy", kind, failure);
+    }
+
+    fn turned(&mut self, legacy: &mut Legacy, _: Time) {
+        if legacy.is_needed() {
+            optional::need(&self.needed);
+        }
+    }
+}
+
+/// Starts the watches.
+pub fn watch(
+    tasks: &mut JoinSet<()>,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+    needed: &watch::Receiver<bool>,
+    inputs: &mpsc::Sender<Input<Legacy>>,
+) {
+    let watch = |kind, namespace: Option<&str>| Watch {
+        kind,
+        number: 0,
+        scope: namespace.map(Into::into),
+        inputs: inputs.clone(),
+        metrics: Some(metrics.clone()),
+        absent_pause: None,
+    };
+    let policies = optional::policies::<LegacyTokenPolicy, _, _>(client.clone(), inputs.clone(), LegacyChange::Policy);
+    let tokens = watch("secrets (legacy tokens)", None).follow(
+        Api::<PartialObjectMeta<Secret>>::all(client.clone()),
+        Config::default().fields(&format!("type={SECRET_TYPE}")),
+        |object| Some((version(&object.metadata), LegacyToken::read(object.metadata))),
+        LegacyChange::Token,
+    );
+    let namespaces = watch("namespaces", None).follow(
+        Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
+        Config::default(),
+        |object| Some((version(&object.metadata), object.metadata.labels.unwrap_or_default())),
+        LegacyChange::Namespace,
+    );
+    let tracking = watch("configmaps (legacy tokens)", Some(TRACKING_NAMESPACE)).follow(
+        Api::<ConfigMap>::namespaced(client.clone(), TRACKING_NAMESPACE),
+        Config::default().fields(&format!("metadata.name={TRACKING}")),
+        |map| Some((version(&map.metadata), map.data.as_ref().and_then(|data| day_end(data.get("since")?)))),
+        LegacyChange::Tracking,
+    );
+    let pods = references::<PodReferences>(watch("pods", None), client);
+    let accounts = references::<AccountReferences>(watch("serviceaccounts (legacy tokens)", None), client);
+    tasks.spawn(policies);
+    tasks.spawn(once(needed.clone(), tokens));
+    tasks.spawn(once(needed.clone(), namespaces));
+    tasks.spawn(once(needed.clone(), tracking));
+    tasks.spawn(once(needed.clone(), pods));
+    tasks.spawn(once(needed.clone(), accounts));
+}
+
+/// Follows those objects of a kind that refer to a Secret.
+fn references<K>(watch: Watch<Legacy>, client: &Client) -> impl Future<Output = ()> + use<K>
+where
+    K: Refers + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let read = |object: K| Some((version(object.meta()), object.secrets())).filter(|(_, secrets)| !secrets.is_empty());
+    let change = |event| LegacyChange::References(K::BY, event);
+    watch.follow(Api::<K>::all(client.clone()), Config::default(), read, change)
+}
