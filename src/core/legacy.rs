@@ -65,15 +65,17 @@ pub enum LegacyAct {
     Step(LegacyStep),
 }
 
-/// Since when a token is unused: the end of the day of its last use, else the later of its creation and the first day on
-/// which uses were recorded. One that somebody lifted from quarantine counts as used then.
+/// Since when a token is unused: the end of the day of its last use, else the first day on which uses were recorded; its
+/// creation if that is later, as a copy or a restored backup has the label of the Secret before. One that somebody lifted
+/// from quarantine counts as used then.
 #[must_use]
 pub fn idle_since(token: &LegacyToken, tracked: Option<Time>) -> Option<Time> {
     let used = match &token.last_used {
         Some(day) => day.end?,
-        None => tracked?.max(token.created),
+        None => tracked?,
     };
-    Some(if let Quarantine::Lifted(at) = token.quarantine { used.max(at) } else { used })
+    let lifted = if let Quarantine::Lifted(at) = token.quarantine { Some(at) } else { None };
+    Some(used.max(token.created).max(lifted.unwrap_or(used)))
 }
 
 /// The state of a Secret by a policy.

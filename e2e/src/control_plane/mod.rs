@@ -8,12 +8,15 @@ use crate::process::{Process, tail};
 use crate::{Cluster, eventually, kubeconfig, ports, target_dir};
 use anyhow::{Context, Result, bail, ensure};
 use audit::AuditEvent;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use binaries::Binaries;
 pub use files::{NODE, NextCa};
 use hyper::http::Request;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::Api;
 use rustix::process::Signal;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -314,6 +317,25 @@ impl ControlPlane {
     /// When it is not running.
     pub fn pid(&self, component: Component) -> Result<i32> {
         Ok(self.process(component)?.id())
+    }
+
+    /// Makes a Secret as old as this day. That happens in etcd, behind the API server's back, which lets nobody write a
+    /// creation time.
+    ///
+    /// # Errors
+    /// When there is no such Secret, or etcd does not take it.
+    pub async fn age_secret(&self, namespace: &str, name: &str, day: &str) -> Result<()> {
+        let secrets: Api<Secret> = Api::namespaced(self.client().await?, namespace);
+        let mut secret = serde_json::to_value(secrets.get(name).await?)?;
+        secret["metadata"]["creationTimestamp"] = json!(format!("{day}T00:00:00Z"));
+        // The API server knows the version from etcd.
+        secret["metadata"].as_object_mut().context("no metadata")?.remove("resourceVersion");
+        let key = STANDARD.encode(format!("/registry/secrets/{namespace}/{name}"));
+        let body = json!({"key": key, "value": STANDARD.encode(secret.to_string())}).to_string();
+        let etcd = kube::Config::new(format!("http://127.0.0.1:{}", self.etcd_port).parse()?);
+        let put = Request::post("/v3/kv/put").body(body.into_bytes())?;
+        kube::Client::try_from(etcd)?.request_text(put).await.with_context(|| format!("storing {namespace}/{name}"))?;
+        Ok(())
     }
 
     /// Every finished line of the audit log. A request's line may come a moment after its answer.

@@ -66,12 +66,14 @@ impl Lab {
         Ok(())
     }
 
-    /// A Secret of this name with a token of `robot`.
+    /// A Secret of this name with a token of `robot`, as old as [`OLD`].
     pub async fn token(&self, name: &str, labels: Value) -> Result<String> {
-        self.token_of("robot", name, labels).await
+        let token = self.token_of("robot", name, labels).await?;
+        self.plane.age_secret(&self.namespace, name, OLD).await?;
+        Ok(token)
     }
 
-    /// A Secret of this name with a token of this account.
+    /// A new Secret of this name with a token of this account.
     pub async fn token_of(&self, account: &str, name: &str, labels: Value) -> Result<String> {
         let metadata = json!({"name": name, "labels": labels,
             "annotations": {"kubernetes.io/service-account.name": account}});

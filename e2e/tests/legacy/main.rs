@@ -15,12 +15,14 @@ use tokenward_e2e::scene::SOON;
 async fn a_report_lists_everything_and_writes_nothing() -> Result<()> {
     let lab = Lab::start("report").await?;
     let token = lab.token("old", json!({})).await?;
-    lab.token("new", json!({})).await?;
+    lab.token_of("robot", "new", json!({})).await?;
+    lab.token_of("robot", "copy", json!({ LAST_USED: OLD })).await?;
     lab.plane
         .kubectl_ok(["-n", "report", "patch", "serviceaccount", "robot", "-p", r#"{"secrets":[{"name":"old"}]}"#])
         .await?;
     lab.bearer(&token).await?.lives().await?;
     lab.policy(json!({"unusedFor": "24h"})).await?;
+    lab.state("copy", "Used").await?;
     let today = chrono::Utc::now().date_naive().to_string();
     let used = lab.state("old", "Used").await?;
     ensure!(used["lastUsed"].as_str() <= Some(&*today) && used["lastUsed"].is_string(), "{used}");
@@ -32,7 +34,7 @@ async fn a_report_lists_everything_and_writes_nothing() -> Result<()> {
     ensure!(new["lastUsed"].is_null() && new["referredBy"].is_null(), "{new}");
     let table = lab.plane.kubectl_ok(["get", "ltpol", "report"]).await?;
     let row: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
-    ensure!(row[..6] == ["report", "True", "Report", "2", "1", "0"], "{table}");
+    ensure!(row[..6] == ["report", "True", "Report", "3", "1", "0"], "{table}");
     let series = "tokenward_legacy_tokens{policy=\"report\",state=\"unused\"} 1\n";
     ensure!(lab.operator.metrics().await?.contains(series), "{}", lab.operator.metrics().await?);
     ensure!(lab.writes("PATCH", "") == 0, "it wrote to a Secret");

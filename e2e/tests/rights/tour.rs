@@ -125,10 +125,18 @@ pub async fn cap(shape: &Shape) -> Result<()> {
 /// A policy quarantines a legacy token of which nobody has known for years, and says so in its status.
 pub async fn quarantine(shape: &Shape) -> Result<()> {
     let secrets: Api<Secret> = Api::namespaced(shape.plane.client().await?, "ci");
-    let metadata = json!({"name": "legacy", "labels": {"kubernetes.io/legacy-token-last-used": "2020-01-01"},
+    let old = "2020-01-01";
+    let metadata = json!({"name": "legacy", "labels": {"kubernetes.io/legacy-token-last-used": old},
         "annotations": {"kubernetes.io/service-account.name": "default"}});
     let secret = json!({"metadata": metadata, "type": "kubernetes.io/service-account-token"});
     secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+    let filled = async || {
+        let data = secrets.get("legacy").await?.data.unwrap_or_default();
+        ensure!(data.contains_key("token"), "no token yet");
+        Ok(())
+    };
+    eventually(SOON, "the controller has filled it", filled).await?;
+    shape.plane.age_secret("ci", "legacy", old).await?;
     let policy = json!({
         "apiVersion": "tokenward.dev/v1alpha1", "kind": "LegacyTokenPolicy", "metadata": {"name": "legacy"},
         "spec": {"mode": "Quarantine", "unusedFor": "24h"},

@@ -67,6 +67,12 @@ fn without_a_use_the_later_of_creation_and_first_recorded_day_counts() {
 }
 
 #[test]
+fn a_copy_is_not_older_than_itself() {
+    let copy = token(json!({ LAST_USED: "2020-01-01" }), json!({"creationTimestamp": "2027-01-14T08:00:00Z"}));
+    assert_eq!(act(around(at(0)), &copy, THIRTY), LegacyAct::Wait(Some(at(29))));
+}
+
+#[test]
 fn what_is_not_known_to_be_unused_is_never_touched() {
     let old = used("2020-01-01");
     assert!(is_quarantined(&act(around(at(0)), &old, THIRTY)), "else the rest shows nothing");
