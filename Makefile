@@ -2,7 +2,7 @@
 CARGO ?= cargo
 E2E = -p tokenward-e2e
 # End-to-end tests mostly wait, so more of them run at once than there are cores: so many programs, with so many threads each.
-TEST_JOBS ?= 4
+TEST_JOBS ?= 5
 TEST_THREADS ?= 6
 # All there are, the longest first.
 TESTS = life $(filter-out life,$(patsubst e2e/tests/%/main.rs,%,$(wildcard e2e/tests/*/main.rs)) $(patsubst e2e/tests/%.rs,%,$(wildcard e2e/tests/*.rs)))
