@@ -66,8 +66,8 @@ sbom: ## Write the bill of materials (CycloneDX) of the release binary: target/t
 	@mkdir -p target
 	$(CARGO) run --locked -q $(E2E) --bin sbom > target/tokenward.cdx.json
 
-dist: build plugin ## Write a release into target/dist; IMAGE=registry.example.com/tokenward names its image there, by digest
-	$(CARGO) run --locked -q $(E2E) --bin dist -- $(if $(IMAGE),'$(IMAGE)')
+dist: build plugin ## Write a release into target/dist; IMAGE=registry.example.com/tokenward names its image there, DOWNLOADS=https://… its place for krew
+	$(CARGO) run --locked -q $(E2E) --bin dist -- '$(IMAGE)' '$(DOWNLOADS)'
 
 deny: ## Check the dependencies' licences, origins and versions (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources

@@ -50,6 +50,8 @@ pub enum Command {
     Audit(Audit),
     /// Prints a script that completes this command in a shell.
     Completion { shell: Shell },
+    /// Writes the manual pages into a folder, and creates the folder.
+    Man { folder: PathBuf },
 }
 
 #[derive(Debug, Arguments)]

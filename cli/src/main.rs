@@ -12,13 +12,21 @@ use std::{
     process::ExitCode,
 };
 
-use crate::core::order::Verb;
-use anyhow::Result;
+use crate::core::{complete, order::Verb};
+use anyhow::{Context as _, Result};
 use args::{Args, Command};
 use clap::{CommandFactory as _, Parser as _};
 use shell::{audit, cluster::Cluster, order, print, status, verify};
 
+/// By this name kubectl asks for completions; a link to the plugin is enough.
+const COMPLETER: &str = "kubectl_complete-tokenward";
+
 fn main() -> ExitCode {
+    let mut words = std::env::args();
+    if words.next().is_some_and(|program| program.ends_with(COMPLETER)) {
+        let lines = complete::lines(Args::command(), &words.collect::<Vec<_>>());
+        return io::stdout().write_all(lines.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error),
@@ -59,6 +67,12 @@ async fn run(args: Args) -> Result<ExitCode> {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "kubectl-tokenward", &mut script);
             io::stdout().write_all(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { folder } => {
+            let written =
+                std::fs::create_dir_all(&folder).and_then(|()| clap_mangen::generate_to(Args::command(), &folder));
+            written.with_context(|| format!("writing {}; choose another folder", folder.display()))?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -34,25 +34,28 @@ pub fn manifests(image: &str) -> Result<String> {
 }
 
 /// The files of a release by their names. With a repository, manifests and chart name the image there by its digest;
-/// without, by the tag under which engines load the archive.
+/// without, by the tag under which engines load the archive. With the address that the files are to be downloaded from, they
+/// have a manifest for krew.
 ///
 /// # Errors
 /// As [`image`] and [`manifests`], and when the plugin is not built.
-pub fn release(repository: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn release(repository: Option<&str>, downloads: Option<&str>) -> Result<BTreeMap<String, Vec<u8>>> {
     let (archive, digest) = image(repository)?;
     let reference = repository.map_or_else(|| NAME.to_owned(), |repository| format!("{repository}@{digest}"));
     let chart = packed_chart(repository.map(|repository| (repository, &*digest)))?;
-    let plugin = File { path: "kubectl-tokenward".to_owned(), content: fs::read(plugin::program()?)?, mode: 0o755 };
+    let plugin = packed(&plugin::files()?)?;
+    let manifest = downloads.map(|downloads| plugin::manifest(&plugin_name(), &plugin, downloads)).transpose()?;
     let notes = notes(&fs::read_to_string(workspace_dir().join("CHANGELOG.md"))?)?;
     let mut files = BTreeMap::from([
         (archive_name(), archive),
         ("install.yaml".to_owned(), manifests(&reference)?.into_bytes()),
         ("crds.yaml".to_owned(), overlay::text(&workspace_dir().join("config/crd"))?.into_bytes()),
         (format!("tokenward-{VERSION}.tgz"), chart),
-        (format!("kubectl-tokenward-{VERSION}-linux-{}.tar.gz", architecture()), packed(&[plugin])?),
+        (plugin_name(), plugin),
         ("tokenward.cdx.json".to_owned(), sbom::operator()?.into_bytes()),
         ("RELEASE-NOTES.md".to_owned(), notes.into_bytes()),
     ]);
+    files.extend(manifest.map(|manifest| ("krew.yaml".to_owned(), manifest.into_bytes())));
     let sums: Vec<String> = files.iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
     files.insert("SHA256SUMS".to_owned(), sums.concat().into_bytes());
     Ok(files)
@@ -81,10 +84,23 @@ pub fn is_repository(name: &str) -> bool {
         && path.split('/').all(is_part)
 }
 
+/// Whether this is an address that krew downloads from.
+#[must_use]
+pub fn is_https(address: &str) -> bool {
+    let host = address.strip_prefix("https://").unwrap_or_default();
+    host.starts_with(|c: char| c.is_ascii_alphanumeric()) && host.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// The file with the image.
 #[must_use]
 pub fn archive_name() -> String {
     format!("tokenward-{VERSION}-linux-{}.tar", architecture())
+}
+
+/// The file with the kubectl plugin.
+#[must_use]
+pub fn plugin_name() -> String {
+    format!("kubectl-tokenward-{VERSION}-linux-{}.tar.gz", architecture())
 }
 
 /// Writes these files into this folder, which holds nothing else afterwards.
@@ -149,6 +165,14 @@ mod tests {
             bad.split(' ').chain(["", "r.example/a b", "r.example/a\"c", "r.example/a\n", "r.example//a", ".r/a"])
         {
             assert!(!is_repository(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn downloads_are_at_an_https_address() {
+        assert!(is_https("https://downloads.example.com/tokenward/v1"));
+        for address in ["", "https://", "http://a.example", "a.example", "https://a.example/a b", "https:///a"] {
+            assert!(!is_https(address), "{address}");
         }
     }
 

@@ -6,18 +6,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tokenward_e2e::control_plane::shared;
+use tokenward_e2e::control_plane::{binaries, shared};
 use tokenward_e2e::dist;
 use tokenward_e2e::helm::Helm;
 use tokenward_e2e::scene::overlay::{manifests, pod_template};
 use tokenward_e2e::{VERSION, target_dir};
 
 const REPOSITORY: &str = "registry.example.com/team/tokenward";
+const DOWNLOADS: &str = "https://downloads.example.com/tokenward";
 
 /// Writes a release, and returns its folder.
 fn release(name: &str, repository: Option<&str>) -> Result<PathBuf> {
     let folder = target_dir().join("e2e").join(name);
-    dist::write(&folder, &dist::release(repository)?)?;
+    dist::write(&folder, &dist::release(repository, Some(DOWNLOADS))?)?;
     Ok(folder)
 }
 
@@ -62,19 +63,53 @@ async fn manifests_and_chart_name_the_image_of_the_archive_by_its_digest() -> Re
 fn every_file_is_in_the_sums_and_comes_out_the_same_again() -> Result<()> {
     let folder = release("dist-sums", None)?;
     run(&folder, "sha256sum", &["--check", "--strict", "SHA256SUMS"])?;
-    let written: BTreeMap<String, Vec<u8>> = dist::release(None)?;
+    let written: BTreeMap<String, Vec<u8>> = dist::release(None, Some(DOWNLOADS))?;
     for (name, content) in &written {
         ensure!(&fs::read(folder.join(name))? == content, "{name} differs the second time");
     }
     let listed = fs::read_to_string(folder.join("SHA256SUMS"))?.lines().count();
-    ensure!(written.len() == 8 && listed == 7, "{:?}", written.keys());
-    let plugin = written.keys().find(|name| name.starts_with("kubectl-tokenward-")).context("no plugin")?;
-    run(&folder, "tar", &["-xzf", plugin])?;
-    let version = run(&folder, "./kubectl-tokenward", &["--version"])?;
-    ensure!(version == format!("kubectl-tokenward {VERSION}\n"), "{version}");
+    ensure!(written.len() == 9 && listed == 8, "{:?}", written.keys());
+    ensure!(!dist::release(None, None)?.contains_key("krew.yaml"), "a manifest for krew without an address");
     let bill: Value = serde_json::from_slice(&written["tokenward.cdx.json"])?;
     ensure!(bill["metadata"]["component"]["version"] == VERSION, "{}", bill["metadata"]);
     ensure!(String::from_utf8(written["RELEASE-NOTES.md"].clone())?.lines().count() > 10, "no notes");
+    Ok(())
+}
+
+#[test]
+fn the_archive_of_the_plugin_has_the_program_and_its_manual() -> Result<()> {
+    let folder = release("dist-plugin", None)?;
+    run(&folder, "tar", &["-xzf", &dist::plugin_name()])?;
+    let version = run(&folder, "./kubectl-tokenward", &["--version"])?;
+    ensure!(version == format!("kubectl-tokenward {VERSION}\n"), "{version}");
+    let help = run(&folder, "./kubectl-tokenward", &["--help"])?;
+    let (_, commands) = help.split_once("Commands:\n").context("no commands")?;
+    let commands = commands.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next());
+    for command in commands.filter(|command| *command != "help") {
+        let page = fs::read_to_string(folder.join(format!("man/man1/kubectl-tokenward-{command}.1")))?;
+        ensure!(page.contains(&format!(".TH kubectl-tokenward-{command} 1")), "{page}");
+    }
+    let page = fs::read_to_string(folder.join("man/man1/kubectl-tokenward-revoke.1"))?;
+    ensure!(page.contains("token\\-id"), "{page}");
+    Ok(())
+}
+
+#[test]
+fn krew_installs_the_plugin_by_its_manifest() -> Result<()> {
+    let folder = release("dist-krew", None)?;
+    let archive = dist::plugin_name();
+    let manifest: Value = serde_saphyr::from_str(&fs::read_to_string(folder.join("krew.yaml"))?)?;
+    let platform = &manifest["spec"]["platforms"][0];
+    ensure!(platform["uri"] == format!("{DOWNLOADS}/{archive}"), "{platform}");
+    // What krew would have downloaded from there; it compares the digest.
+    let root = folder.join("root");
+    let mut krew = Command::new(binaries::krew()?);
+    krew.args(["install", "--manifest=krew.yaml", &format!("--archive={archive}")]);
+    let installed = krew.current_dir(&folder).env("KREW_ROOT", &root).output()?;
+    ensure!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    let version = run(&root, "./bin/kubectl-tokenward", &["--version"])?;
+    ensure!(version == format!("kubectl-tokenward {VERSION}\n"), "{version}");
+    ensure!(root.join(format!("store/tokenward/v{VERSION}/LICENSE")).is_file(), "the licence is not there");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Decisions: what is shown and what is done, as plain functions of what was read.
 
 pub mod audit;
+pub mod complete;
 pub mod order;
 pub mod print;
 pub mod signature;

@@ -1,4 +1,4 @@
-//! etcd, Kubernetes' own programs, Prometheus' and Helm: found in `KUBEBUILDER_ASSETS`, or built once
+//! etcd, Kubernetes' own programs, Prometheus', Helm and krew: found in `KUBEBUILDER_ASSETS`, or built once
 //! with Go.
 
 use crate::process::tail;
@@ -67,6 +67,9 @@ const PROMETHEUS: Module = Module {
 const HELM: Module =
     Module { folder: "e2e/helm", tools: &[Tool::new("helm", "helm.sh/helm/v4/cmd/helm", "helm.sh/helm/v4")] };
 
+const KREW: Module =
+    Module { folder: "e2e/krew", tools: &[Tool::new("krew", "sigs.k8s.io/krew/cmd/krew", "sigs.k8s.io/krew")] };
+
 /// Where the programs of a control plane are.
 #[derive(Clone, Debug)]
 pub struct Binaries(BTreeMap<&'static str, PathBuf>);
@@ -119,6 +122,14 @@ pub fn prometheus() -> Result<PathBuf> {
 /// As there.
 pub fn helm() -> Result<PathBuf> {
     programs(HELM)?.remove("helm").context("helm is not one of ours")
+}
+
+/// As [`promtool`], for krew.
+///
+/// # Errors
+/// As there.
+pub fn krew() -> Result<PathBuf> {
+    programs(KREW)?.remove("krew").context("krew is not one of ours")
 }
 
 fn programs(module: Module) -> Result<BTreeMap<&'static str, PathBuf>> {
@@ -313,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_shipped_modules_pin_every_tool() {
-        for module in [CONTROL_PLANE, NODE, PROMTOOL, PROMETHEUS, HELM] {
+        for module in [CONTROL_PLANE, NODE, PROMTOOL, PROMETHEUS, HELM, KREW] {
             let place = Place::new(module).unwrap();
             assert!(module.tools.iter().all(|tool| place.stamp(tool).is_ok()), "{}", module.folder);
         }

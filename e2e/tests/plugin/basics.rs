@@ -4,6 +4,7 @@ use super::{error, ok, said};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tokenward_e2e::eventually;
+use tokenward_e2e::plugin::{program, search_path};
 use tokenward_e2e::scene::caller::grant;
 use tokenward_e2e::scene::{SOON, Scene, spec};
 
@@ -86,5 +87,14 @@ async fn shells_complete_it() -> Result<()> {
         let script = ok(&scene, &format!("completion {shell}")).await?;
         ensure!(script.contains("kubectl-tokenward") && script.contains("token-id"), "{shell}: {script}");
     }
+    // kubectl looks for a program of this name in the PATH.
+    let folder = scene.plane.dir().join("completer");
+    std::fs::create_dir_all(&folder)?;
+    std::os::unix::fs::symlink(program()?, folder.join("kubectl_complete-tokenward"))?;
+    let path = format!("{}:{}", folder.display(), search_path().to_string_lossy());
+    let asked = ["__complete", "tokenward", "revoke", "--tok"];
+    let answer = std::process::Command::new(scene.plane.kubectl_path()).args(asked).env("PATH", path).output()?;
+    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+    ensure!(answer == "--token-id\tOne token, by its jti\n:4\n", "{answer}");
     Ok(())
 }
