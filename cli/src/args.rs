@@ -46,6 +46,8 @@ pub enum Command {
     Print(Print),
     /// Checks any ServiceAccount token, and shows the evidence. Exit code 3: it is not good, or this could not be checked.
     Verify(Verify),
+    /// Prints the policy that takes the place of a legacy token, and the steps without a gap. Changes nothing.
+    Migrate(Migrate),
     /// Reads audit logs of the API server, and shows who uses which token.
     Audit(Audit),
     /// Prints a script that completes this command in a shell.
@@ -138,6 +140,15 @@ pub struct Verify {
     /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
+}
+
+#[derive(Debug, Arguments)]
+pub struct Migrate {
+    /// Name of a Secret with a legacy token.
+    pub secret: String,
+    /// Name of the policy. By default that of the Secret.
+    #[arg(long)]
+    pub name: Option<String>,
 }
 
 #[derive(Debug, Arguments)]

@@ -160,6 +160,21 @@ impl Cluster {
         }
     }
 
+    /// Whether the person has a right.
+    pub async fn may(&self, right: &Right) -> Result<bool> {
+        let (resource, group) = right.resource.split_once('.').unwrap_or((right.resource, ""));
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let attributes = json!({"verb": right.verb, "group": group, "resource": resource, "subresource": subresource,
+            "namespace": right.namespace});
+        let body = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        });
+        let request = post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &body)?;
+        let answer = self.client.request::<Answer<Access>>(request).await;
+        Ok(self.allowed("create", "selfsubjectaccessreviews.authorization.k8s.io", None, answer)?.status.allowed)
+    }
+
     /// An answer, or an error that says what to do about it.
     pub fn allowed<T>(
         &self,
@@ -177,6 +192,11 @@ impl Cluster {
 #[derive(Deserialize)]
 struct Answer<T> {
     status: T,
+}
+
+#[derive(Deserialize)]
+struct Access {
+    allowed: bool,
 }
 
 fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>> {

@@ -10,6 +10,7 @@
 pub mod audited;
 pub mod caller;
 pub mod consumers;
+pub mod follower;
 pub mod forged;
 pub mod grants;
 pub mod kstatus;

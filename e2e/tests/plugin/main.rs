@@ -2,6 +2,7 @@
 
 mod audit;
 mod basics;
+mod migrate;
 mod order;
 mod print;
 mod status;

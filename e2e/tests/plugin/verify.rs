@@ -82,7 +82,7 @@ async fn of_pod(scene: &Scene) -> Result<String> {
 }
 
 /// The token of a Secret that kube-controller-manager fills.
-async fn legacy(scene: &Scene) -> Result<String> {
+pub async fn legacy(scene: &Scene) -> Result<String> {
     let account = json!({"kubernetes.io/service-account.name": "deployer"});
     let metadata = json!({"name": "legacy", "namespace": scene.namespace, "annotations": account});
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token", "metadata": metadata});
