@@ -259,9 +259,9 @@ async fn a_token_of_one_cluster_is_a_login_at_another_until_it_expires() -> Resu
     let first = target(&scene).await?;
     // B reads the keys of A after it has begun to serve.
     eventually(SOON, "B knows the issuer", async || at(&b, first.token()).await?.lives().await).await?;
-    let consumer = Follower::new("cluster-b-deployer");
+    let (consumer, secrets) = (Follower::new("cluster-b-deployer"), scene.secrets());
     tokio::select! {
-        refused = consumer.run(&scene, &b, PATH) => refused?,
+        refused = consumer.run(&secrets, &b, PATH) => refused?,
         done = under_load(&scene, &b, &mut file, &consumer) => done?,
     }
     a_sudden_key_is_refused(&scene, &b, &mut file).await?;
@@ -300,7 +300,7 @@ async fn a_server_that_asks_the_issuer_refuses_a_revoked_token() -> Result<()> {
     let scene = issuer("verifiers-asked").await?;
     let user = "system:serviceaccount:ci:deployer";
     let b = relying("verifiers-asking", asking(&scene).await?, user).await?;
-    let consumer = Follower::new("cluster-b-deployer");
+    let (consumer, secrets) = (Follower::new("cluster-b-deployer"), scene.secrets());
     let revoked = async || {
         consumer.served().await?;
         let first = target(&scene).await?;
@@ -316,7 +316,7 @@ async fn a_server_that_asks_the_issuer_refuses_a_revoked_token() -> Result<()> {
         consumer.served().await
     };
     tokio::select! {
-        refused = consumer.run(&scene, &b, PATH) => refused,
+        refused = consumer.run(&secrets, &b, PATH) => refused,
         done = revoked() => done,
     }
 }

@@ -1,8 +1,10 @@
 //! A consumer that follows its Secret under load.
 
-use super::{Bearer, SOON, Scene};
+use super::{Bearer, SOON, Target};
 use crate::{Cluster, eventually};
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
@@ -19,11 +21,12 @@ impl Follower {
     }
 
     /// Calls a path at a server that takes the token, until the first request that is refused.
-    pub async fn run(&self, scene: &Scene, server: &Cluster, path: &str) -> Result<()> {
+    pub async fn run(&self, secrets: &Api<Secret>, server: &Cluster, path: &str) -> Result<()> {
         loop {
             let secret = self.secret.borrow().clone();
             // The cluster of the Secret may be away for a moment; the server with the token must not refuse.
-            let target = eventually(SOON, "the Secret can be read", async || scene.target(&secret).await).await?;
+            let read = async || Target::read(secrets.get(&secret).await?);
+            let target = eventually(SOON, "the Secret can be read", read).await?;
             let code = Bearer::at(&server.url(), server.ca_pem(), target.token()).await?.get(path).await?;
             ensure!(code == 200, "{code} with token {} of Secret {secret}", target.token_id());
             self.requests.fetch_add(1, Ordering::Relaxed);

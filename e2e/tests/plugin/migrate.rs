@@ -68,9 +68,9 @@ async fn a_consumer_that_moves_by_the_output_is_never_refused() -> Result<()> {
     let scene = Scene::start("plugin-migrate").await?;
     scene.reader("deployer").await?;
     let old = legacy(&scene).await?;
-    let (consumer, path) = (Follower::new("legacy"), scene.config_maps());
+    let (consumer, secrets, path) = (Follower::new("legacy"), scene.secrets(), scene.config_maps());
     tokio::select! {
-        refused = consumer.run(&scene, scene.plane, &path) => refused,
+        refused = consumer.run(&secrets, scene.plane, &path) => refused,
         moved = steps(&scene, &old, &consumer) => moved,
     }
 }
