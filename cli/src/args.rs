@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::core::hygiene::Severity;
 use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tokenward::{api::duration::Duration, record::is_word};
@@ -50,6 +51,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Reads audit logs of the API server, and shows who uses which token.
     Audit(Audit),
+    /// Reports every way to log in to the cluster: what is found, what is wrong, and the cure. Changes nothing.
+    Hygiene(Hygiene),
     /// Prints a script that completes this command in a shell.
     Completion { shell: Shell },
     /// Writes the manual pages into a folder, and creates the folder.
@@ -156,6 +159,22 @@ pub struct Audit {
     /// Audit logs as JSON lines, also compressed with gzip; - for standard input.
     #[arg(default_value = "-", value_name = "FILE|-")]
     pub files: Vec<String>,
+    /// Format of the output. By default text for people.
+    #[arg(short, long, value_enum)]
+    pub output: Option<Format>,
+}
+
+#[derive(Debug, Arguments)]
+pub struct Hygiene {
+    /// Ends with exit code 3 if a finding is at least this severe.
+    #[arg(long, value_enum, value_name = "SEVERITY")]
+    pub fail_on: Option<Severity>,
+    /// A copy of the file that kube-apiserver's --authentication-config names.
+    #[arg(long, value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
+    /// A copy of the file that kube-apiserver's --authentication-token-webhook-config-file names.
+    #[arg(long, value_name = "FILE")]
+    pub webhook_config: Option<PathBuf>,
     /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,

@@ -16,7 +16,7 @@ use crate::core::{complete, order::Verb};
 use anyhow::{Context as _, Result};
 use args::{Args, Command};
 use clap::{CommandFactory as _, Parser as _};
-use shell::{audit, cluster::Cluster, migrate, order, print, status, verify};
+use shell::{audit, cluster::Cluster, hygiene, migrate, order, print, status, verify};
 
 /// By this name kubectl asks for completions; a link to the plugin is enough.
 const COMPLETER: &str = "kubectl_complete-tokenward";
@@ -63,6 +63,7 @@ async fn run(args: Args) -> Result<ExitCode> {
         Command::Print(command) => print::run(&Cluster::connect(&args.cluster).await?, &command).await,
         Command::Verify(command) => verify::run(&args.cluster, &command).await,
         Command::Migrate(command) => migrate::run(&Cluster::connect(&args.cluster).await?, &command).await,
+        Command::Hygiene(command) => hygiene::run(&args.cluster, &command).await,
         Command::Audit(command) => audit::run(&args.cluster, &command).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -26,7 +26,9 @@ pub fn with_files(server: &str, ca: &Path, token: &Path, namespace: &str) -> Str
     render(&json!({"server": server, "certificate-authority": ca}), &json!({ "tokenFile": token }), namespace)
 }
 
-pub(crate) fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) -> String {
+/// The text of a kubeconfig that authenticates with a client certificate.
+#[must_use]
+pub fn with_certificate(server: &str, ca_pem: &str, identity: &Identity) -> String {
     let user = json!({
         "client-certificate-data": BASE64_STANDARD.encode(&identity.certificate),
         "client-key-data": BASE64_STANDARD.encode(&identity.key),

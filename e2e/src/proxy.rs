@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use rules::Active;
 pub use rules::{Act, Rule, RuleHandle};
 use secrecy::{ExposeSecret, SecretString};
+pub(crate) use server::acceptor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -131,7 +132,7 @@ impl Proxy {
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("proxy").enable_all().build()?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("a port for the proxy")?;
         let url = format!("https://{}", listener.local_addr()?);
-        let acceptor = server::acceptor(&identity)?;
+        let acceptor = acceptor(&identity)?;
         runtime.spawn(server::accept(listener, acceptor, shared.clone(), Arc::new(upstream)));
         Ok(Self { url, ca_pem: authority.pem(), shared, runtime: Some(runtime) })
     }

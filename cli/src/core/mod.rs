@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod complete;
+pub mod hygiene;
 pub mod migrate;
 pub mod order;
 pub mod print;

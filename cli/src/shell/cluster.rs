@@ -73,6 +73,18 @@ impl Cluster {
         Ok(Self { client: Client::try_from(config.clone())?, namespace, config })
     }
 
+    /// The address of the API server.
+    pub fn url(&self) -> String {
+        self.config.cluster_url.to_string()
+    }
+
+    /// A client that shows no credentials.
+    pub fn anonymous(&self) -> Result<Client> {
+        let mut config = self.config.clone();
+        config.auth_info = AuthInfo::default();
+        Ok(Client::try_from(config)?)
+    }
+
     /// The namespace that is meant, or all.
     pub fn scope(&self, all: bool) -> Option<String> {
         (!all).then(|| self.namespace.clone())

@@ -60,7 +60,7 @@ async fn read(cluster: Result<&Cluster, &anyhow::Error>, source: &str) -> Result
 }
 
 /// The cluster, if it answers, with its time; else why not.
-async fn reached(cluster: Result<Cluster>) -> (Learnt<Cluster>, Time) {
+pub async fn reached(cluster: Result<Cluster>) -> (Learnt<Cluster>, Time) {
     match cluster {
         Ok(cluster) => match cluster.now().await {
             Ok(now) => (Ok(cluster), now),
@@ -102,8 +102,8 @@ async fn gather(cluster: &Cluster, token: &SecretString, claims: &Claims, now: T
 
 /// The part of the discovery document that is read.
 #[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
+pub struct Discovery {
+    pub issuer: String,
 }
 
 async fn known(cluster: &Cluster, claims: &Claims, now: Time) -> Result<Option<Origin>> {
@@ -112,6 +112,6 @@ async fn known(cluster: &Cluster, claims: &Claims, now: Time) -> Result<Option<O
     Ok(origin(&claims.id, &targets, &policies, now))
 }
 
-fn learnt<T>(answer: Result<T>) -> Learnt<T> {
+pub fn learnt<T>(answer: Result<T>) -> Learnt<T> {
     answer.map_err(|error| format!("{error:#}"))
 }

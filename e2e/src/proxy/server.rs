@@ -60,7 +60,7 @@ impl Upstream {
     }
 }
 
-pub(super) fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
+pub(crate) fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
     let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
     let tls = ServerConfig::builder_with_provider(provider())

@@ -1,0 +1,64 @@
+//! Legacy tokens: those in Secrets of type `kubernetes.io/service-account-token`.
+
+use chrono::TimeDelta;
+use tokenward::record::Time;
+
+use super::{
+    Facts,
+    logins::accounts,
+    row::{Row, Severity, names},
+    secrets::LegacySecret,
+};
+use crate::core::token::Claims;
+
+/// Days without use after which nobody seems to need a token.
+const UNUSED: i64 = 90;
+
+pub fn row(facts: &Facts, now: Time) -> Row {
+    let mut row = Row::new("legacy token Secrets");
+    of_kubeconfig(&mut row, facts);
+    let Some(secrets) = row.learn(&facts.legacy) else { return row };
+    if secrets.is_empty() {
+        row.seen("no Secret has the type kubernetes.io/service-account-token");
+    } else {
+        row.found(format!("Secrets of type kubernetes.io/service-account-token: {}", secrets.len()));
+    }
+    let (refused, live): (Vec<LegacySecret>, Vec<LegacySecret>) =
+        secrets.iter().map(LegacySecret).partition(LegacySecret::is_quarantined);
+    if !refused.is_empty() {
+        let refused: Vec<String> = refused.iter().map(LegacySecret::name).collect();
+        row.seen(format!("the API server refuses the tokens of {}", names(&refused)));
+    }
+    of_secrets(&mut row, live, now);
+    row
+}
+
+fn of_kubeconfig(row: &mut Row, facts: &Facts) {
+    for (name, claims) in accounts(row.learn(&facts.logins)).filter(|(_, claims)| claims.legacy) {
+        let Claims { namespace, account, .. } = claims;
+        row.found(format!("kubeconfig user {name}: a legacy token of ServiceAccount {namespace}/{}", account.name));
+        let problem = format!("the token of kubeconfig user {name} never expires");
+        row.finds(Severity::High, problem, "get a kubeconfig from a TokenPolicy with the format Kubeconfig");
+    }
+}
+
+fn of_secrets(row: &mut Row, live: Vec<LegacySecret>, now: Time) {
+    // Days are compared as texts, as the API server's own cleaner does.
+    let day = (now - TimeDelta::days(UNUSED)).format("%Y-%m-%d").to_string();
+    let (used, unused): (Vec<LegacySecret>, Vec<LegacySecret>) =
+        live.into_iter().partition(|secret| secret.last_used().is_some_and(|used| *used >= *day));
+    let cure = "give each consumer the Secret of a TokenPolicy, then delete the old Secret";
+    finds(row, &used, "that are in use", cure);
+    let cure = "label each Secret kubernetes.io/legacy-token-invalid-since=<today>, which stops its token until you \
+                remove the label; delete the Secret when nobody misses it";
+    finds(row, &unused, &format!("that nobody was seen to use in the last {UNUSED} days"), cure);
+}
+
+fn finds(row: &mut Row, secrets: &[LegacySecret], which: &str, cure: &str) {
+    if !secrets.is_empty() {
+        let text =
+            |secret: &LegacySecret| format!("{} (last used {})", secret.name(), secret.last_used().unwrap_or("never"));
+        let secrets: Vec<String> = secrets.iter().map(text).collect();
+        row.finds(Severity::High, format!("tokens {which} never expire: {}", names(&secrets)), cure);
+    }
+}

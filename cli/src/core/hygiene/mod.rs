@@ -1,0 +1,81 @@
+//! `hygiene`: every way into the cluster, as a report of one row for each authentication strategy of Kubernetes.
+
+pub mod admins;
+pub mod anonymous;
+pub mod bootstrap;
+pub mod bound;
+pub mod certificates;
+pub mod flags;
+pub mod legacy;
+pub mod logins;
+pub mod oidc;
+pub mod proxy;
+pub mod rbac;
+pub mod row;
+pub mod secrets;
+pub mod static_tokens;
+pub mod webhook;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{certificates::v1::CertificateSigningRequest, core::v1::ConfigMap},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use tokenward::record::Time;
+
+use super::{target::Target, verify::Learnt};
+use flags::Flags;
+use logins::Login;
+use rbac::Rbac;
+pub use row::{Row, Severity, draw, worst};
+
+/// Everything that the report is made of. An `Err` says why it could not be learnt.
+pub struct Facts {
+    /// The flags of each kube-apiserver.
+    pub servers: Learnt<Vec<Flags>>,
+    /// The lifetime that a request for the longest one was granted, in seconds.
+    pub granted: Learnt<i64>,
+    /// How long a token lives that a pod asks for an hour, in seconds.
+    pub pod_token: Learnt<i64>,
+    /// Issuer of the API server's own tokens.
+    pub issuer: Learnt<String>,
+    /// Secrets of type `kubernetes.io/service-account-token`.
+    pub legacy: Learnt<Vec<ObjectMeta>>,
+    /// The Secrets that Tokenward wrote.
+    pub targets: Learnt<Vec<Target>>,
+    pub bootstrap: Learnt<Vec<bootstrap::Token>>,
+    pub requests: Learnt<Vec<CertificateSigningRequest>>,
+    pub rbac: Learnt<Rbac>,
+    /// `kube-system/extension-apiserver-authentication`, where the API server publishes whom it believes.
+    pub published: Learnt<Option<ConfigMap>>,
+    /// The status of answers to requests without credentials, by path.
+    pub anonymous: Learnt<BTreeMap<String, u16>>,
+    /// The users that a kubeconfig has for this API server.
+    pub logins: Learnt<Vec<Login>>,
+    /// The file of `--authentication-config`, if it was given.
+    pub authentication: Option<oidc::Authentication>,
+    /// The issuer that each issuer's discovery document names, by the URL of the issuer.
+    pub discovered: BTreeMap<String, Learnt<String>>,
+    /// The file of `--authentication-token-webhook-config-file`, if it was given.
+    pub webhook: Option<webhook::Webhook>,
+}
+
+/// The report. Nothing in it is a token or a private key.
+pub fn report(facts: &Facts, now: Time) -> Vec<Row> {
+    vec![
+        bound::row(facts, now),
+        legacy::row(facts, now),
+        bootstrap::row(facts, now),
+        certificates::row(facts, now),
+        static_tokens::row(facts),
+        oidc::row(facts),
+        webhook::row(facts),
+        proxy::row(facts, now),
+        anonymous::row(facts),
+        admins::row(facts),
+    ]
+}

@@ -1,0 +1,293 @@
+//! OIDC, by flags or by a structured authentication configuration.
+
+use serde::Deserialize;
+
+use super::{
+    Facts,
+    flags::Flags,
+    logins::Token,
+    row::{Row, Severity},
+};
+use crate::core::verify::Learnt;
+
+/// An `AuthenticationConfiguration`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Authentication {
+    jwt: Vec<Jwt>,
+    pub anonymous: Option<Anonymous>,
+}
+
+/// To whom anonymous requests are restricted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Anonymous {
+    pub conditions: Vec<Path>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Path {
+    pub path: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Jwt {
+    issuer: Issuer,
+    claim_mappings: Mappings,
+    user_validation_rules: Vec<Rule>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Issuer {
+    url: String,
+    #[serde(rename = "discoveryURL")]
+    discovery_url: String,
+    certificate_authority: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Mappings {
+    username: Mapping,
+    groups: Mapping,
+}
+
+/// How a name comes from a token: a claim with a prefix, or an expression.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Mapping {
+    claim: String,
+    prefix: String,
+    expression: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rule {
+    expression: String,
+}
+
+/// An issuer that the API server believes.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    pub issuer: String,
+    /// Where its discovery document is.
+    pub discovery: String,
+    /// CA as PEM; empty for those that everybody trusts.
+    pub ca: String,
+    /// CA in a file of the control plane's machine.
+    pub ca_file: Option<String>,
+    username: Mapping,
+    groups: Mapping,
+    /// Rules that a user must pass.
+    rules: Vec<String>,
+}
+
+/// The issuers of flags and file.
+pub fn providers(servers: &Learnt<Vec<Flags>>, file: Option<&Authentication>) -> Vec<Provider> {
+    let flagged = servers.iter().flatten().filter_map(by_flags);
+    let mut all: Vec<Provider> = flagged.chain(file.into_iter().flat_map(|file| &file.jwt).map(by_file)).collect();
+    all.dedup_by(|one, other| one.issuer == other.issuer);
+    all
+}
+
+fn discovery(url: &str) -> String {
+    format!("{}/.well-known/openid-configuration", url.trim_end_matches('/'))
+}
+
+fn by_flags(flags: &Flags) -> Option<Provider> {
+    let issuer = flags.get("oidc-issuer-url")?.to_owned();
+    let text = |name: &str| flags.get(name).unwrap_or_default().to_owned();
+    let claim = flags.get("oidc-username-claim").unwrap_or("sub").to_owned();
+    // By default, only names from the claim email have no prefix.
+    let prefix = match flags.get("oidc-username-prefix") {
+        Some("-") => String::new(),
+        Some(prefix) => prefix.to_owned(),
+        None if claim == "email" => String::new(),
+        None => format!("{issuer}#"),
+    };
+    Some(Provider {
+        discovery: discovery(&issuer),
+        ca: String::new(),
+        ca_file: flags.get("oidc-ca-file").map(str::to_owned),
+        username: Mapping { claim, prefix, ..Mapping::default() },
+        groups: Mapping { claim: text("oidc-groups-claim"), prefix: text("oidc-groups-prefix"), ..Mapping::default() },
+        rules: Vec::new(),
+        issuer,
+    })
+}
+
+fn by_file(jwt: &Jwt) -> Provider {
+    let Issuer { url, discovery_url, certificate_authority } = &jwt.issuer;
+    Provider {
+        issuer: url.clone(),
+        discovery: if discovery_url.is_empty() { discovery(url) } else { discovery_url.clone() },
+        ca: certificate_authority.clone(),
+        ca_file: None,
+        username: jwt.claim_mappings.username.clone(),
+        groups: jwt.claim_mappings.groups.clone(),
+        rules: jwt.user_validation_rules.iter().map(|rule| rule.expression.clone()).collect(),
+    }
+}
+
+pub fn row(facts: &Facts) -> Row {
+    let mut row = Row::new("OIDC");
+    for flags in row.servers(facts, "--oidc-issuer-url, --authentication-config") {
+        if let Some(file) = flags.get("authentication-config") {
+            row.seen(format!("kube-apiserver runs with --authentication-config={file}"));
+            if facts.authentication.is_none() {
+                row.unknown(format!(
+                    "{file} is on the control plane's machine; give a copy with --authentication-config"
+                ));
+            }
+        }
+    }
+    for provider in providers(&facts.servers, facts.authentication.as_ref()) {
+        row.found(format!("tokens of {} log in", provider.issuer));
+        reached(&mut row, facts, &provider);
+        mapped(&mut row, &provider);
+    }
+    row.without(facts, "--oidc-issuer-url and --authentication-config");
+    let own = facts.issuer.as_deref().unwrap_or_default();
+    for login in row.learn(&facts.logins).into_iter().flatten() {
+        if let Some(Token::Issued(issuer)) =
+            login.token.as_ref().filter(|token| **token != Token::Issued(own.to_owned()))
+        {
+            row.found(format!("kubeconfig user {}: a token of {issuer}", login.name));
+        }
+        if let Some(provider) = &login.provider {
+            row.found(format!("kubeconfig user {}: the authentication provider {provider}", login.name));
+        }
+    }
+    row
+}
+
+fn reached(row: &mut Row, facts: &Facts, provider: &Provider) {
+    let Provider { issuer, discovery, .. } = provider;
+    match facts.discovered.get(issuer) {
+        Some(Ok(named)) if named == issuer => row.seen(format!("{discovery} answers, and names that issuer")),
+        Some(Ok(named)) => {
+            let problem =
+                format!("{discovery} names the issuer {named}, so the API server refuses each token of {issuer}");
+            row.finds(Severity::Medium, problem, "write the issuer as its discovery document does");
+        }
+        Some(Err(why)) => {
+            let problem = format!("{discovery} does not answer here: {why}");
+            row.finds(
+                Severity::Medium,
+                problem,
+                "bring the issuer back, or remove it from the API server's configuration",
+            );
+        }
+        None => row.unknown(format!("{discovery}: its CA is on the control plane's machine")),
+    }
+}
+
+/// Names that an issuer may give out and that mean something to Kubernetes.
+fn mapped(row: &mut Row, provider: &Provider) {
+    let Provider { issuer, username, groups, rules, .. } = provider;
+    let guarded = |what: &str| rules.iter().any(|rule| rule.contains(what) && rule.contains("system:"));
+    let cure =
+        "set a prefix, for example \"oidc:\", or a userValidationRule that refuses names that begin with system:";
+    // Names with an @ are none of Kubernetes' own.
+    let username = Some(username).filter(|username| username.claim != "email");
+    for (mapping, rule, gift) in [
+        (Some(groups), "user.groups", "put a user into any group, as system:masters"),
+        (username, "user.username", "call a user by any name, as system:kube-controller-manager"),
+    ] {
+        let Some(mapping) = mapping.filter(|_| !guarded(rule)) else { continue };
+        match mapping.reach() {
+            Reach::Open => row.finds(Severity::High, format!("{issuer} may {gift}: {}", mapping.text()), cure),
+            Reach::Closed => {}
+            Reach::Unclear => row.unknown(format!("whether {issuer} may {gift}: {}", mapping.text())),
+        }
+    }
+}
+
+/// Whether an issuer can make a name that begins with `system:`.
+enum Reach {
+    Open,
+    Closed,
+    /// An expression decides, which is not evaluated here.
+    Unclear,
+}
+
+impl Mapping {
+    fn reach(&self) -> Reach {
+        let Self { claim, prefix, expression } = self;
+        // An expression without a text has no prefix; one with a text may add it, or compare with it.
+        let bare = !expression.is_empty() && !expression.contains(['\'', '"']);
+        let given = !claim.is_empty() && (prefix.is_empty() || prefix.starts_with("system:"));
+        match (bare || given, expression.is_empty()) {
+            (true, _) => Reach::Open,
+            (false, true) => Reach::Closed,
+            (false, false) => Reach::Unclear,
+        }
+    }
+
+    fn text(&self) -> String {
+        match (&*self.expression, &*self.prefix) {
+            ("", "") => format!("claim {} without prefix", self.claim),
+            ("", prefix) => format!("claim {} with prefix {prefix}", self.claim),
+            (expression, _) => format!("expression {expression}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::hygiene::flags::tests::flags;
+
+    const CONFIG: &str = "
+jwt:
+- issuer: {url: https://idp, discoveryURL: https://inside/.well-known/openid-configuration, audiences: [k8s]}
+  claimMappings:
+    username: {claim: sub, prefix: 'idp:'}
+    groups: {claim: groups, prefix: ''}
+";
+
+    fn findings(providers: &[Provider]) -> Vec<String> {
+        let mut row = Row::new("OIDC");
+        for provider in providers {
+            mapped(&mut row, provider);
+        }
+        row.findings.into_iter().map(|finding| finding.problem).collect()
+    }
+
+    fn of_file(text: &str) -> Vec<Provider> {
+        providers(&Err(String::new()), Some(&serde_saphyr::from_str(text).unwrap()))
+    }
+
+    fn of_flags(words: &[&str]) -> Vec<Provider> {
+        providers(&Ok(vec![flags(words)]), None)
+    }
+
+    #[test]
+    fn a_claim_without_prefix_reaches_groups_of_kubernetes() {
+        let found = of_file(CONFIG);
+        assert_eq!(found[0].discovery, "https://inside/.well-known/openid-configuration");
+        let open = "https://idp may put a user into any group, as system:masters: claim groups without prefix";
+        assert_eq!(findings(&found), [open]);
+        let rule = "  userValidationRules:\n  - {expression: \"user.groups.all(g, !g.startsWith('system:'))\"}\n";
+        assert_eq!(findings(&of_file(&format!("{CONFIG}{rule}"))), [""; 0]);
+        assert_eq!(findings(&of_file(&CONFIG.replace("prefix: ''", "prefix: 'idp:'"))), [""; 0]);
+        let by = |expression: &str| {
+            of_file(&CONFIG.replace("{claim: groups, prefix: ''}", &format!("{{expression: \"{expression}\"}}")))
+        };
+        assert!(findings(&by("claims.roles"))[0].ends_with("expression claims.roles"));
+        assert_eq!(findings(&by("claims.roles.map(r, 'idp:' + r)")), [""; 0]);
+    }
+
+    #[test]
+    fn flags_have_the_defaults_of_the_api_server() {
+        let issuer = "--oidc-issuer-url=https://idp";
+        assert_eq!(findings(&of_flags(&[issuer])), [""; 0]);
+        assert_eq!(findings(&of_flags(&[issuer, "--oidc-groups-claim=groups"])).len(), 1);
+        assert_eq!(findings(&of_flags(&[issuer, "--oidc-groups-claim=groups", "--oidc-groups-prefix=idp:"])), [""; 0]);
+        assert!(findings(&of_flags(&[issuer, "--oidc-username-prefix=-"]))[0].contains("any name"));
+        assert_eq!(findings(&of_flags(&[issuer, "--oidc-username-claim=email"])), [""; 0]);
+        assert_eq!(of_flags(&["--x"]).len(), 0);
+    }
+}

@@ -1,0 +1,68 @@
+//! What the metadata of a Secret says of a legacy token.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+/// The day on which the token was last used.
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// With this label, the API server refuses the token.
+const INVALID: &str = "kubernetes.io/legacy-token-invalid-since";
+/// The account of the token.
+const ACCOUNT: &str = "kubernetes.io/service-account.name";
+
+/// A Secret of type `kubernetes.io/service-account-token`.
+pub struct LegacySecret<'a>(pub &'a ObjectMeta);
+
+impl LegacySecret<'_> {
+    pub fn namespace(&self) -> &str {
+        self.0.namespace.as_deref().unwrap_or_default()
+    }
+
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.namespace(), self.0.name.as_deref().unwrap_or_default())
+    }
+
+    pub fn account(&self) -> &str {
+        self.0.annotations.as_ref().and_then(|all| all.get(ACCOUNT)).map_or("", String::as_str)
+    }
+
+    pub fn last_used(&self) -> Option<&str> {
+        self.label(LAST_USED)
+    }
+
+    /// The API server refuses its token.
+    pub fn is_quarantined(&self) -> bool {
+        self.label(INVALID).is_some_and(|since| !since.is_empty())
+    }
+
+    fn label(&self, name: &str) -> Option<&str> {
+        self.0.labels.as_ref()?.get(name).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A Secret `ci/<name>` of account `deployer`, with a label.
+    pub fn legacy(name: &str, label: Option<(&str, &str)>) -> ObjectMeta {
+        let mut meta = json!({"namespace": "ci", "name": name, "annotations": {ACCOUNT: "deployer"}});
+        if let Some((label, value)) = label {
+            meta["labels"] = json!({format!("kubernetes.io/legacy-token-{label}"): value});
+        }
+        serde_json::from_value(meta).unwrap()
+    }
+
+    #[test]
+    fn labels_say_when_it_was_used_and_whether_it_works() {
+        let (used, refused) =
+            (legacy("a", Some(("last-used", "2026-11-20"))), legacy("b", Some(("invalid-since", "x"))));
+        assert_eq!(
+            (LegacySecret(&used).last_used(), LegacySecret(&used).is_quarantined()),
+            (Some("2026-11-20"), false)
+        );
+        assert_eq!((LegacySecret(&refused).last_used(), LegacySecret(&refused).is_quarantined()), (None, true));
+        assert_eq!((LegacySecret(&used).account(), LegacySecret(&used).name().as_str()), ("deployer", "ci/a"));
+    }
+}

@@ -1,0 +1,328 @@
+//! Each row, with nothing wrong and with everything.
+
+use serde_json::{Value, json};
+
+use super::{
+    bootstrap::tests::token,
+    certificates::certificates,
+    flags::tests::flags,
+    logins::tests::nobody,
+    rbac::tests::{account, binding, cluster_role, group, rbac},
+    row::{
+        Found,
+        Severity::{Critical, High, Low, Medium},
+    },
+    secrets::tests::legacy,
+    *,
+};
+use crate::core::{
+    target::tests::{at, target},
+    token::{Claims, tests::payload},
+};
+
+/// CAs that end on 2036-11-25, a certificate of alice in `system:masters` and `ops` until then, and bob's request.
+const CLIENTS: &str = "-----BEGIN CERTIFICATE-----
+MIIBeTCCAR+gAwIBAgIUBOuuB5zED5Q1HZ+96LEGAa91VNcwCgYIKoZIzj0EAwIw
+EjEQMA4GA1UEAwwHY2xpZW50czAeFw0yNjExMjgxNTI3MTBaFw0zNjExMjUxNTI3
+MTBaMBIxEDAOBgNVBAMMB2NsaWVudHMwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AATb4aCgU6HTYogZEwvutGWnMS+dGxNcbLHji+Ki6DrY6UrSm1wDYW18kwSt84Zl
+3doe8AfaABiLq8RMaY5MbnL9o1MwUTAdBgNVHQ4EFgQUHfCbSHqpB7CGqg1jjhtT
+imHDGbswHwYDVR0jBBgwFoAUHfCbSHqpB7CGqg1jjhtTimHDGbswDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAlfQ0/KLTEtOgN56M/D/GQ0cTmwrm
+u9nvd/w6FndNwAwCICrhfjXVsmNHRYQHbay9B/dntxD06w3FcnlcvNbpI/qt
+-----END CERTIFICATE-----
+";
+const PROXIES: &str = "-----BEGIN CERTIFICATE-----
+MIIBdzCCAR+gAwIBAgIUXJqG1Py3oG+bju1lPURre8pDXP8wCgYIKoZIzj0EAwIw
+EjEQMA4GA1UEAwwHcHJveGllczAeFw0yNjExMjgxNTI3MTBaFw0zNjExMjUxNTI3
+MTBaMBIxEDAOBgNVBAMMB3Byb3hpZXMwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAT8Xni5yEDfPh89R6T5PeZO55xz0ZnB6ptepLz9MDtZeNeZtl+UK0tWl8z+i1jG
++0bTE2cZW26qJQsGh9ZboGnlo1MwUTAdBgNVHQ4EFgQU2obTooL8vcbUDujpGhIp
+f8eFSLkwHwYDVR0jBBgwFoAU2obTooL8vcbUDujpGhIpf8eFSLkwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNGADBDAh9yhoinXG6IRhsACq1zonkU/q/ag63u
+Or/5ecNDhqXlAiAG9wmOE9XBSp6sImS9za5Ge7hcpclLifaEjcItKUIOYw==
+-----END CERTIFICATE-----
+";
+const ALICE: &str = "-----BEGIN CERTIFICATE-----
+MIIBwjCCAWmgAwIBAgIUC0db2dR2gNf52gRkVK4/ljgjs+QwCgYIKoZIzj0EAwIw
+NzEXMBUGA1UECgwOc3lzdGVtOm1hc3RlcnMxDDAKBgNVBAoMA29wczEOMAwGA1UE
+AwwFYWxpY2UwHhcNMjYxMTI4MTUyNzEwWhcNMzYxMTI1MTUyNzEwWjA3MRcwFQYD
+VQQKDA5zeXN0ZW06bWFzdGVyczEMMAoGA1UECgwDb3BzMQ4wDAYDVQQDDAVhbGlj
+ZTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABJIMUMkzBEujoGvvBphmNSf0vrVe
+johirTFG0d9MnJzaQchW2YVvwYofaeUvVsOZkjf87X71r4XqOSvAbjnC3h+jUzBR
+MB0GA1UdDgQWBBSm7ghEmcAFm6UiHAoapZy1pNOgGTAfBgNVHSMEGDAWgBSm7ghE
+mcAFm6UiHAoapZy1pNOgGTAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0cA
+MEQCIGnziYzAYMvg8C9nFFsYUWGhmQc6YcwVckfB0GSe/HljAiB9Kup8G1vvQ3ot
+bEMQBAlO8tw1d5l9hatmSaicgk+r8A==
+-----END CERTIFICATE-----
+";
+const BOB: &str = "-----BEGIN CERTIFICATE REQUEST-----
+MIHWMH4CAQAwHDEMMAoGA1UECgwDb3BzMQwwCgYDVQQDDANib2IwWTATBgcqhkjO
+PQIBBggqhkjOPQMBBwNCAAQtBkWFJAgNh4DNc62Q+pUA0THaCOxWKc6Dj71SqgjN
+VCnTrqfq2YUIujgd+4bSWW1P+Dlfp+adCp55k4tPq11ioAAwCgYIKoZIzj0EAwID
+SAAwRQIgPXxJt9/FeNo96YXvBXodhlqI4ZYd+7zAyynf1VQ3tPYCIQCJO1izRmEk
+kzuMvFO3nAyIeQSeKeqYLgkiH/ugYBemJQ==
+-----END CERTIFICATE REQUEST-----
+";
+
+fn published(clients: &str, proxies: &str, names: &str) -> ConfigMap {
+    let data = json!({
+        "client-ca-file": clients, "requestheader-client-ca-file": proxies, "requestheader-allowed-names": names,
+    });
+    serde_json::from_value(json!({"data": data})).unwrap()
+}
+
+fn answers(status: u16) -> BTreeMap<String, u16> {
+    anonymous::PATHS.map(|path| (path.to_owned(), status)).into()
+}
+
+/// A cluster where nothing is wrong.
+fn clean() -> Facts {
+    let words = ["--service-account-extend-token-expiration=false", "--enable-bootstrap-token-auth"];
+    let masters = binding("cluster-admin", &group("system:masters"));
+    let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+    Facts {
+        servers: Ok(vec![flags(&words)]),
+        granted: Ok(86_400),
+        pod_token: Ok(bound::EXTENDABLE),
+        issuer: Ok("https://issuer".into()),
+        legacy: Ok(vec![]),
+        targets: Ok(vec![]),
+        bootstrap: Ok(vec![]),
+        requests: Ok(vec![]),
+        rbac: Ok(rbac(&[cluster_role("cluster-admin", &all)], &[masters], &[])),
+        published: Ok(Some(published(CLIENTS, PROXIES, r#"["front-proxy-client"]"#))),
+        anonymous: Ok(answers(401)),
+        logins: Ok(vec![]),
+        authentication: None,
+        discovered: BTreeMap::new(),
+        webhook: None,
+    }
+}
+
+fn reported(facts: &Facts) -> Vec<Row> {
+    report(facts, at("2026-11-28T12:00:00Z"))
+}
+
+#[test]
+fn a_clean_cluster_has_no_finding_and_leaves_nothing_unchecked() {
+    for row in reported(&clean()) {
+        assert!(row.findings.is_empty() && row.not_checked.is_empty(), "{row:?}");
+        assert!(!row.evidence.is_empty(), "{row:?}");
+    }
+}
+
+#[test]
+fn what_could_not_be_learnt_is_in_no_row_taken_for_nothing() {
+    let why = || "no right".to_owned();
+    let mut facts = clean();
+    facts.servers = Err(why());
+    facts.granted = Err(why());
+    facts.pod_token = Err(why());
+    facts.issuer = Err(why());
+    facts.legacy = Err(why());
+    facts.targets = Err(why());
+    facts.bootstrap = Err(why());
+    facts.requests = Err(why());
+    facts.rbac = Err(why());
+    facts.published = Err(why());
+    facts.anonymous = Err(why());
+    facts.logins = Err(why());
+    for row in reported(&facts) {
+        assert_eq!(row.found, Found::NotChecked, "{row:?}");
+        assert!(row.not_checked.iter().any(|text| text.ends_with("no right")), "{row:?}");
+    }
+}
+
+/// A row, a severity, words of a finding, and what brings it.
+type Case = (&'static str, Severity, &'static str, fn(&mut Facts));
+
+fn assert_found(cases: &[Case]) {
+    for (strategy, severity, words, change) in cases {
+        let mut facts = clean();
+        change(&mut facts);
+        let rows = reported(&facts);
+        let row = rows.iter().find(|row| row.strategy == *strategy).unwrap();
+        let is = |finding: &row::Finding| finding.severity == *severity && finding.problem.contains(words);
+        assert!(row.findings.iter().any(is), "{words}: {row:?}");
+        assert_eq!(row.found, Found::Yes, "{words}: {row:?}");
+    }
+}
+
+fn kubeconfig(change: impl FnOnce(&mut Login)) -> Vec<Login> {
+    let mut login = nobody("me");
+    change(&mut login);
+    vec![login]
+}
+
+fn account_token(claims: &Value) -> logins::Token {
+    let text = crate::core::token::tests::token(claims);
+    logins::Token::Account(Box::new(Claims::read(&text.into()).unwrap()))
+}
+
+#[test]
+fn tokens_of_accounts_are_judged() {
+    assert_found(&[
+        ("bound tokens", Medium, "no maximum", |facts| facts.granted = Ok(bound::LONGEST)),
+        ("bound tokens", Low, "live for 3d", |facts| facts.granted = Ok(3 * 86_400)),
+        ("bound tokens", Low, "extended expiry", |facts| facts.servers = Ok(vec![flags(&[])])),
+        ("bound tokens", Low, "extended expiry", |facts| {
+            (facts.servers, facts.pod_token) = (Err(String::new()), Ok(31_536_000));
+        }),
+        ("legacy token Secrets", High, "in use never expire: ci/a (last used 2026-11-20)", |facts| {
+            facts.legacy = Ok(vec![legacy("a", Some(("last-used", "2026-11-20")))]);
+        }),
+        (
+            "legacy token Secrets",
+            High,
+            "90 days never expire: ci/a (last used 2026-01-20), ci/b (last used never)",
+            |facts| {
+                facts.legacy = Ok(vec![legacy("a", Some(("last-used", "2026-01-20"))), legacy("b", None)]);
+            },
+        ),
+        ("cluster-admin tokens", Critical, "Secret ci/a, which never expires,", |facts| {
+            facts.legacy = Ok(vec![legacy("a", None), legacy("b", Some(("invalid-since", "2026-01-20")))]);
+            facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &account("ci", "deployer"))], &[]));
+        }),
+        ("cluster-admin tokens", Medium, "Secret ci/deployers-deployer of Tokenward", |facts| {
+            facts.targets = Ok(vec![target("deployer")]);
+            facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:serviceaccounts:ci"))], &[]));
+        }),
+        ("cluster-admin tokens", Medium, "kubeconfig user me", |facts| {
+            facts.logins = Ok(kubeconfig(|login| login.token = Some(account_token(&payload()))));
+            facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:serviceaccounts"))], &[]));
+        }),
+    ]);
+}
+
+#[test]
+fn bootstrap_tokens_are_judged() {
+    assert_found(&[
+        ("bootstrap tokens", High, "never expire: t", |facts| facts.bootstrap = Ok(vec![joining(&[])])),
+        ("bootstrap tokens", Medium, "another 33d", |facts| {
+            facts.bootstrap = Ok(vec![joining(&[("expiration", "2026-12-31T12:00:00Z")])]);
+        }),
+        ("bootstrap tokens", High, "in the group system:bootstrappers, which has ClusterRole view", |facts| {
+            facts.bootstrap = Ok(vec![joining(&[("expiration", "2026-11-29T12:00:00Z")])]);
+            facts.rbac = Ok(rbac(&[], &[binding("view", &group("system:bootstrappers"))], &[]));
+        }),
+    ]);
+    let mut facts = clean();
+    facts.bootstrap = Ok(vec![joining(&[])]);
+    facts.servers = Ok(vec![flags(&["--service-account-extend-token-expiration=false"])]);
+    assert_eq!(reported(&facts)[2].found, Found::No, "nobody logs in with them");
+}
+
+fn joining(more: &[(&str, &str)]) -> bootstrap::Token {
+    token("t", &[&[("usage-bootstrap-authentication", "true")], more].concat())
+}
+
+#[test]
+fn certificates_are_judged() {
+    assert_found(&[
+        ("client certificates", High, "kubeconfig user me is in system:masters", |facts| {
+            facts.logins = Ok(kubeconfig(|login| login.certificates = certificates(ALICE.as_bytes())));
+        }),
+        (
+            "client certificates",
+            Medium,
+            "nobody can revoke the certificate of alice, which lives for another 5d",
+            |facts| {
+                facts.logins = Ok(kubeconfig(|login| {
+                    login.certificates = certificates(ALICE.as_bytes());
+                    login.certificates[0].groups.clear();
+                    login.certificates[0].ends = at("2026-12-03T12:00:00Z");
+                }));
+            },
+        ),
+        ("client certificates", High, "ServiceAccount ci/a may approve", |facts| {
+            let rules = json!([
+                {"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["update"]},
+                {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "verbs": ["approve"]},
+            ]);
+            facts.rbac = Ok(rbac(&[cluster_role("r", &rules)], &[binding("r", &account("ci", "a"))], &[]));
+        }),
+        ("authenticating proxy", Critical, "by a header", |facts| {
+            facts.published = Ok(Some(published(CLIENTS, CLIENTS, "[]")));
+        }),
+        ("authenticating proxy", Medium, "names is empty", |facts| {
+            facts.published = Ok(Some(published(CLIENTS, PROXIES, "[]")));
+        }),
+        ("authenticating proxy", Medium, "allowed name", |facts| {
+            facts.published = Ok(Some(published(CLIENTS, CLIENTS, r#"["proxy"]"#)));
+        }),
+    ]);
+}
+
+#[test]
+fn a_ca_is_judged_by_its_end() {
+    let ending = |time: &str| {
+        let rows = report(&clean(), at(time));
+        let findings = &rows.iter().find(|row| row.strategy == "client certificates").unwrap().findings;
+        findings.first().map(|finding| (finding.severity, finding.problem.clone()))
+    };
+    let text = |end: &str| format!("the client CA clients {end}, and with it each certificate that it signed");
+    assert_eq!(ending("2036-08-01T00:00:00Z"), None);
+    assert_eq!(ending("2036-10-01T15:27:10Z"), Some((Medium, text("ends in 55d"))));
+    assert_eq!(ending("2036-11-24T15:27:10Z"), Some((High, text("ends in 1d"))));
+    assert_eq!(ending("2036-12-24T15:27:10Z"), Some((High, text("has ended"))));
+}
+
+#[test]
+fn an_approved_request_is_found_before_it_is_signed() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let request = json!({
+        "metadata": {"name": "bob"},
+        "spec": {"request": STANDARD.encode(BOB), "signerName": "kubernetes.io/kube-apiserver-client"},
+        "status": {"conditions": [{"type": "Approved", "status": "True"}]},
+    });
+    let mut facts = clean();
+    facts.requests = Ok(vec![serde_json::from_value(request).unwrap()]);
+    let expected = "CertificateSigningRequest bob: approved for bob in groups ops, not signed yet".to_owned();
+    assert!(reported(&facts)[3].evidence.contains(&expected), "{:?}", reported(&facts)[3]);
+}
+
+#[test]
+fn flags_and_what_they_name_are_judged() {
+    assert_found(&[
+        ("static token file", High, "the tokens in /etc/t.csv never expire", |facts| {
+            facts.servers = Ok(vec![flags(&["--token-auth-file=/etc/t.csv"])]);
+        }),
+        ("static token file", Critical, "the passwords in /p", |facts| {
+            // One of two API servers.
+            facts.servers = Ok(vec![flags(&[]), flags(&["--basic-auth-file=/p"])]);
+        }),
+        ("static token file", Low, "the password of kubeconfig user me", |facts| {
+            facts.logins = Ok(kubeconfig(|login| login.password = true));
+        }),
+        ("webhook", Medium, "up to another 10m", |facts| {
+            let words =
+                ["--authentication-token-webhook-config-file=/w", "--authentication-token-webhook-cache-ttl=10m0s"];
+            facts.servers = Ok(vec![flags(&words)]);
+        }),
+        ("webhook", Critical, "sees each token", |facts| {
+            let server = "http://hook/".to_owned();
+            facts.webhook = Some(webhook::Webhook { server, insecure: false, reached: Ok(()) });
+        }),
+        ("webhook", Medium, "https://hook/ does not answer here: refused", |facts| {
+            let server = "https://hook/".to_owned();
+            facts.webhook = Some(webhook::Webhook { server, insecure: false, reached: Err("refused".into()) });
+        }),
+        ("OIDC", Medium, "names the issuer https://other", |facts| {
+            facts.servers = Ok(vec![flags(&["--oidc-issuer-url=https://idp"])]);
+            facts.discovered = [("https://idp".to_owned(), Ok("https://other".to_owned()))].into();
+        }),
+    ]);
+}
+
+#[test]
+fn anonymous_access_is_judged_by_its_bindings() {
+    let bound = |role: &str| {
+        let mut facts = clean();
+        facts.anonymous = Ok(answers(403));
+        facts.rbac = Ok(rbac(&[], &[binding(role, &group("system:unauthenticated"))], &[]));
+        reported(&facts)[8].severity
+    };
+    assert_eq!(bound("system:public-info-viewer"), None);
+    assert_eq!((bound("view"), bound("cluster-admin")), (Some(High), Some(Critical)));
+}

@@ -1,0 +1,133 @@
+//! `hygiene`: asks for everything, and shows the report. It writes nothing.
+
+mod elsewhere;
+mod kubeconfig;
+mod tokens;
+
+use std::{fmt::Debug, fs, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result, anyhow};
+use http::Request;
+use k8s_openapi::{
+    api::{
+        certificates::v1::CertificateSigningRequest,
+        core::v1::{ConfigMap, Pod, Secret},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api,
+    api::{ListParams, ObjectList},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    cluster::Cluster,
+    output,
+    verify::{Discovery, learnt, reached},
+};
+use crate::{
+    args::{ClusterArgs, Hygiene},
+    core::hygiene::{Facts, anonymous, bootstrap, draw, flags, oidc, rbac::Rbac, report, worst},
+};
+
+/// As `verify` has for a token that is not good.
+const FINDINGS: u8 = 3;
+/// Bootstrap tokens, whose data says when they end and which groups they have.
+const BOOTSTRAP: &str = "/api/v1/namespaces/kube-system/secrets?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken";
+const SYSTEM: &str = "kube-system";
+/// Where the API server publishes whom it believes.
+const PUBLISHED: &str = "extension-apiserver-authentication";
+
+pub async fn run(args: &ClusterArgs, hygiene: &Hygiene) -> Result<ExitCode> {
+    let (cluster, now) = reached(Cluster::connect(args).await).await;
+    let cluster = cluster.map_err(|why| anyhow!(why))?;
+    let rows = report(&gather(&cluster, args, hygiene).await?, now);
+    output::show(hygiene.output, &rows, || draw(&rows, output::paint()))?;
+    let failed = hygiene.fail_on.is_some_and(|limit| worst(&rows) >= Some(limit));
+    Ok(if failed { FINDINGS.into() } else { ExitCode::SUCCESS })
+}
+
+/// Asks everything; no answer holds up another.
+async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Result<Facts> {
+    let authentication = hygiene.authentication_config.as_deref().map(authentication).transpose()?;
+    let servers = match pods(cluster).await {
+        Ok(pods) => flags::servers(&pods),
+        Err(why) => Err(format!("{why:#}")),
+    };
+    let legacy = ListParams::default().fields("type=kubernetes.io/service-account-token");
+    let providers = oidc::providers(&servers, authentication.as_ref());
+    Ok(Facts {
+        granted: learnt(tokens::granted(cluster).await),
+        // The flags say it without a token.
+        pod_token: if servers.is_ok() { Ok(0) } else { learnt(tokens::of_pod(cluster).await) },
+        issuer: learnt(cluster.get::<Discovery>("/.well-known/openid-configuration").await).map(|answer| answer.issuer),
+        legacy: learnt(secrets(cluster, &legacy).await),
+        targets: learnt(cluster.targets(None).await),
+        bootstrap: learnt(bootstrap(cluster).await),
+        requests: learnt(
+            all::<CertificateSigningRequest>(cluster, "certificatesigningrequests.certificates.k8s.io").await,
+        ),
+        rbac: learnt(rbac(cluster).await),
+        published: learnt(published(cluster).await),
+        anonymous: learnt(elsewhere::anonymous(cluster, &anonymous::PATHS).await),
+        logins: learnt(kubeconfig::logins(args, &cluster.url())),
+        discovered: elsewhere::discovered(&providers).await,
+        webhook: match &hygiene.webhook_config {
+            Some(file) => Some(elsewhere::webhook(file).await?),
+            None => None,
+        },
+        servers,
+        authentication,
+    })
+}
+
+fn authentication(file: &Path) -> Result<oidc::Authentication> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is no AuthenticationConfiguration", file.display()))
+}
+
+async fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), SYSTEM);
+    let list = ListParams::default().labels(flags::LABELS);
+    Ok(cluster.allowed("list", "pods", Some(SYSTEM), api.list(&list).await)?.items)
+}
+
+/// The metadata of Secrets in all namespaces.
+async fn secrets(cluster: &Cluster, list: &ListParams) -> Result<Vec<ObjectMeta>> {
+    let found = cluster.allowed("list", "secrets", None, cluster.api::<Secret>(None).list_metadata(list).await)?;
+    Ok(found.items.into_iter().map(|secret| secret.metadata).collect())
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    items: Vec<bootstrap::Token>,
+}
+
+async fn bootstrap(cluster: &Cluster) -> Result<Vec<bootstrap::Token>> {
+    let answer = cluster.client.request::<Tokens>(Request::get(BOOTSTRAP).body(Vec::new())?).await;
+    Ok(cluster.allowed("list", "secrets", Some(SYSTEM), answer)?.items)
+}
+
+/// All objects of a kind.
+async fn all<K>(cluster: &Cluster, resource: &'static str) -> Result<Vec<K>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let answer: kube::Result<ObjectList<K>> = Api::all(cluster.client.clone()).list(&ListParams::default()).await;
+    Ok(cluster.allowed("list", resource, None, answer)?.items)
+}
+
+async fn rbac(cluster: &Cluster) -> Result<Rbac> {
+    Ok(Rbac {
+        roles: all::<ClusterRole>(cluster, "clusterroles.rbac.authorization.k8s.io").await?,
+        cluster: all::<ClusterRoleBinding>(cluster, "clusterrolebindings.rbac.authorization.k8s.io").await?,
+        namespaced: all::<RoleBinding>(cluster, "rolebindings.rbac.authorization.k8s.io").await?,
+    })
+}
+
+async fn published(cluster: &Cluster) -> Result<Option<ConfigMap>> {
+    let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), SYSTEM);
+    cluster.allowed("get", "configmaps", Some(SYSTEM), api.get_opt(PUBLISHED).await)
+}

@@ -1,0 +1,68 @@
+//! TokenRequests as dry runs. The API server signs a token even then: each one dies in the function that asked for it.
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{Pod, ServiceAccount},
+};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
+use secrecy::SecretString;
+
+use crate::{
+    core::{
+        hygiene::bound::{EXTENDABLE, LONGEST},
+        token::Claims,
+    },
+    shell::cluster::Cluster,
+};
+
+/// Nobody accepts a token for this audience.
+const NOBODY: &str = "tokenward.dev/hygiene";
+/// The account that each namespace has.
+const ACCOUNT: &str = "default";
+
+/// How long a token may live, in seconds.
+pub async fn granted(cluster: &Cluster) -> Result<i64> {
+    let spec = TokenRequestSpec {
+        audiences: vec![NOBODY.to_owned()],
+        expiration_seconds: Some(LONGEST),
+        ..TokenRequestSpec::default()
+    };
+    request(cluster, ACCOUNT, spec).await?.spec.expiration_seconds.context("the answer names no lifetime")
+}
+
+/// How long a token lives that a pod asks for as the kubelet does, in seconds.
+pub async fn of_pod(cluster: &Cluster) -> Result<i64> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let answer = api.list(&ListParams::default().limit(1)).await;
+    let pods = cluster.allowed("list", "pods", Some(&cluster.namespace), answer)?.items;
+    let missing = || {
+        format!("extended expiry: namespace {} has no Pod to ask for; choose another --namespace", cluster.namespace)
+    };
+    let pod = pods.into_iter().next().with_context(missing)?;
+    let account = pod.spec.and_then(|spec| spec.service_account_name).unwrap_or_else(|| ACCOUNT.to_owned());
+    let bound = BoundObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: pod.metadata.name,
+        uid: pod.metadata.uid,
+    };
+    let spec =
+        TokenRequestSpec { audiences: Vec::new(), expiration_seconds: Some(EXTENDABLE), bound_object_ref: Some(bound) };
+    let token =
+        SecretString::from(request(cluster, &account, spec).await?.status.context("the answer has no status")?.token);
+    let claims = Claims::read(&token).context("the answer holds no token")?;
+    let (start, end) = claims.issued_at.zip(claims.expires_at).context("the token names no lifetime")?;
+    Ok((end - start).num_seconds())
+}
+
+async fn request(cluster: &Cluster, account: &str, spec: TokenRequestSpec) -> Result<TokenRequest> {
+    let api: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let answer = api.create_token_request(account, &dry_run, &request).await;
+    cluster.allowed("create", "serviceaccounts/token", Some(&cluster.namespace), answer)
+}

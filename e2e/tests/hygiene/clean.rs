@@ -1,0 +1,109 @@
+//! A cluster where nothing is wrong, seen with the rights of the manual and with none.
+
+use super::{Report, file, flag, report, start};
+use anyhow::{Context, Result, ensure};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokenward_e2e::operator::token;
+use tokenward_e2e::pages::{blocks, read};
+use tokenward_e2e::pki::Authority;
+use tokenward_e2e::scene::SOON;
+use tokenward_e2e::{ControlPlane, eventually, kubeconfig};
+use tokio::sync::OnceCell;
+
+/// The namespace of the auditor.
+const NAMESPACE: &str = "audit";
+
+async fn clean() -> Result<&'static ControlPlane> {
+    static CLEAN: OnceCell<ControlPlane> = OnceCell::const_new();
+    CLEAN.get_or_try_init(prepared).await
+}
+
+async fn prepared() -> Result<ControlPlane> {
+    let proxies = file("proxies.crt", &Authority::new("front-proxy-ca")?.pem())?;
+    let mut flags = vec![flag("requestheader-client-ca-file", &proxies)];
+    flags.extend(
+        [
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--service-account-max-token-expiration=24h",
+            "--service-account-extend-token-expiration=false",
+            "--anonymous-auth=false",
+        ]
+        .map(str::to_owned),
+    );
+    let plane = start("hygiene-clean", flags, Vec::new()).await?;
+    plane.create_namespace(NAMESPACE).await?;
+    let manual = read("docs/how-to/hygiene.md")?;
+    let rights =
+        blocks(&manual, "yaml").find(|block| block.contains("kind: ClusterRole")).context("no rights in the manual")?;
+    plane.apply(rights).await?;
+    plane.kubectl_ok(["-n", NAMESPACE, "create", "serviceaccount", "nobody"]).await?;
+    Ok(plane)
+}
+
+/// The report as an account sees it that has a token of an hour.
+async fn seen_by(plane: &ControlPlane, account: &str) -> Result<Report> {
+    let token = token(plane, NAMESPACE, account, Duration::from_hours(1)).await?;
+    let text = kubeconfig::with_token(&plane.url(), plane.ca_pem(), token.expose_secret());
+    let config = file(&format!("{account}.kubeconfig"), &text)?;
+    let config = config.to_str().context("path")?;
+    report(plane, &["-n", NAMESPACE, "--kubeconfig", config, "--fail-on", "low"]).await
+}
+
+#[tokio::test]
+async fn a_clean_cluster_has_no_finding() -> Result<()> {
+    let plane = clean().await?;
+    let nothing = async || {
+        let report = seen_by(plane, "auditor").await?;
+        let rows: Vec<&Value> = report.rows.as_array().into_iter().flatten().collect();
+        let found: Vec<_> = rows.iter().map(|row| (row["strategy"].as_str(), row["found"].as_str())).collect();
+        let expected = [
+            ("bound tokens", "yes"),
+            ("legacy token Secrets", "no"),
+            ("bootstrap tokens", "no"),
+            ("client certificates", "yes"),
+            ("static token file", "no"),
+            ("OIDC", "no"),
+            ("webhook", "no"),
+            ("authenticating proxy", "yes"),
+            ("anonymous access", "no"),
+            ("cluster-admin tokens", "no"),
+        ];
+        ensure!(found == expected.map(|(name, found)| (Some(name), Some(found))), "{:#}", report.rows);
+        let silent = |row: &&Value| row["findings"] == json!([]) && row["notChecked"] == json!([]);
+        ensure!(rows.iter().all(silent) && report.code == Some(0), "{:#}", report.rows);
+        report.shows(
+            "bound tokens",
+            "yes",
+            &["was granted 1d", "kubeconfig user e2e: a token of ServiceAccount audit/auditor"],
+        )
+    };
+    // Roles take effect a moment after they are written.
+    eventually(SOON, "a clean report", nothing).await
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named_and_never_nothing() -> Result<()> {
+    let report = seen_by(clean().await?, "nobody").await?;
+    ensure!(report.code == Some(0), "{:#}", report.rows);
+    for (row, right) in [
+        ("bound tokens", "create serviceaccounts/token -n audit"),
+        ("legacy token Secrets", "list secrets"),
+        ("bootstrap tokens", "list secrets -n kube-system"),
+        ("client certificates", "get configmaps -n kube-system"),
+        ("client certificates", "list certificatesigningrequests.certificates.k8s.io"),
+        ("client certificates", "list clusterroles.rbac.authorization.k8s.io"),
+        ("static token file", "list pods -n kube-system"),
+        ("OIDC", "list pods -n kube-system"),
+        ("webhook", "list pods -n kube-system"),
+        ("authenticating proxy", "get configmaps -n kube-system"),
+        ("cluster-admin tokens", "list clusterroles.rbac.authorization.k8s.io"),
+    ] {
+        let state = if row == "bound tokens" { "yes" } else { "notChecked" };
+        report.shows(row, state, &[&format!("`kubectl auth can-i {right}` says no")])?;
+    }
+    // This needs no right.
+    report.shows("anonymous access", "no", &["answers 401 to GET /api, /livez, /version"])
+}

@@ -1,0 +1,116 @@
+//! What objects say: legacy tokens, bootstrap tokens, accounts of administrators, anonymous access.
+
+use super::{open, report};
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tokenward_e2e::eventually;
+use tokenward_e2e::scene::SOON;
+
+fn binding(name: &str, role: &str, subject: &Value) -> Value {
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role});
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+        "roleRef": role, "subjects": [subject]})
+}
+
+fn group(name: &str) -> Value {
+    json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": name})
+}
+
+fn secret(namespace: &str, name: &str, kind: &str, more: &Value) -> Value {
+    let mut secret = json!({"apiVersion": "v1", "kind": "Secret", "type": kind});
+    secret["metadata"] = json!({"namespace": namespace, "name": name});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        match key.as_str() {
+            "stringData" => secret[key] = value.clone(),
+            _ => secret["metadata"][key] = value.clone(),
+        }
+    }
+    secret
+}
+
+#[tokio::test]
+async fn legacy_tokens_and_those_of_administrators_are_found() -> Result<()> {
+    let plane = &open().await?.plane;
+    plane.create_namespace("legacy").await?;
+    let account = json!({"kubernetes.io/service-account.name": "default"});
+    let kind = "kubernetes.io/service-account-token";
+    let used = chrono::Utc::now().format("%Y-%m-%d").to_string();
+    let labels = json!({"kubernetes.io/legacy-token-last-used": used});
+    let refused = json!({"kubernetes.io/legacy-token-invalid-since": used});
+    for secret in [
+        secret("legacy", "unused", kind, &json!({"annotations": account})),
+        secret("legacy", "used", kind, &json!({"annotations": account, "labels": labels})),
+        secret("legacy", "refused", kind, &json!({"annotations": account, "labels": refused})),
+    ] {
+        plane.apply(&secret.to_string()).await?;
+    }
+    let subject = json!({"kind": "ServiceAccount", "namespace": "legacy", "name": "default"});
+    plane.apply(&binding("legacy-admin", "cluster-admin", &subject).to_string()).await?;
+    let report = report(plane, &[]).await?;
+    report.shows(
+        "legacy token Secrets",
+        "yes",
+        &["Secrets of type kubernetes.io/service-account-token: 3", "refuses the tokens of legacy/refused"],
+    )?;
+    report.finds("legacy token Secrets", "high", &format!("in use never expire: legacy/used (last used {used})"))?;
+    report.finds("legacy token Secrets", "high", "90 days never expire: legacy/unused (last used never)")?;
+    report.shows("cluster-admin tokens", "yes", &["bound to cluster-admin: ServiceAccount legacy/default"])?;
+    report.finds(
+        "cluster-admin tokens",
+        "critical",
+        "whoever reads Secret legacy/used, which never expires, may do everything",
+    )?;
+    report.finds_no("cluster-admin tokens", "legacy/refused")
+}
+
+#[tokio::test]
+async fn immortal_and_mighty_bootstrap_tokens_are_found() -> Result<()> {
+    let plane = &open().await?.plane;
+    let token = |id: &str, more: &[(&str, &str)]| {
+        let mut data =
+            json!({"token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true"});
+        for (key, value) in more {
+            data[*key] = (*value).into();
+        }
+        let name = format!("bootstrap-token-{id}");
+        secret("kube-system", &name, "bootstrap.kubernetes.io/token", &json!({"stringData": data})).to_string()
+    };
+    let (soon, late) =
+        (chrono::Utc::now() + chrono::TimeDelta::hours(20), chrono::Utc::now() + chrono::TimeDelta::days(99));
+    plane.apply(&token("aaaaaa", &[("auth-extra-groups", "system:bootstrappers:mighty")])).await?;
+    plane.apply(&token("bbbbbb", &[("expiration", &soon.to_rfc3339())])).await?;
+    plane.apply(&token("cccccc", &[("expiration", &late.to_rfc3339())])).await?;
+    plane.apply(&binding("mighty", "admin", &group("system:bootstrappers:mighty")).to_string()).await?;
+    plane.apply(&binding("joining", "system:node-bootstrapper", &group("system:bootstrappers")).to_string()).await?;
+    let report = report(plane, &[]).await?;
+    let row = "bootstrap tokens";
+    report.shows(
+        row,
+        "yes",
+        &["bootstrap tokens in kube-system that log in: 3", "--enable-bootstrap-token-auth=true"],
+    )?;
+    report.finds(row, "high", "never expire: bootstrap-token-aaaaaa")?;
+    report.finds(row, "medium", "bootstrap-token-cccccc lets machines join for another 98d")?;
+    let mighty =
+        "holders of bootstrap-token-aaaaaa are in the group system:bootstrappers:mighty, which has ClusterRole admin";
+    report.finds(row, "high", mighty)?;
+    report.finds_no(row, "bootstrap-token-bbbbbb")?;
+    ensure!(!report.text.contains("0123456789abcdef"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_anybody_may_do_is_found() -> Result<()> {
+    let plane = &open().await?.plane;
+    plane.apply(&binding("everybody", "view", &group("system:unauthenticated")).to_string()).await?;
+    let found = async || {
+        let report = report(plane, &[]).await?;
+        report.shows(
+            "anonymous access",
+            "yes",
+            &["/version 200", "everybody has ClusterRole system:public-info-viewer"],
+        )?;
+        report.finds("anonymous access", "high", "whoever reaches the API server has ClusterRole view")
+    };
+    eventually(SOON, "anonymous access", found).await
+}
