@@ -21,6 +21,7 @@ use kube::{
     api::{ListParams, ObjectList},
 };
 use serde::{Deserialize, de::DeserializeOwned};
+use tokenward::record::TRACKING;
 
 use super::{
     cluster::Cluster,
@@ -37,7 +38,7 @@ const FINDINGS: u8 = 3;
 /// Bootstrap tokens, whose data says when they end and which groups they have.
 const BOOTSTRAP: &str = "/api/v1/namespaces/kube-system/secrets?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken";
 const SYSTEM: &str = "kube-system";
-/// Where the API server publishes whom it believes.
+/// The `ConfigMap` where the API server publishes whom it believes.
 const PUBLISHED: &str = "extension-apiserver-authentication";
 
 pub async fn run(args: &ClusterArgs, hygiene: &Hygiene) -> Result<ExitCode> {
@@ -70,7 +71,8 @@ async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Res
             all::<CertificateSigningRequest>(cluster, "certificatesigningrequests.certificates.k8s.io").await,
         ),
         rbac: learnt(rbac(cluster).await),
-        published: learnt(published(cluster).await),
+        published: learnt(config_map(cluster, PUBLISHED).await),
+        tracked: learnt(config_map(cluster, TRACKING).await),
         anonymous: learnt(elsewhere::anonymous(cluster, &anonymous::PATHS).await),
         logins: learnt(kubeconfig::logins(args, &cluster.url())),
         discovered: elsewhere::discovered(&providers).await,
@@ -127,7 +129,7 @@ async fn rbac(cluster: &Cluster) -> Result<Rbac> {
     })
 }
 
-async fn published(cluster: &Cluster) -> Result<Option<ConfigMap>> {
+async fn config_map(cluster: &Cluster, name: &str) -> Result<Option<ConfigMap>> {
     let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), SYSTEM);
-    cluster.allowed("get", "configmaps", Some(SYSTEM), api.get_opt(PUBLISHED).await)
+    cluster.allowed("get", "configmaps", Some(SYSTEM), api.get_opt(name).await)
 }

@@ -36,9 +36,11 @@ async fn legacy_tokens_and_those_of_administrators_are_found() -> Result<()> {
     let kind = "kubernetes.io/service-account-token";
     let used = chrono::Utc::now().format("%Y-%m-%d").to_string();
     let labels = json!({"kubernetes.io/legacy-token-last-used": used});
+    let long_ago = json!({"kubernetes.io/legacy-token-last-used": "2020-01-01"});
     let refused = json!({"kubernetes.io/legacy-token-invalid-since": used});
     for secret in [
-        secret("legacy", "unused", kind, &json!({"annotations": account})),
+        secret("legacy", "young", kind, &json!({"annotations": account})),
+        secret("legacy", "unused", kind, &json!({"annotations": account, "labels": long_ago})),
         secret("legacy", "used", kind, &json!({"annotations": account, "labels": labels})),
         secret("legacy", "refused", kind, &json!({"annotations": account, "labels": refused})),
     ] {
@@ -50,10 +52,13 @@ async fn legacy_tokens_and_those_of_administrators_are_found() -> Result<()> {
     report.shows(
         "legacy token Secrets",
         "yes",
-        &["Secrets of type kubernetes.io/service-account-token: 3", "refuses the tokens of legacy/refused"],
+        &["Secrets of type kubernetes.io/service-account-token: 4", "refuses the tokens of legacy/refused"],
     )?;
-    report.finds("legacy token Secrets", "high", &format!("in use never expire: legacy/used (last used {used})"))?;
-    report.finds("legacy token Secrets", "high", "90 days never expire: legacy/unused (last used never)")?;
+    let used = format!(
+        "in use, or too young to tell, never expire: legacy/used (last used {used}), legacy/young (last used never)"
+    );
+    report.finds("legacy token Secrets", "high", &used)?;
+    report.finds("legacy token Secrets", "high", "for 90 days never expire: legacy/unused (last used 2020-01-01)")?;
     report.shows("cluster-admin tokens", "yes", &["bound to cluster-admin: ServiceAccount legacy/default"])?;
     report.finds(
         "cluster-admin tokens",

@@ -29,7 +29,7 @@ pub fn row(facts: &Facts, now: Time) -> Row {
         let refused: Vec<String> = refused.iter().map(LegacySecret::name).collect();
         row.seen(format!("the API server refuses the tokens of {}", names(&refused)));
     }
-    of_secrets(&mut row, live, now);
+    of_secrets(&mut row, facts, live, now);
     row
 }
 
@@ -42,16 +42,18 @@ fn of_kubeconfig(row: &mut Row, facts: &Facts) {
     }
 }
 
-fn of_secrets(row: &mut Row, live: Vec<LegacySecret>, now: Time) {
+fn of_secrets(row: &mut Row, facts: &Facts, live: Vec<LegacySecret>, now: Time) {
+    let tracked = live.iter().any(|secret| secret.last_used().is_none()).then(|| row.learn(&facts.tracked)).flatten();
+    let tracked = tracked.and_then(|map| map.as_ref()?.data.as_ref()?.get("since")).map(String::as_str);
     // Days are compared as texts, as the API server's own cleaner does.
     let day = (now - TimeDelta::days(UNUSED)).format("%Y-%m-%d").to_string();
-    let (used, unused): (Vec<LegacySecret>, Vec<LegacySecret>) =
-        live.into_iter().partition(|secret| secret.last_used().is_some_and(|used| *used >= *day));
+    let (unused, used): (Vec<LegacySecret>, Vec<LegacySecret>) =
+        live.into_iter().partition(|secret| secret.idle_since(tracked).is_some_and(|since| since < day));
     let cure = "give each consumer the Secret of a TokenPolicy, then delete the old Secret";
-    finds(row, &used, "that are in use", cure);
+    finds(row, &used, "that are in use, or too young to tell,", cure);
     let cure = "label each Secret kubernetes.io/legacy-token-invalid-since=<today>, which stops its token until you \
-                remove the label; delete the Secret when nobody misses it";
-    finds(row, &unused, &format!("that nobody was seen to use in the last {UNUSED} days"), cure);
+                remove the label, and delete the Secret when nobody misses it; a LegacyTokenPolicy does both";
+    finds(row, &unused, &format!("that nobody has used for {UNUSED} days"), cure);
 }
 
 fn finds(row: &mut Row, secrets: &[LegacySecret], which: &str, cure: &str) {

@@ -45,6 +45,8 @@ pub struct Facts {
     pub issuer: Learnt<String>,
     /// Secrets of type `kubernetes.io/service-account-token`.
     pub legacy: Learnt<Vec<ObjectMeta>>,
+    /// `kube-system/kube-apiserver-legacy-service-account-token-tracking`: the day since when their uses are recorded.
+    pub tracked: Learnt<Option<ConfigMap>>,
     /// The Secrets that Tokenward wrote.
     pub targets: Learnt<Vec<Target>>,
     pub bootstrap: Learnt<Vec<bootstrap::Token>>,

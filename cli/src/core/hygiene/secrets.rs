@@ -1,11 +1,8 @@
 //! What the metadata of a Secret says of a legacy token.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokenward::record::{INVALID_SINCE, LAST_USED};
 
-/// The day on which the token was last used.
-const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
-/// With this label, the API server refuses the token.
-const INVALID: &str = "kubernetes.io/legacy-token-invalid-since";
 /// The account of the token.
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
 
@@ -29,9 +26,17 @@ impl LegacySecret<'_> {
         self.label(LAST_USED)
     }
 
+    /// The day since when nobody has used it for sure: that of its last use; else it was not used since it was created and
+    /// since uses are recorded.
+    pub fn idle_since(&self, tracked: Option<&str>) -> Option<String> {
+        let created = self.0.creation_timestamp.as_ref().map(|time| time.0.to_string());
+        let unused = || Some(created?.get(..10)?.max(tracked?).to_owned());
+        self.last_used().map(str::to_owned).or_else(unused)
+    }
+
     /// The API server refuses its token.
     pub fn is_quarantined(&self) -> bool {
-        self.label(INVALID).is_some_and(|since| !since.is_empty())
+        self.label(INVALID_SINCE).is_some_and(|since| !since.is_empty())
     }
 
     fn label(&self, name: &str) -> Option<&str> {
@@ -48,6 +53,7 @@ pub mod tests {
     /// A Secret `ci/<name>` of account `deployer`, with a label.
     pub fn legacy(name: &str, label: Option<(&str, &str)>) -> ObjectMeta {
         let mut meta = json!({"namespace": "ci", "name": name, "annotations": {ACCOUNT: "deployer"}});
+        meta["creationTimestamp"] = "2026-01-10T00:00:00Z".into();
         if let Some((label, value)) = label {
             meta["labels"] = json!({format!("kubernetes.io/legacy-token-{label}"): value});
         }
@@ -64,5 +70,15 @@ pub mod tests {
         );
         assert_eq!((LegacySecret(&refused).last_used(), LegacySecret(&refused).is_quarantined()), (None, true));
         assert_eq!((LegacySecret(&used).account(), LegacySecret(&used).name().as_str()), ("deployer", "ci/a"));
+    }
+
+    #[test]
+    fn a_token_without_a_recorded_use_is_idle_since_uses_are_recorded() {
+        let (never, used) = (legacy("a", None), legacy("b", Some(("last-used", "2026-02-01"))));
+        let since = |meta: &ObjectMeta, tracked| LegacySecret(meta).idle_since(tracked);
+        assert_eq!(since(&never, Some("2025-01-01")).as_deref(), Some("2026-01-10"));
+        assert_eq!(since(&never, Some("2026-03-01")).as_deref(), Some("2026-03-01"));
+        assert_eq!(since(&never, None), None);
+        assert_eq!(since(&used, None).as_deref(), Some("2026-02-01"));
     }
 }

@@ -87,6 +87,7 @@ fn clean() -> Facts {
         pod_token: Ok(bound::EXTENDABLE),
         issuer: Ok("https://issuer".into()),
         legacy: Ok(vec![]),
+        tracked: Ok(Some(serde_json::from_value(json!({"data": {"since": "2026-03-01"}})).unwrap())),
         targets: Ok(vec![]),
         bootstrap: Ok(vec![]),
         requests: Ok(vec![]),
@@ -121,6 +122,7 @@ fn what_could_not_be_learnt_is_in_no_row_taken_for_nothing() {
     facts.pod_token = Err(why());
     facts.issuer = Err(why());
     facts.legacy = Err(why());
+    facts.tracked = Err(why());
     facts.targets = Err(why());
     facts.bootstrap = Err(why());
     facts.requests = Err(why());
@@ -169,13 +171,18 @@ fn tokens_of_accounts_are_judged() {
         ("bound tokens", Low, "extended expiry", |facts| {
             (facts.servers, facts.pod_token) = (Err(String::new()), Ok(31_536_000));
         }),
-        ("legacy token Secrets", High, "in use never expire: ci/a (last used 2026-11-20)", |facts| {
-            facts.legacy = Ok(vec![legacy("a", Some(("last-used", "2026-11-20")))]);
-        }),
         (
             "legacy token Secrets",
             High,
-            "90 days never expire: ci/a (last used 2026-01-20), ci/b (last used never)",
+            "in use, or too young to tell, never expire: ci/a (last used 2026-11-20)",
+            |facts| {
+                facts.legacy = Ok(vec![legacy("a", Some(("last-used", "2026-11-20")))]);
+            },
+        ),
+        (
+            "legacy token Secrets",
+            High,
+            "for 90 days never expire: ci/a (last used 2026-01-20), ci/b (last used never)",
             |facts| {
                 facts.legacy = Ok(vec![legacy("a", Some(("last-used", "2026-01-20"))), legacy("b", None)]);
             },
