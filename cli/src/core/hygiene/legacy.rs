@@ -49,7 +49,8 @@ fn of_secrets(row: &mut Row, facts: &Facts, live: Vec<LegacySecret>, now: Time) 
     let day = (now - TimeDelta::days(UNUSED)).format("%Y-%m-%d").to_string();
     let (unused, used): (Vec<LegacySecret>, Vec<LegacySecret>) =
         live.into_iter().partition(|secret| secret.idle_since(tracked).is_some_and(|since| since < day));
-    let cure = "give each consumer the Secret of a TokenPolicy, then delete the old Secret";
+    let cure =
+        "run kubectl tokenward migrate for each Secret: it prints the TokenPolicy that takes its place, and the steps";
     finds(row, &used, "that are in use, or too young to tell,", cure);
     let cure = "label each Secret kubernetes.io/legacy-token-invalid-since=<today>, which stops its token until you \
                 remove the label, and delete the Secret when nobody misses it; a LegacyTokenPolicy does both";
