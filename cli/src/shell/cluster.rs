@@ -211,7 +211,7 @@ struct Access {
     allowed: bool,
 }
 
-fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>> {
+pub fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>> {
     Ok(Request::post(path).header(CONTENT_TYPE, "application/json").body(serde_json::to_vec(body)?)?)
 }
 

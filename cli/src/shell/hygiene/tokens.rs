@@ -3,26 +3,42 @@
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::{Pod, ServiceAccount},
+    core::v1::Pod,
 };
-use kube::{
-    Api,
-    api::{ListParams, PostParams},
-};
+use kube::{Api, api::ListParams};
 use secrecy::SecretString;
+use serde::Deserialize;
 
 use crate::{
     core::{
         hygiene::bound::{EXTENDABLE, LONGEST},
         token::Claims,
     },
-    shell::cluster::Cluster,
+    shell::cluster::{Cluster, post},
 };
 
 /// Nobody accepts a token for this audience.
 const NOBODY: &str = "tokenward.dev/hygiene";
 /// The account that each namespace has.
 const ACCOUNT: &str = "default";
+
+/// A `TokenRequest` that was answered. That of `k8s_openapi` has the token in an ordinary text.
+#[derive(Deserialize)]
+struct Answer {
+    spec: Granted,
+    status: Issued,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Granted {
+    expiration_seconds: i64,
+}
+
+#[derive(Deserialize)]
+struct Issued {
+    token: SecretString,
+}
 
 /// How long a token may live, in seconds.
 pub async fn granted(cluster: &Cluster) -> Result<i64> {
@@ -31,7 +47,7 @@ pub async fn granted(cluster: &Cluster) -> Result<i64> {
         expiration_seconds: Some(LONGEST),
         ..TokenRequestSpec::default()
     };
-    request(cluster, ACCOUNT, spec).await?.spec.expiration_seconds.context("the answer names no lifetime")
+    Ok(request(cluster, ACCOUNT, spec).await?.spec.expiration_seconds)
 }
 
 /// How long a token lives that a pod asks for as the kubelet does, in seconds.
@@ -52,17 +68,15 @@ pub async fn of_pod(cluster: &Cluster) -> Result<i64> {
     };
     let spec =
         TokenRequestSpec { audiences: Vec::new(), expiration_seconds: Some(EXTENDABLE), bound_object_ref: Some(bound) };
-    let token =
-        SecretString::from(request(cluster, &account, spec).await?.status.context("the answer has no status")?.token);
+    let Issued { token } = request(cluster, &account, spec).await?.status;
     let claims = Claims::read(&token).context("the answer holds no token")?;
     let (start, end) = claims.issued_at.zip(claims.expires_at).context("the token names no lifetime")?;
     Ok((end - start).num_seconds())
 }
 
-async fn request(cluster: &Cluster, account: &str, spec: TokenRequestSpec) -> Result<TokenRequest> {
-    let api: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let request = TokenRequest { spec, ..TokenRequest::default() };
-    let answer = api.create_token_request(account, &dry_run, &request).await;
+async fn request(cluster: &Cluster, account: &str, spec: TokenRequestSpec) -> Result<Answer> {
+    let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token?dryRun=All", cluster.namespace);
+    let body = serde_json::to_value(TokenRequest { spec, ..TokenRequest::default() })?;
+    let answer = cluster.client.request(post(&path, &body)?).await;
     cluster.allowed("create", "serviceaccounts/token", Some(&cluster.namespace), answer)
 }
