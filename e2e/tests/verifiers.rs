@@ -292,6 +292,8 @@ async fn is_a_controller_of_b(scene: &Scene, b: &ControlPlane) -> Result<()> {
     kubectl("create serviceaccount namespace-controller").await?;
     let token = kubectl("create token namespace-controller --audience=cluster-b").await?;
     ensure!(at(b, token.trim()).await?.get("/api/v1/namespaces").await? == 200, "a name of B has no rights at B");
+    let ordinary = kubectl("create token namespace-controller").await?;
+    ensure!(at(b, ordinary.trim()).await?.get("/api/v1/namespaces").await? == 401, "A's own audience is a login at B");
     Ok(())
 }
 

@@ -67,15 +67,15 @@ pub enum LegacyAct {
 
 /// Since when a token is unused: the end of the day of its last use, else the first day on which uses were recorded; its
 /// creation if that is later, as a copy or a restored backup has the label of the Secret before. One that somebody lifted
-/// from quarantine counts as used then.
+/// from quarantine counts as used then, and nobody knows when that was if the Secret does not say.
 #[must_use]
 pub fn idle_since(token: &LegacyToken, tracked: Option<Time>) -> Option<Time> {
     let used = match &token.last_used {
         Some(day) => day.end?,
         None => tracked?,
     };
-    let lifted = if let Quarantine::Lifted(at) = token.quarantine { Some(at) } else { None };
-    Some(used.max(token.created).max(lifted.unwrap_or(used)))
+    let used = used.max(token.created);
+    if let Quarantine::Lifted(at) = token.quarantine { Some(used.max(at?)) } else { Some(used) }
 }
 
 /// The state of a Secret by a policy.
@@ -109,6 +109,7 @@ pub fn decide(around: Surroundings, token: &LegacyToken, name: &Name, policy: &L
     match (state(around, token, policy), token.quarantine) {
         _ if token.was_lifted => act(around.now, LegacyMode::Quarantine, LegacyStep::Lift),
         (LegacyState::Quarantined, Quarantine::Since(Some(since))) if !around.mounted && !policy.keeps(token) => {
+            let since = since.max(token.created);
             let step = LegacyStep::Delete { policy: name.clone(), since };
             act(unused_at.max(since + policy.delete_after), LegacyMode::Delete, step)
         }

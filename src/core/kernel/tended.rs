@@ -2,7 +2,7 @@
 //! and after a call that failed another one after a pause.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt::Debug,
 };
 
@@ -117,8 +117,8 @@ pub struct Tending<V: Tended> {
     queue: Queue<u32, Time>,
     calls: Slab<Call<V>>,
     pending: VecDeque<(u32, Request)>,
-    /// Objects whose last call failed.
-    failing: BTreeSet<u32>,
+    /// Objects whose last call failed, and how.
+    failing: BTreeMap<u32, Failure>,
     latest: Time,
 }
 
@@ -131,7 +131,7 @@ impl<V: Tended> Tending<V> {
             queue: Queue::default(),
             calls: Slab::default(),
             pending: VecDeque::new(),
-            failing: BTreeSet::new(),
+            failing: BTreeMap::new(),
             latest: Time::MIN_UTC,
         }
     }
@@ -168,6 +168,11 @@ impl<V: Tended> Tending<V> {
     #[must_use]
     pub fn fails(&self) -> bool {
         !self.failing.is_empty()
+    }
+
+    /// The objects whose last call failed, and how.
+    pub fn failures(&self) -> impl Iterator<Item = (&Key, &Failure)> {
+        self.failing.iter().filter_map(|(id, failure)| Some((self.get(*id)?.0, failure)))
     }
 
     /// Takes a step of the watch in; whether anything changed.
@@ -343,7 +348,7 @@ impl<V: Tended> Tending<V> {
     fn settle(&mut self, id: u32, step: Option<&V::Step>, end: &End, now: Time) {
         let again = match end {
             End::Failed(failure) => {
-                self.failing.insert(id);
+                self.failing.insert(id, failure.clone());
                 failure.not_before(now).max(now + quick_retry(self.bump(id), V::longest_pause(step)))
             }
             // The first is settled by the look. Later ones wait: the look may show less than the watch has shown.

@@ -10,8 +10,10 @@ use super::{
     status::{self, LegacyContext},
     token::LegacyToken,
 };
+use chrono::TimeDelta;
+
 use crate::{
-    api::legacy_token_policy::{LegacyTokenCounts, LegacyTokenPolicyStatus},
+    api::legacy_token_policy::{LegacyMode, LegacyTokenCounts, LegacyTokenPolicyStatus},
     core::{
         Time,
         failure::Failure,
@@ -29,6 +31,8 @@ use crate::{
 
 /// Name of calls about single Secrets.
 const CALLS: &str = "calls";
+/// Pause between two steps. Each is two events, and ten events a second are sent: half of them are left to others.
+const PACE: TimeDelta = TimeDelta::milliseconds(400);
 
 /// Labels of a namespace.
 type Labels = BTreeMap<String, String>;
@@ -67,6 +71,8 @@ pub struct Legacy {
     tracking: Store<Option<Time>, ()>,
     calls: Slab<LegacyCall>,
     events: Vec<LegacyEvent>,
+    /// When the last step began.
+    stepped: Option<Time>,
 }
 
 /// Takes a step of a watch in; whether anything changed.
@@ -92,6 +98,7 @@ impl Legacy {
             tracking: Store::new(1, seed),
             calls: Slab::default(),
             events: Vec::new(),
+            stepped: None,
         }
     }
 
@@ -126,6 +133,11 @@ impl Legacy {
         self.listed() && watches && self.tracked().is_some()
     }
 
+    /// Until when no Secret is judged, since one was written just now. A clock that went back ends the pause.
+    fn paused(&self, now: Time) -> Option<Time> {
+        self.stepped.filter(|at| *at <= now).map(|at| at + PACE).filter(|until| *until > now)
+    }
+
     fn is_for(&self, policy: &LegacyPolicy, namespace: &str) -> bool {
         policy.is_for(self.namespaces.find(0, "", namespace).and_then(|id| self.namespaces.get(id)))
     }
@@ -144,7 +156,10 @@ impl Legacy {
         let policies = self.policies.acting().filter(|(_, policy)| self.is_for(policy, &key.namespace));
         let (tracked, mounted) = (self.tracked(), self.references.is_mounted(key));
         match decide_all(Surroundings { now, tracked, mounted, acts: self.acts() }, token, policies) {
-            LegacyAct::Step(step) => self.tokens.step(id, step),
+            LegacyAct::Step(step) => {
+                self.stepped = Some(now);
+                self.tokens.step(id, step);
+            }
             LegacyAct::Wait(until) => self.tokens.rest(id, until),
         }
         self.changed(now);
@@ -171,8 +186,18 @@ impl Legacy {
         Outcome { failure, ..Outcome::default() }
     }
 
+    /// A watch that fails, or a call about a Secret that a policy is to act on.
+    fn failure(&self, id: u32) -> Option<&Failure> {
+        let watch = self.policies.failures().iter().find(|(kind, _)| **kind != CALLS).map(|(_, failure)| failure);
+        let policy = self.policies.get(id).and_then(|(_, stored, _)| stored.asks.as_ref().ok());
+        let policy = policy.filter(|policy| policy.mode > LegacyMode::Report);
+        let mut calls =
+            self.tokens.failures().filter(|(key, _)| policy.is_some_and(|it| self.is_for(it, &key.namespace)));
+        watch.or_else(|| Some(calls.next()?.1))
+    }
+
     fn status(&self, id: u32, now: Time) -> Option<LegacyTokenPolicyStatus> {
-        let failure = self.policies.failures().values().next();
+        let failure = self.failure(id);
         if !self.listed() && failure.is_none() {
             return None;
         }
@@ -243,6 +268,9 @@ impl Controller for Legacy {
             if let Some((ticket, request)) = self.tokens.call() {
                 return Some((self.calls.insert(LegacyCall::Token(ticket)), request));
             }
+            if self.paused(now).is_some() {
+                return None;
+            }
             let id = self.tokens.due(decisions)?;
             self.judge(id, now);
         }
@@ -267,7 +295,7 @@ impl Controller for Legacy {
     }
 
     fn next_wake(&self, free: bool, writes: usize, now: Time) -> Option<Time> {
-        let due = self.tokens.next_wake(now).filter(|_| free);
+        let due = self.tokens.next_wake(now).filter(|_| free).map(|at| at.max(self.paused(now).unwrap_or(at)));
         due.into_iter().chain(self.policies.next_wake(writes, now)).min()
     }
 

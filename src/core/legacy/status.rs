@@ -99,7 +99,8 @@ fn ready(policy: &LegacyPolicy, counts: &LegacyTokenCounts, context: LegacyConte
     if context.tracked.is_none() && policy.mode > LegacyMode::Report {
         let message = format!(
             "ConfigMap {TRACKING_NAMESPACE}/{TRACKING} does not say since which day uses are recorded, so nothing is \
-             quarantined or deleted; the API server writes it at its start: find out who removes it"
+             quarantined or deleted; the API server writes it again within half an hour, and then counts from that day: find \
+             out who removes it"
         );
         return Draft::new("Ready", false, "UsesNotRecorded", &message);
     }

@@ -138,6 +138,21 @@ fn one_that_was_lifted_counts_as_used_then() {
 }
 
 #[test]
+fn one_that_was_lifted_nobody_knows_when_is_left_alone() {
+    let token = token(json!({ INVALID_SINCE: "", LAST_USED: "2020-01-01" }), json!({}));
+    assert_eq!(act(around(at(9999)), &token, DELETE), LegacyAct::Wait(None));
+    assert_eq!(state(around(at(9999)), &token, &policy(DELETE)), LegacyState::Unknown);
+}
+
+#[test]
+fn a_restored_secret_has_its_whole_time_in_quarantine() {
+    let labels = json!({ INVALID_SINCE: "2020-01-01", LAST_USED: "2020-01-01" });
+    let restored = token(labels, json!({"creationTimestamp": "2027-01-14T08:00:00Z"}));
+    let quick = r#"{"mode":"Delete","unusedFor":"24h","deleteAfter":"240h"}"#;
+    assert_eq!(act(around(at(0)), &restored, quick), LegacyAct::Wait(Some(at(9))));
+}
+
+#[test]
 fn a_removed_label_is_remembered_until_it_is_written_down() {
     use crate::core::kernel::tended::Tended as _;
     let before = quarantined("2027-01-15", "2020-01-01");

@@ -31,8 +31,8 @@ pub struct Day {
 pub enum Quarantine {
     /// It does not, and never did as far as the Secret says.
     No,
-    /// Somebody emptied the label then: it does not any more.
-    Lifted(Time),
+    /// Somebody emptied the label then: it does not any more. Secrets from before field managers say no time.
+    Lifted(Option<Time>),
     /// It does, since the end of this day, if the label is one.
     Since(Option<Time>),
 }
@@ -106,7 +106,7 @@ impl LegacyToken {
         Self {
             quarantine: match meta::label(&meta, INVALID_SINCE) {
                 None => Quarantine::No,
-                Some("") => Quarantine::Lifted(written(&meta, INVALID_SINCE).unwrap_or(created)),
+                Some("") => Quarantine::Lifted(written(&meta, INVALID_SINCE)),
                 Some(text) => Quarantine::Since(day_end(text)),
             },
             account: (

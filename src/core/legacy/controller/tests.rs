@@ -56,10 +56,14 @@ fn tracking(legacy: &mut Legacy, version: u64, since: Option<Time>) {
 }
 
 fn policy(legacy: &mut Legacy, version: u64, spec: Value, status: Value) {
-    let mut policy = json!({"metadata": {"name": "p", "generation": 1}});
+    named_policy("p", legacy, version, spec, status);
+}
+
+fn named_policy(name: &str, legacy: &mut Legacy, version: u64, spec: Value, status: Value) {
+    let mut policy = json!({"metadata": {"name": name, "uid": name, "generation": 1}});
     (policy["spec"], policy["status"]) = (spec, status);
     let stored = Stored::parse(serde_json::from_value(policy).unwrap());
-    legacy.observe(0, LegacyChange::Policy(WatchEvent::Applied(Key::new("", "p"), version, stored)), at(0));
+    legacy.observe(0, LegacyChange::Policy(WatchEvent::Applied(Key::new("", name), version, stored)), at(0));
 }
 
 /// Everything is listed, but pods.
@@ -102,7 +106,7 @@ fn a_secret_is_quarantined_once_and_only_its_label_is_written() {
     let metadata = json!({"uid": "u", "resourceVersion": "1", "labels": {INVALID_SINCE: "2027-01-15"}});
     assert_eq!((request.verb, body(&request)), (Verb::MergePatch, json!({ "metadata": metadata })));
     done(&mut legacy, ticket, 2, json!({INVALID_SINCE: "2027-01-15"}), at(0));
-    assert!(next(&mut legacy, at(0)).is_none());
+    assert!(next(&mut legacy, at(1)).is_none());
     let [event] = &legacy.news()[..] else { panic!("one event") };
     let message = event.message();
     assert!(message.contains("unused since 2020-01-02T00:00:00Z"), "{message}");
@@ -177,7 +181,7 @@ fn a_conflict_is_looked_at_and_decided_again() {
     let (look, request) = next(&mut legacy, at(0)).unwrap();
     assert_eq!((request.verb, request.path.as_str()), (Verb::Get, "/api/v1/namespaces/ci/secrets/s"));
     done(&mut legacy, look, 2, json!({LAST_USED: "2027-01-15"}), at(0));
-    assert!(next(&mut legacy, at(0)).is_none(), "it was used meanwhile");
+    assert!(next(&mut legacy, at(1)).is_none(), "it was used meanwhile");
 }
 
 #[test]
@@ -191,6 +195,46 @@ fn a_secret_is_deleted_with_uid_and_version_after_its_quarantine() {
     let message = legacy.news()[0].message();
     assert!(message.contains("quarantined on 2020-01-01"), "{message}");
     assert_eq!(legacy.tokens.iter().count(), 0);
+}
+
+/// One of several Secrets that nobody has used since 2020.
+fn unused(legacy: &mut Legacy, name: &str, version: u64) {
+    let token = LegacyToken::read(serde_json::from_value(meta(version, json!({}))).unwrap());
+    legacy.observe(0, LegacyChange::Token(WatchEvent::Applied(Key::new("ci", name), version, token)), at(0));
+}
+
+#[test]
+fn a_crowd_is_quarantined_no_faster_than_events_are_sent() {
+    let mut legacy = mode("Quarantine");
+    (1..4).for_each(|n| unused(&mut legacy, &format!("s{n}"), n));
+    assert!(next(&mut legacy, at(0)).is_some());
+    assert!(next(&mut legacy, at(0)).is_none());
+    assert_eq!(legacy.next_wake(true, 0, at(0)), Some(at(0) + PACE));
+    assert!(next(&mut legacy, at(0) + PACE).is_some());
+    assert!(next(&mut legacy, at(-3600)).is_some(), "the clock went back");
+}
+
+#[test]
+fn a_call_that_fails_concerns_the_policies_that_act_there() {
+    let mut legacy = mode("Quarantine");
+    named_policy(
+        "b",
+        &mut legacy,
+        2,
+        json!({"mode": "Quarantine", "namespaceSelector": {"matchLabels": {"team": "b"}}}),
+        Value::Null,
+    );
+    named_policy("report", &mut legacy, 3, json!({}), Value::Null);
+    seen(&mut legacy, 1, json!({}), at(0));
+    let (ticket, _) = next(&mut legacy, at(0)).unwrap();
+    let failure = Failure::new(FailureReason::Forbidden, "no");
+    legacy.answered(ticket, Err(Box::new(Refusal { code: Some(403), object: None, failure })), at(0));
+    let written = std::iter::from_fn(|| legacy.take_status(8, at(1)));
+    let ready = |request: &Request| body(request)["status"]["conditions"][0]["status"].clone();
+    let mut all: Vec<_> = written.map(|(_, request)| (request.path.clone(), ready(&request))).collect();
+    all.sort_by(|one, other| one.0.cmp(&other.0));
+    let ready: Vec<&Value> = all.iter().map(|(_, ready)| ready).collect();
+    assert_eq!(ready, ["True", "False", "True"], "b, p, report: {all:?}");
 }
 
 /// The status that is written now.
