@@ -19,7 +19,7 @@ pub fn versioned(version: &str, inputs: &[String]) -> Box<str> {
 }
 
 /// The layout that a target was written under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Written {
     /// Hash of the fingerprint of the spec, or of both where the first release wrote it.
     spec: u32,

@@ -20,6 +20,7 @@ pub mod meta;
 pub mod names;
 pub mod place;
 pub mod policy;
+pub mod pool;
 pub mod reason;
 pub mod redact;
 pub mod request;

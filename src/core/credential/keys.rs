@@ -1,13 +1,13 @@
 //! The API server's keys and issuer, as it publishes both, and the tokens signed with them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use chrono::TimeDelta;
 
-use crate::core::{Time, id::Secs, reason::IssueReason};
+use crate::core::{Time, id::Secs, pool::Pool, reason::IssueReason};
 
 /// A key or issuer that was published is gone when so many polls in a row lack it: sets flicker, as several API
 /// servers answer and each changes in its own time.
@@ -32,9 +32,7 @@ pub struct TokenKeys {
     keys: Published,
     issuers: Published,
     /// Every signer that a target names, once.
-    pool: HashSet<Arc<Signer>>,
-    /// When the pool has so many, those that nobody holds go.
-    sweep_at: usize,
+    pool: Pool<Signer>,
     /// How many published tokens each key has signed.
     tokens: BTreeMap<Box<str>, usize>,
     /// The signer in use, and the first token that this process was given of it.
@@ -94,23 +92,15 @@ impl TokenKeys {
         self.issuers.has_gone(&signer.issuer, issued).then_some(IssueReason::IssuerChanged)
     }
 
-    /// The one copy of this signer. Copies that nobody holds any more go whenever their number may have doubled.
+    /// The one copy of this signer.
     pub fn share(&mut self, signer: Arc<Signer>) -> Arc<Signer> {
-        if let Some(known) = self.pool.get(&signer) {
-            return known.clone();
-        }
-        if self.pool.len() >= self.sweep_at {
-            self.pool.retain(|signer| Arc::strong_count(signer) > 1);
-            self.sweep_at = (2 * self.pool.len()).max(REMEMBERED);
-        }
-        self.pool.insert(signer.clone());
-        signer
+        self.pool.share(signer)
     }
 
     /// Every signer that is held.
     #[cfg(test)]
     pub fn signers(&self) -> impl Iterator<Item = &Signer> {
-        self.pool.iter().map(|signer| &**signer)
+        self.pool.iter()
     }
 
     /// Counts a published token of a grant.
@@ -251,7 +241,7 @@ mod tests {
             keys.uncount(&signer);
             keys.observe(Some(&BTreeSet::from([n.to_string()])), None, at(n));
         }
-        assert!(keys.pool.len() <= 2 * REMEMBERED, "{}", keys.pool.len());
+        assert!(keys.signers().count() <= 2 * REMEMBERED, "{}", keys.signers().count());
         assert_eq!((keys.tokens().count(), keys.keys.0.len()), (0, REMEMBERED));
     }
 }

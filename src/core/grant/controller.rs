@@ -40,9 +40,10 @@ use crate::{
         place::{
             applied::Demanded,
             record::Record,
-            secret::{Anchor, Target},
+            secret::{Anchor, Make, Target},
         },
         policy::PolicyState,
+        pool::Pool,
         request::{Answer, Request},
     },
 };
@@ -85,8 +86,8 @@ struct PolicyLink {
     name: Name,
     /// The template by which its grants claim names.
     template: Name,
-    /// Its grants, by account.
-    members: HashMap<u32, u32>,
+    /// Its grants, found by their account.
+    members: HashTable<u32>,
     totals: Totals,
     proof: PolicyProof,
     /// The status that is being written.
@@ -192,7 +193,7 @@ pub struct Grants {
     anchors: Store<Anchor, AnchorLink>,
     grants: Slab<Grant>,
     /// Grants by a hash of the name that they want.
-    claims: HashTable<(u32, u32)>,
+    claims: HashTable<u32>,
     troubles: Troubles,
     queue: Queue<u32, Secs>,
     outbox: Outbox<u32>,
@@ -200,6 +201,7 @@ pub struct Grants {
     pending: VecDeque<(u32, Request)>,
     events: Vec<GrantEvent>,
     keys: TokenKeys,
+    makes: Pool<Make>,
     /// Tokens whose anchors no target names any more, by anchor.
     left: HashMap<u32, Left>,
     /// Grants with a token that waits to be published.
@@ -286,6 +288,7 @@ impl Grants {
             pending: VecDeque::new(),
             events: Vec::new(),
             keys: TokenKeys::default(),
+            makes: Pool::default(),
             left: HashMap::new(),
             held: HashSet::new(),
             skew: TimeDelta::zero(),

@@ -141,7 +141,7 @@ fn look_first(view: &View<'_>, look: Look) -> Act {
 fn remove(view: &View<'_>) -> Act {
     // Annotations alone must not make us delete what we never wrote. A target that tokens are bound to is retired.
     let ours = |target: &&Placed<'_, Target>| target.written() && !target.binds_tokens(view.now);
-    let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners.policy));
+    let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners().policy));
     targets.next().map_or(Act::Idle(None), |target| throttled(view, || removal(view, target)))
 }
 

@@ -45,9 +45,9 @@ pub fn owners_and_finalizers(view: &View<'_>, policy: &Policy) -> Option<(IssueR
 
 fn owners(view: &View<'_>, policy: &Policy) -> Option<(IssueReason, Call)> {
     let targets = view.targets().filter(|target| target.written());
-    let targets = targets.map(|target| (&target.name, target.version, &target.object.owners));
-    let anchors = view.anchors.iter().map(|anchor| (&anchor.anchor.name, anchor.anchor.version, &anchor.owners));
-    let unfit = |(_, _, owners): &(&Name, u64, &Owners)| !owners.fit(policy);
+    let targets = targets.map(|target| (&target.name, target.version, target.object.owners()));
+    let anchors = view.anchors.iter().map(|anchor| (&anchor.anchor.name, anchor.anchor.version, anchor.owners()));
+    let unfit = |(_, _, owners): &(&Name, u64, Owners)| !owners.fit(policy);
     let (name, version, _) = targets.chain(anchors).find(unfit)?;
     let body = replace(version, "ownerReferences", &secret::owners(&view.key, policy));
     Some((IssueReason::OwnersChanged, patch(view, name, &body, IssueReason::OwnersChanged)))
@@ -55,7 +55,7 @@ fn owners(view: &View<'_>, policy: &Policy) -> Option<(IssueReason, Call)> {
 
 /// A finalizer keeps the token of a deleted anchor alive for 60 s more.
 fn finalizers(view: &View<'_>) -> Option<(IssueReason, Call)> {
-    let anchor = view.anchors.iter().find(|anchor| anchor.finalizers)?;
+    let anchor = view.anchors.iter().find(|anchor| anchor.has_finalizers())?;
     let body = replace(anchor.anchor.version, "finalizers", &json!([]));
     Some((IssueReason::FinalizersChanged, patch(view, &anchor.anchor.name, &body, IssueReason::FinalizersChanged)))
 }
@@ -114,7 +114,7 @@ fn patch(view: &View<'_>, name: &Name, body: &Value, why: IssueReason) -> Call {
 /// account that the Secret was taken over from, and its anchor goes on saying so.
 fn mended(case: &Case<'_>, policy: &Policy, anchor: &PlacedAnchor<'_>, account: &Name) -> Option<(IssueReason, Call)> {
     let key = GrantKey { account: account.clone(), ..case.view.key.clone() };
-    if anchor.owner == owner_digest(&key.policy, &key.account) && !anchor.stripped {
+    if anchor.owner == owner_digest(&key.policy, &key.account) && !anchor.is_stripped() {
         return None;
     }
     let dies = anchor.dies_at_latest.map_or(case.view.now + policy.spec.token.duration.delta(), Secs::time);

@@ -44,7 +44,7 @@ pub fn due(view: &View<'_>, drop_attempt: bool) -> Vec<Retirement> {
         let name = &anchor.anchor.name;
         let named = named(view, name, anchor.uid);
         let cause = match end {
-            Some(cause) if view.deletes(anchor.owners.policy) => Some(cause),
+            Some(cause) if view.deletes(anchor.owners().policy) => Some(cause),
             // What was let go is still revoked where somebody asks for it.
             Some(_) => is_revoked(view, anchor, named).then_some(RetireReason::RevokeIssuedBefore),
             None if is_held(view, name) => discarded(view, drop_attempt, named),
@@ -191,7 +191,7 @@ pub fn look(view: &View<'_>) -> Option<Look> {
         let (_, ripe) = ripe(view, anchor);
         ripe.time() <= view.now && view.grant.proof.target_seen < ripe
     })?;
-    let made_for = || anchor.target.as_deref().cloned().or(view.home.clone().filter(|_| !anchor.stripped));
+    let made_for = || anchor.target().or(view.home.as_ref().filter(|_| !anchor.is_stripped())).cloned();
     view.name.clone().ok().or_else(made_for).filter(|name| !name.is_empty()).map(Look::Target)
 }
 
@@ -217,7 +217,7 @@ fn targets(view: &View<'_>, end: Option<RetireReason>) -> impl Iterator<Item = R
     let bound = view.targets().filter(|target| target.written() && target.binds_tokens(view.now));
     bound.filter_map(move |target| {
         let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
-        let cause = end.filter(|_| view.deletes(target.owners.policy)).or_else(revoked)?;
+        let cause = end.filter(|_| view.deletes(target.owners().policy)).or_else(revoked)?;
         let token_id = target.object.token.as_ref().map(|token| token.id);
         Some(retirement(view, target, target.uid, token_id, cause))
     })

@@ -43,7 +43,7 @@ impl<K> Default for Outbox<K> {
     }
 }
 
-impl<K: Copy + Ord + Hash> Outbox<K> {
+impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
     /// The status of this object may have changed. One that still tells of work under way can wait for its end: the first
     /// status of an object is then a true one.
     pub fn mark(&mut self, key: K, namespace: u32, under_way: bool, now: Time) {
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn work_under_way_waits_a_second_for_its_end() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::<u32>::default();
         outbox.mark(1, 0, true, at(0));
         assert_eq!(outbox.take(1, at(500)), None);
         outbox.mark(1, 0, false, at(600));

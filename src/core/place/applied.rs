@@ -19,7 +19,7 @@ use crate::{
 pub type Demanded = Arc<BTreeMap<String, String>>;
 
 /// Hashes over the sorted field names that our Apply entry owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AppliedFields {
     /// Keys of `data`.
     pub data: u32,

@@ -1,7 +1,7 @@
 //! Secrets of this cluster: targets and anchors as they are read, and the bodies that write them. The same input always
 //! gives the same bytes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -36,6 +36,17 @@ pub struct Target {
     pub account_uid: u32,
     /// The token, if the annotations describe one.
     pub token: Option<Token>,
+    /// Digest of the UID of the policy that owns it; 0 without one.
+    owner: u32,
+    /// The parts that most targets have in common.
+    pub make: Arc<Make>,
+    /// Empty in most targets.
+    pub more: Option<Box<More>>,
+}
+
+/// The parts of a target that say how it was made: the same for most targets of equal policies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Make {
     /// Hash of the fingerprint that the token was issued under.
     pub token_inputs: u32,
     /// The layout that it was written under.
@@ -46,14 +57,20 @@ pub struct Target {
     pub author: Author,
     /// Has the label that the watch selects by.
     pub marked: bool,
-    /// The owners.
-    pub owners: Owners,
-    /// Empty in most targets.
-    pub more: Option<Box<More>>,
+    /// See [`Owners::foreign`].
+    foreign: bool,
+}
+
+impl Deref for Target {
+    type Target = Make;
+
+    fn deref(&self) -> &Make {
+        &self.make
+    }
 }
 
 /// Who wrote a Secret, by its managed fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Author {
     /// It has no Apply entry of ours.
     Others,
@@ -132,21 +149,32 @@ impl Target {
             previous: record.previous.clone(),
             revocation: Revocation::read(meta),
         };
+        let owners = Owners::read(meta);
+        let make = Make {
+            token_inputs: fingerprint(&record.token_inputs),
+            layout: Written::read(&record.layout),
+            applied: AppliedFields::read(meta),
+            author: Author::read(meta),
+            marked: meta::label(meta, names::ROLE) == Some(names::TARGET_ROLE),
+            foreign: owners.foreign,
+        };
         let target = Self {
             uid: Uid::read(meta.uid.as_deref()?),
             created: meta::created(meta),
             policy_uid: Uid::read(meta::label(meta, names::POLICY_UID).unwrap_or_default()).digest(),
             account_uid: record.account_uid.digest(),
             token: record.token.clone(),
-            token_inputs: fingerprint(&record.token_inputs),
-            layout: Written::read(&record.layout),
-            applied: AppliedFields::read(meta),
-            author: Author::read(meta),
-            marked: meta::label(meta, names::ROLE) == Some(names::TARGET_ROLE),
-            owners: Owners::read(meta),
+            owner: owners.policy,
+            make: Arc::new(make),
             more: Some(Box::new(more)),
         };
         Some((record, target))
+    }
+
+    /// The owners.
+    #[must_use]
+    pub fn owners(&self) -> Owners {
+        Owners { policy: self.owner, foreign: self.make.foreign }
     }
 
     /// Whether we have ever written it.
@@ -217,14 +245,23 @@ pub struct Anchor {
     pub dies_at_latest: Option<Secs>,
     /// Digest of policy and account as its annotations name them.
     pub owner: u32,
+    /// Digest of the UID of the policy that owns it; 0 without one.
+    owned_by: u32,
+    /// None of most anchors.
+    pub odd: Option<Box<Odd>>,
+}
+
+/// The parts of an anchor that few have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Odd {
     /// Name of the target it was made for, unless that is the one that its policy gives to its account.
-    pub target: Option<Box<Name>>,
+    pub target: Option<Name>,
     /// An annotation or the label that people list anchors by is missing.
-    pub stripped: bool,
+    stripped: bool,
     /// Somebody gave it a finalizer.
-    pub finalizers: bool,
-    /// The owners.
-    pub owners: Owners,
+    finalizers: bool,
+    /// See [`Owners::foreign`].
+    foreign: bool,
 }
 
 /// Digest of the grant that an anchor's annotations name.
@@ -248,17 +285,54 @@ impl Anchor {
         let target = object(meta, names::TARGET);
         let dies = meta::annotation(meta, names::DIES_AT_LATEST).and_then(meta::time).map(Secs::of);
         let marked = meta::label(meta, names::ROLE) == Some(names::ANCHOR_ROLE);
+        let owners = Owners::read(meta);
+        let odd = Odd {
+            stripped: !marked || target.is_empty() || dies.is_none(),
+            target: Some(target).filter(|name| !name.is_empty()),
+            finalizers: meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty()),
+            foreign: owners.foreign,
+        };
         let anchor = Self {
             uid: Uid::read(meta.uid.as_deref()?),
             created: meta::created(meta),
             dies_at_latest: dies,
             owner: owner_digest(&policy, &account),
-            stripped: !marked || target.is_empty() || dies.is_none(),
-            target: Some(Box::new(target)).filter(|name| !name.is_empty()),
-            finalizers: meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty()),
-            owners: Owners::read(meta),
+            owned_by: owners.policy,
+            odd: Some(Box::new(odd)),
         };
         Some((policy, account, anchor))
+    }
+
+    /// The owners.
+    #[must_use]
+    pub fn owners(&self) -> Owners {
+        Owners { policy: self.owned_by, foreign: self.odd.as_ref().is_some_and(|odd| odd.foreign) }
+    }
+
+    /// Name of the target it was made for, unless that is the one that its policy gives to its account.
+    #[must_use]
+    pub fn target(&self) -> Option<&Name> {
+        self.odd.as_ref()?.target.as_ref()
+    }
+
+    /// An annotation or the label that people list anchors by is missing.
+    #[must_use]
+    pub fn is_stripped(&self) -> bool {
+        self.odd.as_ref().is_some_and(|odd| odd.stripped)
+    }
+
+    /// Somebody gave it a finalizer.
+    #[must_use]
+    pub fn has_finalizers(&self) -> bool {
+        self.odd.as_ref().is_some_and(|odd| odd.finalizers)
+    }
+
+    /// Leaves out the name of its target where that is the one that its policy gives to its account.
+    pub fn leave_out(&mut self, home: Option<&Name>) {
+        if let Some(odd) = &mut self.odd {
+            odd.target.take_if(|name| Some(&*name) == home);
+        }
+        self.odd.take_if(|odd| **odd == Odd::default());
     }
 }
 

@@ -185,7 +185,7 @@ fn a_target_tells_all_that_was_written_into_it() {
             && target.layout.tells("a1:0")
     );
     assert_eq!((target.marked, target.written(), target.applied), (true, true, policy.applied));
-    assert!(target.owners.fit(&policy));
+    assert!(target.owners().fit(&policy));
     assert_eq!(
         (&body["metadata"]["labels"]["team"], &body["metadata"]["annotations"]["note"]),
         (&json!("a"), &json!("b"))
@@ -223,7 +223,7 @@ fn retain_has_no_owner() {
     let retain = policy(&json!({"deletionPolicy": "Retain"}));
     let body = rendered(&retain);
     assert_eq!(body["metadata"]["ownerReferences"], json!([]));
-    assert!(seen(&stored(&body)).unwrap().owners.fit(&retain));
+    assert!(seen(&stored(&body)).unwrap().owners().fit(&retain));
     assert_ne!(retain.token_inputs, policy(&json!({})).token_inputs);
 }
 
@@ -516,7 +516,7 @@ fn format_docker_config_json_has_its_own_type() {
 #[test]
 fn an_empty_target_is_ours_and_describes_no_token() {
     let target = seen(&stored(&empty(&policy(&json!({}))))).unwrap();
-    assert_eq!((target.token, target.marked), (None, true));
+    assert_eq!((&target.token, target.marked), (&None, true));
 }
 
 #[test]

@@ -237,8 +237,8 @@ impl Grants {
 
     /// Whether a Secret of the grant has no reference to its policy.
     fn is_released(&self, grant: &Grant) -> bool {
-        let targets = self.targets_of(grant).filter_map(|id| self.targets.get(id)).map(|target| target.owners);
-        let anchors = self.anchors_of(grant).filter_map(|id| self.anchors.get(id)).map(|anchor| anchor.owners);
+        let targets = self.targets_of(grant).filter_map(|id| self.targets.get(id)).map(Target::owners);
+        let anchors = self.anchors_of(grant).filter_map(|id| self.anchors.get(id)).map(Anchor::owners);
         targets.chain(anchors).any(|owners| owners.policy == 0)
     }
 

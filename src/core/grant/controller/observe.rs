@@ -152,7 +152,7 @@ impl Grants {
             return names.iter().map(|name| self.account_row(namespace, name)).collect();
         }
         let Some(place) = self.namespaces.get(namespace) else { return Vec::new() };
-        let others = place.accounts.iter().copied().filter(|account| !link.members.contains_key(account));
+        let others = place.accounts.iter().copied().filter(|account| self.member(id, *account).is_none());
         others.filter(|account| self.selects(id, *account)).collect()
     }
 
@@ -211,8 +211,7 @@ impl Grants {
     fn newly_selecting(&self, account: u32) -> Vec<u32> {
         let place = self.accounts.link(account).and_then(|link| self.namespaces.get(link.namespace));
         let selecting = place.map(|place| &place.selecting).into_iter().flatten().copied();
-        let unknown =
-            |policy: &u32| self.policies.link(*policy).is_some_and(|link| !link.members.contains_key(&account));
+        let unknown = |policy: &u32| self.member(*policy, account).is_none();
         selecting.filter(unknown).filter(|policy| self.selects(*policy, account)).collect()
     }
 
@@ -276,7 +275,7 @@ impl Grants {
         }
         self.adopt_named(id, now);
         if let Some(grant) = after.get() {
-            self.doubt_policy(grant, before.map(|before| before.owners), self.targets.get(id).map(|now| now.owners));
+            self.doubt_policy(grant, before.map(Target::owners), self.targets.get(id).map(Target::owners));
         }
         let name = match (self.targets.get(id), before) {
             (Some(target), _) => self.name_of(target, after),
@@ -374,7 +373,7 @@ impl Grants {
         let (policy, account) = (self.policy_row(namespace, &policy), self.account_row(namespace, &account));
         let owner = self.grant_of(policy, account, now);
         let home = self.grants.get(owner).and_then(|grant| self.home(grant));
-        anchor.target.take_if(|name| Some(&**name) == home.as_ref());
+        anchor.leave_out(home.as_ref());
         (Some(owner), anchor)
     }
 
@@ -402,7 +401,7 @@ impl Grants {
             self.move_anchor(id, owner);
         }
         if let Some(grant) = owner.get() {
-            self.doubt_policy(grant, before.map(|before| before.owners), self.anchors.get(id).map(|now| now.owners));
+            self.doubt_policy(grant, before.map(Anchor::owners), self.anchors.get(id).map(Anchor::owners));
         }
         for grant in [known.get().filter(|_| known != owner), owner.get()].into_iter().flatten() {
             self.settle(grant, now);

@@ -1,6 +1,8 @@
 //! Which object belongs to which grant, and which grants a policy has.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+
+use hashbrown::HashTable;
 
 use super::{AccountLink, Grants, Namespace, PolicyLink, chain};
 use crate::core::{
@@ -53,13 +55,13 @@ impl Grants {
 
     /// The grant of this policy and account.
     pub(super) fn grant_of(&mut self, policy: u32, account: u32, now: Time) -> u32 {
-        let known = self.policies.link(policy).and_then(|link| link.members.get(&account).copied());
-        if let Some(id) = known {
+        if let Some(id) = self.member(policy, account) {
             return id;
         }
         let id = self.grants.insert(Grant::new(policy, account, now));
+        let place = |id: &u32| self.grants.get(*id).map_or(0, |grant| spread(grant.account));
         if let Some(link) = self.policies.link_mut(policy) {
-            link.members.insert(account, id);
+            link.members.insert_unique(spread(account), id, place);
         }
         if let Some(link) = self.accounts.link_mut(account) {
             let next = std::mem::replace(&mut link.grants, Ref::to(id));
@@ -71,6 +73,12 @@ impl Grants {
         id
     }
 
+    /// The grant of this policy and account, if there is one.
+    pub(super) fn member(&self, policy: u32, account: u32) -> Option<u32> {
+        let of_account = |id: &u32| self.grants.get(*id).is_some_and(|grant| grant.account == account);
+        self.policies.link(policy)?.members.find(spread(account), of_account).copied()
+    }
+
     /// The grants of an account.
     pub(super) fn grants_of_account(&self, account: u32) -> Vec<u32> {
         let first = self.accounts.link(account).map_or(Ref::NONE, |link| link.grants);
@@ -79,7 +87,7 @@ impl Grants {
 
     /// The grants of a policy.
     pub(super) fn grants_of_policy(&self, policy: u32) -> Vec<u32> {
-        self.policies.link(policy).map(|link| link.members.values().copied().collect()).unwrap_or_default()
+        self.policies.link(policy).map(|link| link.members.iter().copied().collect()).unwrap_or_default()
     }
 
     /// Forgets a grant of which nothing is left.
@@ -102,8 +110,10 @@ impl Grants {
             Some(before) => before.next_of_account = next,
             None => drop(self.accounts.link_mut(account).map(|link| link.grants = next)),
         }
-        if let Some(link) = self.policies.link_mut(policy) {
-            link.members.remove(&account);
+        if let Some(link) = self.policies.link_mut(policy)
+            && let Ok(entry) = link.members.find_entry(spread(account), |member| *member == id)
+        {
+            entry.remove();
         }
         self.grants.remove(id);
         self.release_policy(policy);
@@ -211,7 +221,7 @@ impl Grants {
         chain(grant.anchors, |id| self.anchors.link(id).map_or(Ref::NONE, |link| link.next))
     }
 
-    /// A target as it is kept: without the name that its policy gives to it, and with a signer that others share.
+    /// A target as it is kept: without the name that its policy gives to it, and with parts that others share.
     pub(super) fn compact(&mut self, grant: u32, mut target: Target) -> Target {
         let home = self.grants.get(grant).and_then(|grant| self.home(grant));
         if let Some(more) = &mut target.more {
@@ -224,6 +234,7 @@ impl Grants {
         if let Some(token) = &mut target.token {
             token.signer = self.keys.share(token.signer.clone());
         }
+        target.make = self.makes.share(target.make);
         target
     }
 
@@ -265,7 +276,9 @@ impl Grants {
     /// Enters the name that a grant wants, and lets everybody who wants it too decide again.
     pub(super) fn claim(&mut self, id: u32, now: Time) {
         let Some(hash) = self.claim_hash(id) else { return };
-        self.claims.insert_unique(spread(hash), (hash, id), |(hash, _)| spread(*hash));
+        let mut claims = std::mem::take(&mut self.claims);
+        claims.insert_unique(spread(hash), id, |id| self.claim_hash(*id).map_or(0, spread));
+        self.claims = claims;
         if let Some(grant) = self.grants.get_mut(id) {
             grant.claims = true;
             grant.proof.target_absent = false;
@@ -276,7 +289,7 @@ impl Grants {
     /// Ends what [`Grants::claim`] began: the next in line may have the name now.
     pub(super) fn unclaim(&mut self, id: u32, now: Time) {
         let Some(hash) = self.claim_hash(id) else { return };
-        if let Ok(entry) = self.claims.find_entry(spread(hash), |claim| *claim == (hash, id)) {
+        if let Ok(entry) = self.claims.find_entry(spread(hash), |claim| *claim == id) {
             entry.remove();
             self.wake_rivals(hash, id, now);
         }
@@ -303,9 +316,14 @@ impl Grants {
         }
     }
 
-    /// Grants that may want the name of this hash.
+    /// Grants that want the name of this hash.
     pub(super) fn claimants(&self, hash: u32) -> impl Iterator<Item = u32> {
-        self.claims.iter_hash(spread(hash)).filter(move |(known, _)| *known == hash).map(|(_, id)| *id)
+        self.near_claimants(hash).filter(move |id| self.claim_hash(*id) == Some(hash))
+    }
+
+    /// The same, and a few that want another name, for those who compare the names.
+    pub(super) fn near_claimants(&self, hash: u32) -> impl Iterator<Item = u32> {
+        self.claims.iter_hash(spread(hash)).copied()
     }
 
     fn claim_hash(&self, id: u32) -> Option<u32> {
@@ -316,7 +334,7 @@ impl Grants {
 
     /// Claims of other grants to the name that this one wants, with its own; empty while nobody else wants it.
     pub(super) fn rivalry(&self, id: u32, namespace: u32, name: &Name) -> Vec<Claim> {
-        let claimants = self.claimants(name_hash(namespace, name));
+        let claimants = self.near_claimants(name_hash(namespace, name));
         let wants = |other: &u32| {
             let other = self.grants.get(*other);
             other.is_some_and(|other| self.place(other).0 == namespace && self.home(other).as_ref() == Some(name))
@@ -370,8 +388,8 @@ impl Grants {
             }
         }
         for anchor in anchors {
-            if let Some(anchor) = self.anchors.get_mut(anchor).filter(|anchor| !anchor.stripped) {
-                anchor.target.get_or_insert_with(|| Box::new(home.clone()));
+            if let Some(anchor) = self.anchors.get_mut(anchor).filter(|anchor| !anchor.is_stripped()) {
+                anchor.odd.get_or_insert_default().target.get_or_insert_with(|| home.clone());
             }
         }
     }
@@ -389,7 +407,7 @@ impl Grants {
         }
         for anchor in anchors {
             if let Some(anchor) = self.anchors.get_mut(anchor) {
-                anchor.target.take_if(|name| **name == home);
+                anchor.leave_out(Some(&home));
             }
         }
     }
@@ -400,7 +418,7 @@ pub(super) fn policy_link(namespace: u32, name: &str) -> PolicyLink {
         namespace,
         name: name.into(),
         template: TEMPLATE.into(),
-        members: HashMap::default(),
+        members: HashTable::default(),
         totals: Totals::default(),
         proof: PolicyProof::default(),
         written: None,
@@ -419,7 +437,7 @@ pub(super) fn name_hash(namespace: u32, name: &str) -> u32 {
     u32::try_from(hash >> 32).unwrap_or_default()
 }
 
-/// The table looks at the upper and the lower bits of a hash.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
+/// A table looks at the upper and the lower bits of a hash; a product with 2⁶⁴ over the golden ratio fills both.
+fn spread(number: u32) -> u64 {
+    u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

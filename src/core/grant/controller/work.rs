@@ -288,13 +288,13 @@ impl Grants {
         if leaver.policy == heir.policy {
             return target.policy_uid == policy.uid.digest();
         }
-        let let_go = target.author == Author::Operator && target.owners == Owners { policy: 0, foreign: false };
+        let let_go = target.author == Author::Operator && target.owners() == Owners { policy: 0, foreign: false };
         leaver.account == heir.account && let_go && target.applied.data == policy.applied.data
     }
 
     /// Whether another account of the policy wants the name that an account had.
     fn is_succeeded(&self, grant: &Grant, namespace: u32, name: &Name) -> bool {
-        let mut claimants = self.claimants(name_hash(namespace, name)).filter_map(|id| self.grants.get(id));
+        let mut claimants = self.near_claimants(name_hash(namespace, name)).filter_map(|id| self.grants.get(id));
         claimants.any(|heir| heir.policy == grant.policy && self.home(heir).as_ref() == Some(name))
     }
 

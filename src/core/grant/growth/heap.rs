@@ -20,7 +20,8 @@ use crate::core::{
 static HEAP: PeakAlloc = PeakAlloc;
 
 /// The room of one grant: names, UIDs and instants of account, target, anchor and token, and the way to find each.
-const BYTES_PER_GRANT: usize = 580;
+/// Hash tables are less full at ten thousand.
+const BYTES_PER_GRANT: [(usize, usize); 2] = [(MANY, 535), (10 * MANY, 500)];
 
 /// Runs an ignored test of this module alone.
 fn alone(name: &str) {
@@ -34,7 +35,7 @@ fn alone(name: &str) {
 }
 
 #[test]
-fn a_grant_takes_at_most_580_bytes_at_any_number() {
+fn a_grant_takes_at_most_500_bytes_at_a_hundred_thousand() {
     alone("bytes_per_grant");
 }
 
@@ -136,7 +137,7 @@ impl Template {
 #[ignore = "run alone, by another test"]
 fn bytes_per_grant() {
     let template = Template::new();
-    for many in [MANY, 10 * MANY] {
+    for (many, most) in BYTES_PER_GRANT {
         let empty = HEAP.current_usage();
         let mut grants = Grants::new(address(), Demanded::default(), vec![None], 7);
         template.list(&mut grants, many);
@@ -146,7 +147,7 @@ fn bytes_per_grant() {
         let (peak, again) = (HEAP.peak_usage() - empty, HEAP.current_usage() - empty);
         let each = held / many;
         println!("{many} grants: {each} bytes each, {} after a re-list, whose peak was {}", again / many, peak / many);
-        assert!(each <= BYTES_PER_GRANT, "{each} bytes per grant at {many}");
+        assert!(each <= most, "{each} bytes per grant at {many}");
         assert!(peak * 10 <= held * 13 && again * 100 <= held * 101, "{held} bytes, then {again}, peak {peak}");
     }
 }
