@@ -8,7 +8,7 @@ mod core;
 mod shell;
 
 use std::{
-    io::{self, ErrorKind, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
@@ -16,7 +16,7 @@ use crate::core::{complete, order::Verb};
 use anyhow::{Context as _, Result};
 use args::{Args, Command};
 use clap::{CommandFactory as _, Parser as _};
-use shell::{audit, cluster::Cluster, hygiene, migrate, order, print, status, verify};
+use shell::{audit, cluster::Cluster, hygiene, migrate, order, output, print, status, verify};
 
 /// By this name kubectl asks for completions; a link to the plugin is enough.
 const COMPLETER: &str = "kubectl_complete-tokenward";
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args();
     if words.next().is_some_and(|program| program.ends_with(COMPLETER)) {
         let lines = complete::lines(Args::command(), &words.collect::<Vec<_>>());
-        return io::stdout().write_all(lines.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+        return output::print(&lines).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -36,7 +36,6 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(args))) {
         Ok(code) => code,
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
@@ -48,11 +47,6 @@ fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-/// The reader of the output has gone, as `head` does.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 async fn run(args: Args) -> Result<ExitCode> {
@@ -68,7 +62,7 @@ async fn run(args: Args) -> Result<ExitCode> {
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "kubectl-tokenward", &mut script);
-            io::stdout().write_all(&script)?;
+            output::print_bytes(&script)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { folder } => {

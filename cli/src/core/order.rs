@@ -85,6 +85,8 @@ pub struct Plan {
     pub verb: Verb,
     pub steps: Vec<Step>,
     pub tokens: Vec<Concerned>,
+    /// The Secrets could not be read, so nobody knows the tokens.
+    pub is_blind: bool,
 }
 
 /// What comes of an order.
@@ -136,14 +138,14 @@ fn of_policies(verb: Verb, chosen: &[Policy], policies: &[Policy], targets: &[Ta
         let Policy { namespace, name, .. } = policy.clone();
         Step::AnnotatePolicy { namespace, name }
     };
-    Ok(Plan { verb, steps: chosen.iter().map(annotate).collect(), tokens: tokens(verb, &concerned, policies) })
+    Ok(Plan::new(verb, chosen.iter().map(annotate).collect(), tokens(verb, &concerned, policies)))
 }
 
 fn of_secrets(chosen: &[&Target], policies: &[Policy]) -> Plan {
     let annotate =
         |target: &&Target| Step::AnnotateSecret { namespace: target.namespace.clone(), name: target.name.clone() };
     let tokens = tokens(Verb::Revoke, chosen, policies);
-    Plan { verb: Verb::Revoke, steps: chosen.iter().map(annotate).collect(), tokens }
+    Plan::new(Verb::Revoke, chosen.iter().map(annotate).collect(), tokens)
 }
 
 fn of_token(id: &str, policies: &[Policy], targets: &[Target]) -> Result<Plan, String> {
@@ -165,7 +167,7 @@ fn of_token(id: &str, policies: &[Policy], targets: &[Target]) -> Result<Plan, S
     }
     let anchor =
         Step::DeleteAnchor { namespace: namespace.clone(), name: bond.name.to_string(), uid: bond.uid.to_string() };
-    Ok(Plan { verb: Verb::Revoke, steps: vec![anchor], tokens })
+    Ok(Plan::new(Verb::Revoke, vec![anchor], tokens))
 }
 
 /// The target that remembers a token, and whether it is its current one.
@@ -212,7 +214,8 @@ fn tokens(verb: Verb, targets: &[&Target], policies: &[Policy]) -> Vec<Concerned
             current,
             bond: bond.clone(),
             target: (*target).clone(),
-            replaced: current && issues,
+            // A revocation leaves a token alone that is bound to nothing, so none comes in its place.
+            replaced: current && issues && (verb == Verb::Rotate || !bond.name.is_empty()),
         };
         let record = &target.record;
         let previous = record.previous.iter().filter(|_| verb == Verb::Revoke);
@@ -224,8 +227,8 @@ fn tokens(verb: Verb, targets: &[&Target], policies: &[Policy]) -> Vec<Concerned
 }
 
 impl Concerned {
-    /// Whether the order can end it.
-    pub fn dies(&self) -> bool {
+    /// Whether a revocation can end it.
+    pub fn is_bound(&self) -> bool {
         !self.bond.name.is_empty()
     }
 
@@ -234,7 +237,7 @@ impl Concerned {
         let role = if self.current { "current " } else { "previous" };
         let account = &record.service_account;
         let fate = match verb {
-            Verb::Revoke if !self.dies() => {
+            Verb::Revoke if !self.is_bound() => {
                 format!(": LIVES ON, bound to nothing; delete ServiceAccount {account} to end it")
             }
             Verb::Revoke if self.current && !self.replaced => {
@@ -247,14 +250,58 @@ impl Concerned {
 }
 
 impl Plan {
+    fn new(verb: Verb, steps: Vec<Step>, tokens: Vec<Concerned>) -> Self {
+        Self { verb, steps, tokens, is_blind: false }
+    }
+
     /// What is about to happen.
     pub fn describe(&self) -> String {
-        let head = match (self.verb, self.tokens.is_empty()) {
-            (Verb::Revoke, false) => "These tokens die:\n",
-            (Verb::Rotate, false) => "These tokens are replaced, and stay valid for the overlap of their policy:\n",
-            (_, true) => "No token is known that this concerns.\n",
+        if self.is_blind {
+            return "It is not known which tokens this concerns.\n".to_owned();
+        }
+        if self.tokens.is_empty() {
+            return "No token is known that this concerns.\n".to_owned();
+        }
+        let replaced = "These tokens are replaced, and stay valid for the overlap of their policy:\n";
+        match self.verb {
+            Verb::Rotate => self.list(replaced, |_| true),
+            Verb::Revoke => {
+                self.list("These tokens die:\n", Concerned::is_bound)
+                    + &self.list("These tokens do not die:\n", |token| !token.is_bound())
+            }
+        }
+    }
+
+    /// The tokens of a kind, below this line; nothing if there are none.
+    fn list(&self, head: &str, of_kind: fn(&Concerned) -> bool) -> String {
+        let lines: String =
+            self.tokens.iter().filter(|token| of_kind(token)).map(|token| token.line(self.verb)).collect();
+        if lines.is_empty() { lines } else { head.to_owned() + &lines }
+    }
+
+    /// What is true when nothing is outstanding.
+    pub fn done(&self) -> String {
+        let count = |of_kind: fn(&Concerned) -> bool| self.tokens.iter().filter(|token| of_kind(token)).count();
+        let (dead, living) = (count(Concerned::is_bound), count(|token| !token.is_bound()));
+        let (successors, ended) = (count(|token| token.replaced), count(|token| token.current && token.is_bound()));
+        if self.tokens.is_empty() {
+            return "there was no token to wait for".to_owned();
+        }
+        if self.verb == Verb::Rotate {
+            return "the new tokens work".to_owned();
+        }
+        let dead = if dead > 0 { "the old tokens are refused" } else { "no token was revoked" };
+        let successors = match successors {
+            0 => "",
+            all if all == ended => ", and their successors work",
+            _ => ", and the successors work of those whose policy issues any",
         };
-        self.tokens.iter().map(|token| token.line(self.verb)).fold(head.to_owned(), |text, line| text + &line)
+        let living = match living {
+            0 => String::new(),
+            1 => "; 1 token is bound to nothing and lives on".to_owned(),
+            _ => format!("; {living} tokens are bound to nothing and live on"),
+        };
+        format!("{dead}{successors}{living}")
     }
 }
 
@@ -370,10 +417,46 @@ mod tests {
         unbound.record.token.as_mut().unwrap().bond.name = "".into();
         let text = plan(Verb::Revoke, &Choice::All, &[policy("deployers")], &[unbound]).unwrap().describe();
         let expected = "These tokens die:
-  current   id-a  Secret ci/deployers-a, policy deployers, account a: LIVES ON, bound to nothing; delete ServiceAccount a to end it
   previous  old-a  Secret ci/deployers-a, policy deployers, account a
+These tokens do not die:
+  current   id-a  Secret ci/deployers-a, policy deployers, account a: LIVES ON, bound to nothing; delete ServiceAccount a to end it
 ";
         assert_eq!(text, expected);
+        let blind = Plan { is_blind: true, ..Plan::new(Verb::Revoke, Vec::new(), Vec::new()) };
+        assert_eq!(blind.describe(), "It is not known which tokens this concerns.\n");
+    }
+
+    #[test]
+    fn a_wait_claims_only_what_it_has_seen() {
+        let with_bond = |name: &str| {
+            let mut target = target("a");
+            target.record.previous.clear();
+            target.record.token.as_mut().unwrap().bond.name = name.into();
+            target
+        };
+        let done = |verb, suspended, targets: &[Target]| {
+            plan(verb, &Choice::All, &[Policy { suspended, ..policy("deployers") }], targets).unwrap().done()
+        };
+        let (bound, unbound) = (with_bond("tw-a"), with_bond(""));
+        for (targets, suspended, said) in [
+            (vec![], false, "there was no token to wait for"),
+            (vec![bound.clone()], false, "the old tokens are refused, and their successors work"),
+            (vec![target("a")], false, "the old tokens are refused, and their successors work"),
+            (vec![bound.clone()], true, "the old tokens are refused"),
+            (vec![unbound.clone()], false, "no token was revoked; 1 token is bound to nothing and lives on"),
+            (
+                vec![bound, unbound.clone()],
+                false,
+                "the old tokens are refused, and their successors work; 1 token is bound to nothing and lives on",
+            ),
+        ] {
+            assert_eq!(done(Verb::Revoke, suspended, &targets), said);
+        }
+        assert_eq!(done(Verb::Rotate, false, std::slice::from_ref(&unbound)), "the new tokens work");
+        let rotated = plan(Verb::Rotate, &Choice::All, &[policy("deployers")], &[unbound]).unwrap();
+        assert!(rotated.tokens[0].replaced);
+        let one = planned(Verb::Revoke, &Choice::TokenId("old-a".into())).unwrap();
+        assert_eq!(one.done(), "the old tokens are refused");
     }
 
     #[test]

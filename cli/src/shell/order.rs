@@ -16,7 +16,10 @@ use kube::{
 use secrecy::SecretString;
 use tokenward::api::token_policy::TokenPolicy;
 
-use super::{cluster::Cluster, output, secret};
+use super::{
+    cluster::{Cluster, MissingRight},
+    output, secret,
+};
 use crate::{
     args::Order,
     core::{
@@ -59,12 +62,14 @@ async fn read(cluster: &Cluster, verb: Verb, args: &Order) -> Result<Plan> {
     let policies: Vec<Policy> = policies.iter().map(Policy::read).collect();
     let choice = choice(args);
     let targets = cluster.targets(scope.as_deref()).await;
+    let is_blind = targets.as_ref().is_err_and(|error| error.is::<MissingRight>());
     let targets = match choice {
-        // Policies can be annotated by people who may not see Secrets.
-        Choice::Policies(_) | Choice::All => output::shown("Tokens", targets)?,
+        // Policies can be annotated by people who may not see Secrets; but then nobody knows which tokens to wait for.
+        Choice::Policies(_) | Choice::All if !args.wait => output::shown("Tokens", targets)?,
         _ => targets?,
     };
-    plan(verb, &choice, &policies, &targets).map_err(|error| anyhow!(error))
+    let plan = plan(verb, &choice, &policies, &targets).map_err(|error| anyhow!(error))?;
+    Ok(Plan { is_blind, ..plan })
 }
 
 /// Clap takes exactly one of these.
@@ -131,15 +136,11 @@ async fn wait(cluster: &Cluster, plan: &Plan, old: &BTreeMap<String, SecretStrin
     let start = Instant::now();
     loop {
         let left = outstanding(cluster, plan, old).await?;
-        let done = match plan.verb {
-            Verb::Rotate => "the new tokens work",
-            Verb::Revoke => "the old tokens are refused, and their successors work",
-        };
         match left.first() {
-            None => return output::print(&format!("{done}\n")),
+            None => return output::print(&format!("{}\n", plan.done())),
             Some(first) if start.elapsed() >= within => {
                 let more = left.len() - 1;
-                bail!("after {within:?}, {first} ({more} more); `kubectl tokenward status` shows why")
+                bail!("after {}s, {first} ({more} more); `kubectl tokenward status` shows why", within.as_secs())
             }
             Some(_) => tokio::time::sleep(PAUSE).await,
         }
@@ -150,7 +151,7 @@ async fn wait(cluster: &Cluster, plan: &Plan, old: &BTreeMap<String, SecretStrin
 async fn outstanding(cluster: &Cluster, plan: &Plan, old: &BTreeMap<String, SecretString>) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for token in &plan.tokens {
-        if plan.verb == Verb::Revoke && token.dies() && lives(cluster, token, old.get(&token.id)).await? {
+        if plan.verb == Verb::Revoke && token.is_bound() && lives(cluster, token, old.get(&token.id)).await? {
             left.push(format!("token {} is still accepted", token.id));
         }
         if token.replaced && !is_replaced(cluster, token).await? {

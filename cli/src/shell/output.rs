@@ -1,8 +1,8 @@
 //! Standard output.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::cluster::MissingRight;
@@ -14,7 +14,20 @@ pub fn paint() -> Paint {
 }
 
 pub fn print(text: &str) -> Result<()> {
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    print_bytes(text.as_bytes())
+}
+
+pub fn print_bytes(bytes: &[u8]) -> Result<()> {
+    write(io::stdout().lock(), bytes).context("writing standard output")
+}
+
+/// Without a flush, a full disk would pass unnoticed. A reader that has gone, as `head` does, is no error: it must neither
+/// stop an order half done nor change the exit code.
+fn write(mut out: impl Write, bytes: &[u8]) -> io::Result<()> {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }
 
 /// Prints a value for machines, or its text for people.
@@ -39,5 +52,29 @@ pub fn shown<T>(what: &str, answer: Result<Vec<T>>) -> Result<Vec<T>> {
             Ok(Vec::new())
         }
         answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Failing(ErrorKind);
+
+    impl Write for Failing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_a_closed_pipe_is_none() {
+        let written = |kind| write(io::LineWriter::new(Failing(kind)), b"no line end").map_err(|error| error.kind());
+        assert_eq!(written(ErrorKind::StorageFull), Err(ErrorKind::StorageFull));
+        assert_eq!(written(ErrorKind::BrokenPipe), Ok(()));
     }
 }

@@ -59,7 +59,11 @@ async fn a_missing_right_is_named() -> Result<()> {
     // Who may only annotate policies, may revoke them.
     let revoked = said(&scene, "revoke p --yes --as viewer").await?;
     ensure!(revoked.out == "tokenpolicy.tokenward.dev/p annotated\n" && revoked.code == Some(0), "{revoked:?}");
-    ensure!(revoked.aside.contains("Tokens are not shown"), "{revoked:?}");
+    let told = "It is not known which tokens this concerns.";
+    ensure!(revoked.aside.contains("Tokens are not shown") && revoked.aside.contains(told), "{revoked:?}");
+    // Nothing is claimed about tokens that were not seen.
+    let told = error(&scene, "revoke p --yes --wait --as viewer").await?;
+    ensure!(told.contains("`kubectl auth can-i list secrets -n plugin-rights` says no"), "{told}");
     let told = error(&scene, "print p-deployer --as viewer").await?;
     ensure!(told.contains("`kubectl auth can-i get secrets -n plugin-rights` says no"), "{told}");
     Ok(())
