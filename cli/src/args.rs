@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::core::hygiene::Severity;
+use crate::core::{hygiene::Severity, token::is_namespace};
 use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tokenward::{api::duration::Duration, record::is_word};
@@ -22,7 +22,7 @@ pub struct Args {
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
     /// Namespace. By default that of the context.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, value_parser = namespace)]
     pub namespace: Option<String>,
     /// Context of the kubeconfig.
     #[arg(long, global = true)]
@@ -112,6 +112,12 @@ pub struct Order {
     /// How long to wait.
     #[arg(long, default_value = "1m", requires = "wait", value_name = "DURATION")]
     pub timeout: Duration,
+}
+
+/// Anything else would change the path of a request.
+fn namespace(text: &str) -> Result<String, String> {
+    let hint = "a namespace has at most 63 lower-case letters, digits and '-'";
+    if is_namespace(text) { Ok(text.to_owned()) } else { Err(hint.to_owned()) }
 }
 
 fn reason(text: &str) -> Result<String, String> {
@@ -235,6 +241,8 @@ mod tests {
             ("revoke a --all", false),
             ("revoke --secret a --token-id b", false),
             ("revoke a --reason two,words", false),
+            ("revoke a -n a/b", false),
+            ("revoke a --namespace=", false),
             ("revoke a --wait --timeout soon", false),
         ] {
             let args = Args::try_parse_from(["kubectl-tokenward"].into_iter().chain(line.split(' ')));

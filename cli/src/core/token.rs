@@ -7,12 +7,14 @@ use base64::{
 use chrono::DateTime;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
-use tokenward::record::Time;
+use tokenward::record::{Time, names::is_object_name};
 
 use super::text::plain;
 
 /// Shorter words hold no token in base64.
 const SHORT: usize = 64;
+/// Characters of a DNS label (RFC 1123).
+const MAX_LABEL: usize = 63;
 
 /// The tokens in a text, each once: of a Secret's value, a kubeconfig, a file in any format, also in base64 as the data of a
 /// Secret in YAML or JSON.
@@ -31,6 +33,11 @@ fn encoded(text: &str) -> Vec<SecretString> {
     let decoded =
         words.filter(|word| word.len() >= SHORT).filter_map(|word| String::from_utf8(STANDARD.decode(word).ok()?).ok());
     decoded.map(|text| tokens(&text)).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// Whether a namespace can be called so: a DNS label (RFC 1123).
+pub fn is_namespace(name: &str) -> bool {
+    name.len() <= MAX_LABEL && !name.contains('.') && is_object_name(name)
 }
 
 /// An object that a token names.
@@ -87,7 +94,14 @@ impl Claims {
             expires_at: time("exp"),
             ..Self::default()
         };
-        common.of_bound(&payload["kubernetes.io"]).or_else(|| common.of_legacy(&payload))
+        let claims = common.of_bound(&payload["kubernetes.io"]).or_else(|| common.of_legacy(&payload))?;
+        claims.has_legal_names().then_some(claims)
+    }
+
+    /// Anybody can write a token, and its names get into the paths of requests.
+    fn has_legal_names(&self) -> bool {
+        let bound = self.bound.iter().map(|(_, object)| object);
+        is_namespace(&self.namespace) && bound.chain([&self.account]).all(|object| is_object_name(&object.name))
     }
 
     fn of_bound(&self, claim: &Value) -> Option<Self> {
@@ -188,6 +202,20 @@ pub mod tests {
         let claims = read(&legacy).unwrap();
         assert_eq!((claims.legacy, claims.expires_at, claims.audiences), (true, None, vec!["one".to_owned()]));
         assert_eq!(read(&json!({"iss": "https://idp", "sub": "me"})), None, "the token of a person");
+        for (place, name) in [
+            ("/kubernetes.io/namespace", "x/services/http:evil:80/proxy/x?y="),
+            ("/kubernetes.io/namespace", ""),
+            ("/kubernetes.io/namespace", "a.b"),
+            ("/kubernetes.io/serviceaccount/name", "../x"),
+            ("/kubernetes.io/secret/name", "x?y"),
+        ] {
+            let mut forged = payload();
+            *forged.pointer_mut(place).unwrap() = name.into();
+            assert_eq!(read(&forged), None, "{place} {name}");
+        }
+        let mut forged = legacy;
+        forged["kubernetes.io/serviceaccount/namespace"] = "..".into();
+        assert_eq!(read(&forged), None);
         let mut forged = payload();
         forged["iss"] = "https://\u{1b}[31missuer".into();
         assert_eq!(read(&forged).unwrap().issuer, "https:// [31missuer");

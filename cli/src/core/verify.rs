@@ -13,6 +13,9 @@ use super::{
     token::{Claims, Object},
 };
 
+/// The issuer of legacy tokens in every cluster, whatever the API server publishes.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
 /// Something that was asked for, or why it could not be learnt.
 pub type Learnt<T> = Result<T, String>;
 
@@ -48,8 +51,11 @@ impl Evidence {
 /// Whether a token may be sent to an API server that publishes these keys: not to that of another cluster, whose people
 /// could use it.
 pub fn may_be_sent(token: &SecretString, claims: &Claims, keys: &Learnt<Keys>) -> Learnt<()> {
-    let foreign = keys.as_ref().is_ok_and(|keys| signature::check(token, claims, keys).is_err());
-    if foreign { Err("the API server did not sign it, so it is not sent there".to_owned()) } else { Ok(()) }
+    match keys {
+        Ok(keys) => signature::check(token, claims, keys)
+            .map_err(|_| "the API server did not sign it, so it is not sent there".to_owned()),
+        Err(why) => Err(format!("another API server may have signed it, so it is not sent there; {why}")),
+    }
 }
 
 /// What the API server says of a token.
@@ -171,6 +177,7 @@ pub fn report(token: &SecretString, claims: &Claims, evidence: &Evidence, audien
     ];
     checks.extend(bound.as_ref().map(|(kind, object)| living("bound to", (kind, object), &evidence.bound)));
     checks.push(source(&evidence.origin, now));
+    checks.push(verdict(&checks, claims.legacy));
     let rules = evidence.rights.iter().flat_map(|rights| &rights.resource_rules);
     Report {
         id: claims.id.clone(),
@@ -226,6 +233,9 @@ fn issuer(claims: &Claims, evidence: &Evidence, audience: Option<&str>) -> Check
     let accepted = evidence.review.as_ref().is_ok_and(|review| review.authenticated);
     match &evidence.issuer {
         Ok(issuer) if issuer == own => check(name, true, format!("{own}, the API server's own; for: {audiences}")),
+        _ if claims.legacy && own == LEGACY_ISSUER => {
+            check(name, true, format!("{own}, as in every legacy token; for: {audiences}"))
+        }
         Ok(_) if accepted => check(name, true, format!("{own}, which the API server accepts; for: {audiences}")),
         Ok(issuer) => check(name, false, format!("{own}, but the API server is {issuer}; for: {audiences}")),
         Err(why) => unknown(name, &format!("{why}; it says {own}, for: {audiences}")),
@@ -280,21 +290,34 @@ fn source(origin: &Learnt<Option<Origin>>, now: Time) -> Check {
     check(name, true, format!("policy {policy}, {role} token of Secret {secret}{until}"))
 }
 
+/// A token is good if nothing speaks against it, and if what makes it good was checked: also that nobody has revoked it.
+fn verdict(checks: &[Check], legacy: bool) -> Check {
+    let name = "verdict";
+    let is = |name: &str, verdict| checks.iter().any(|check| check.name == name && check.verdict == verdict);
+    // A legacy token can be refused while its Secret lives.
+    let lives = !legacy && is("account", Verdict::Passed) && !is("bound to", Verdict::Unknown);
+    let needed = ["signature", "time", "issuer", "review"].into_iter();
+    let missing: Vec<&str> =
+        needed.filter(|check| is(check, Verdict::Unknown) && !(*check == "review" && lives)).collect();
+    if checks.iter().any(|check| check.verdict == Verdict::Failed) {
+        check(name, false, "the token is not good")
+    } else if missing.is_empty() {
+        check(name, true, "the token is good")
+    } else {
+        let evidence = format!("could not be checked, for want of: {}", missing.join(", "));
+        Check { name, verdict: Verdict::Unknown, evidence }
+    }
+}
+
 impl Report {
-    /// The token is good: nothing speaks against it, and what makes it good was checked.
     pub fn is_good(&self) -> bool {
-        let needed = ["signature", "time", "issuer"];
-        let good = |check: &Check| match check.verdict {
-            Verdict::Passed => true,
-            Verdict::Failed => false,
-            Verdict::Unknown => !needed.contains(&check.name),
-        };
-        self.checks.iter().all(good)
+        self.checks.iter().any(|check| check.name == "verdict" && check.verdict == Verdict::Passed)
     }
 
     pub fn draw(&self, paint: Paint) -> String {
-        let legacy = if self.legacy { "legacy token" } else { "token" };
-        let head = format!("{legacy} {} of ServiceAccount {}/{}\n", self.id, self.namespace, self.service_account);
+        let legacy = if self.legacy { "legacy " } else { "" };
+        let id = if self.id.is_empty() { String::new() } else { format!(" {}", self.id) };
+        let head = format!("{legacy}token{id} of ServiceAccount {}/{}\n", self.namespace, self.service_account);
         let line = |check: &Check| {
             let mark = match check.verdict {
                 Verdict::Passed => paint.good("✓"),
@@ -356,7 +379,7 @@ mod tests {
 
     /// The checks that failed.
     fn failed(report: &Report) -> Vec<(&str, &str)> {
-        let failed = report.checks.iter().filter(|check| check.verdict == Verdict::Failed);
+        let failed = report.checks.iter().filter(|check| check.verdict == Verdict::Failed && check.name != "verdict");
         failed.map(|check| (check.name, check.evidence.as_str())).collect()
     }
 
@@ -374,6 +397,7 @@ mod tests {
 ✓ account     ServiceAccount deployer lives
 ✓ bound to    Secret tw-1 lives
 ✓ origin      policy p, current token of Secret s, replaced in 40m
+✓ verdict     the token is good
 ";
         assert_eq!(report.draw(Paint(false)), expected);
         assert!(report.is_good());
@@ -422,7 +446,49 @@ mod tests {
         let claims = Claims::read(&token).unwrap();
         assert_eq!(may_be_sent(&token, &claims, &evidence.keys), Ok(()));
         assert!(may_be_sent(&token, &claims, &Ok(signed(&payload()).1)).is_err());
-        assert_eq!(may_be_sent(&token, &claims, &Err("no right to see them".into())), Ok(()));
+        assert!(may_be_sent(&token, &claims, &Err("no right to see them".into())).is_err(), "nobody knows whose it is");
+    }
+
+    #[test]
+    fn a_token_is_good_only_if_it_was_seen_to_live() {
+        let lacking = || Err("you lack a right".to_owned());
+        let verdict = |change: fn(&mut Evidence)| {
+            let (token, mut evidence) = good(&[]);
+            (evidence.review, evidence.rights) = (Err("you lack a right".into()), Err("you lack a right".into()));
+            change(&mut evidence);
+            let report = reported(&token, &evidence, None);
+            (report.is_good(), report.checks.last().unwrap().evidence.clone())
+        };
+        assert!(verdict(|_| ()).0, "account and anchor are there");
+        let unchecked = (false, "could not be checked, for want of: review".to_owned());
+        assert_eq!(verdict(|evidence| evidence.bound = Err("you lack a right".into())), unchecked);
+        assert_eq!(verdict(|evidence| evidence.account = Err("you lack a right".into())), unchecked);
+        assert_eq!(verdict(|evidence| evidence.bound = Ok(None)), (false, "the token is not good".to_owned()));
+        let (token, mut evidence) = good(&[]);
+        (evidence.account, evidence.bound) = (lacking(), Ok(None));
+        assert!(!reported(&token, &evidence, None).is_good(), "it is dead, whatever the review says");
+    }
+
+    #[test]
+    fn a_legacy_token_has_the_issuer_of_all_legacy_tokens() {
+        let claim = |name: &str| format!("kubernetes.io/serviceaccount/{name}");
+        let (token, keys) = signed(&json!({
+            "iss": "kubernetes/serviceaccount",
+            (claim("namespace")): "ci",
+            (claim("secret.name")): "tw-1",
+            (claim("service-account.name")): "deployer",
+            (claim("service-account.uid")): "sa-1",
+        }));
+        let (_, mut evidence) = good(&[]);
+        evidence.keys = Ok(keys);
+        evidence.review = Ok(serde_json::from_value(json!({"authenticated": false, "error": "invalidated"})).unwrap());
+        let report = reported(&token, &evidence, None);
+        assert_eq!(failed(&report), [("review", "the API server refuses it: invalidated")]);
+        let text = report.draw(Paint(false));
+        assert!(text.starts_with("legacy token of ServiceAccount ci/deployer\n"), "{text}");
+        // Its Secret says nothing about that.
+        evidence.review = Err("you lack a right".into());
+        assert!(!reported(&token, &evidence, None).is_good());
     }
 
     #[test]

@@ -62,7 +62,7 @@ async fn read(cluster: &Cluster, verb: Verb, args: &Order) -> Result<Plan> {
     let policies: Vec<Policy> = policies.iter().map(Policy::read).collect();
     let choice = choice(args);
     let targets = cluster.targets(scope.as_deref()).await;
-    let is_blind = targets.as_ref().is_err_and(|error| error.is::<MissingRight>());
+    let is_blind = targets.as_ref().is_err_and(anyhow::Error::is::<MissingRight>);
     let targets = match choice {
         // Policies can be annotated by people who may not see Secrets; but then nobody knows which tokens to wait for.
         Choice::Policies(_) | Choice::All if !args.wait => output::shown("Tokens", targets)?,

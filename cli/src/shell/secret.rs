@@ -1,14 +1,17 @@
 //! Reading Secrets with their data.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use secrecy::SecretString;
+use tokenward::record::names::is_object_name;
 
 use super::cluster::Cluster;
 use crate::core::token;
 
 pub async fn find(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Secret>> {
+    let legal = is_object_name(name);
+    ensure!(legal, "the argument is no name of a Secret: lower-case letters, digits, '-' and '.' are; correct it");
     let api: Api<Secret> = Api::namespaced(cluster.client.clone(), namespace);
     cluster.allowed("get", "secrets", Some(namespace), api.get_opt(name).await)
 }

@@ -7,7 +7,7 @@ use chrono::Utc;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use secrecy::SecretString;
 use serde::Deserialize;
-use tokenward::record::Time;
+use tokenward::record::{Time, names::is_object_name};
 
 use super::{
     cluster::{Cluster, MissingRight},
@@ -46,6 +46,8 @@ pub async fn run(args: &ClusterArgs, verify: &Verify) -> Result<ExitCode> {
 
 /// The tokens of standard input, of a file, or of a Secret, whose name has no slash.
 async fn read(cluster: Result<&Cluster, &anyhow::Error>, source: &str) -> Result<Vec<SecretString>> {
+    let how = "pipe a token in, as others can read a command line: … | kubectl tokenward verify -";
+    ensure!(tokens(source).is_empty(), "the argument is a token, not the name of a Secret or file; {how}");
     match source {
         "-" => Ok(tokens(&io::read_to_string(io::stdin())?)),
         path if path.contains('/') => {
@@ -53,6 +55,8 @@ async fn read(cluster: Result<&Cluster, &anyhow::Error>, source: &str) -> Result
             Ok(tokens(&String::from_utf8_lossy(&text)))
         }
         name => {
+            let legal = is_object_name(name);
+            ensure!(legal, "the argument is no name of a Secret; a file is named with a slash, as ./token; {how}");
             let cluster = cluster.map_err(|error| anyhow!("{error:#}; a file is named with a slash, as ./{name}"))?;
             secret::tokens(cluster, &cluster.namespace, name).await
         }
@@ -73,6 +77,14 @@ pub async fn reached(cluster: Result<Cluster>) -> (Learnt<Cluster>, Time) {
 
 /// Asks everything that can be asked; no answer holds up another.
 async fn gather(cluster: &Cluster, token: &SecretString, claims: &Claims, now: Time) -> Evidence {
+    let keys = learnt(cluster.get("/openid/v1/jwks").await);
+    let issuer =
+        learnt(cluster.get::<Discovery>("/.well-known/openid-configuration").await).map(|answer| answer.issuer);
+    let sendable = may_be_sent(token, claims, &keys);
+    // The objects of this cluster say nothing about the token of another one.
+    if let (Ok(_), Err(why)) = (&keys, &sendable) {
+        return Evidence { keys, issuer, ..Evidence::none(why) };
+    }
     let namespace = Some(claims.namespace.as_str());
     let bound = match &claims.bound {
         Some(("Pod", pod)) => cluster.uid::<Pod>("pods", namespace, &pod.name).await,
@@ -81,10 +93,8 @@ async fn gather(cluster: &Cluster, token: &SecretString, claims: &Claims, now: T
         None => Ok(None),
     };
     let account = cluster.uid::<ServiceAccount>("serviceaccounts", namespace, &claims.account.name).await;
-    let keys = learnt(cluster.get("/openid/v1/jwks").await);
-    let sendable = may_be_sent(token, claims, &keys);
     Evidence {
-        issuer: learnt(cluster.get::<Discovery>("/.well-known/openid-configuration").await).map(|answer| answer.issuer),
+        issuer,
         review: match &sendable {
             Ok(()) => learnt(cluster.review(token).await),
             Err(why) => Err(why.clone()),
