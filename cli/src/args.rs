@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::core::{hygiene::Severity, token::is_namespace};
-use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
 use tokenward::{api::duration::Duration, record::is_word};
 
@@ -163,7 +163,7 @@ pub struct Migrate {
 #[derive(Debug, Arguments)]
 pub struct Audit {
     /// Audit logs as JSON lines, also compressed with gzip; - for standard input.
-    #[arg(default_value = "-", value_name = "FILE|-")]
+    #[arg(default_value = "-", value_name = "FILE|-", value_parser = NonEmptyStringValueParser::new())]
     pub files: Vec<String>,
     /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_concerns_exactly_one_choice() {
+    fn a_wrong_line_is_refused() {
         for (line, taken) in [
             ("revoke a b", true),
             ("revoke --all --wait --timeout 5m", true),
@@ -243,6 +243,8 @@ mod tests {
             ("revoke a --reason two,words", false),
             ("revoke a -n a/b", false),
             ("revoke a --namespace=", false),
+            ("audit a.log", true),
+            ("audit ", false),
             ("revoke a --wait --timeout soon", false),
         ] {
             let args = Args::try_parse_from(["kubectl-tokenward"].into_iter().chain(line.split(' ')));

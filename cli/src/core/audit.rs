@@ -12,7 +12,7 @@ use tokenward::record::{Time, text};
 
 use super::{
     target::Target,
-    text::{Node, Paint, plain, span},
+    text::{Node, Paint, count, plain, span},
 };
 
 /// Verbs, addresses and programs that are kept of a token.
@@ -200,7 +200,7 @@ impl Audit {
         for unknown in uses.iter_mut().filter(|found| found.known.is_none()) {
             unknown.requested_by = unknown.id.as_ref().and_then(|id| self.issued.remove(id));
         }
-        uses.sort_by_key(|found| (found.late_requests == 0, found.known.is_none(), found.user.clone(), found.first));
+        uses.sort_by_key(|found| (!found.is_late(), found.known.is_none(), found.user.clone(), found.first));
         uses
     }
 }
@@ -229,19 +229,27 @@ impl Use {
         self.user_agents.add(&event.user_agent);
         // The client is the first; proxies follow.
         event.source_ips.first().into_iter().for_each(|address| self.addresses.add(address));
-        // A watch has two lines, at its start and at its end.
-        if event.stage != "ResponseStarted" {
+        // A request has several lines, but ends once.
+        if matches!(&*event.stage, "ResponseComplete" | "Panic") {
             self.requests += 1;
-            let replaced = self.known.as_ref().and_then(|known| known.replaced_at);
-            // Tokens tell their issue in whole seconds, rounded down.
-            self.late_requests += u64::from(replaced.is_some_and(|replaced| at >= replaced + TimeDelta::seconds(1)));
+            self.late_requests += u64::from(self.was_replaced(at));
         }
     }
 
+    fn was_replaced(&self, at: Time) -> bool {
+        let replaced = self.known.as_ref().and_then(|known| known.replaced_at);
+        // Tokens tell their issue in whole seconds, rounded down.
+        replaced.is_some_and(|replaced| at >= replaced + TimeDelta::seconds(1))
+    }
+
+    /// It was used after it was replaced, be it by a watch that goes on and so counts as no request yet.
+    fn is_late(&self) -> bool {
+        self.was_replaced(self.last)
+    }
+
     fn node(&self, now: Time, paint: Paint) -> Node {
-        let Self { requests, first, last, .. } = self;
-        let used =
-            format!("{requests} requests, first {}, last {} ({} ago)", text(*first), text(*last), span(now - *last));
+        let (first, last, requests) = (self.first, self.last, count(self.requests, "request"));
+        let used = format!("{requests}, first {}, last {} ({} ago)", text(first), text(last), span(now - last));
         let mut below = vec![Node::leaf(self.origin())];
         below.extend(self.warning(now).map(|warning| Node::leaf(paint.bad(&warning))));
         below.push(Node::leaf(used));
@@ -267,8 +275,8 @@ impl Use {
     fn warning(&self, now: Time) -> Option<String> {
         let dies = self.known.as_ref()?.dies_at?;
         let end = if dies > now { format!("breaks in {}", span(dies - now)) } else { "is broken".to_owned() };
-        (self.late_requests > 0)
-            .then(|| format!("{} requests after it was replaced: this consumer {end}", self.late_requests))
+        let late = if self.late_requests > 0 { count(self.late_requests, "request") } else { "a watch".to_owned() };
+        self.is_late().then(|| format!("{late} after it was replaced: this consumer {end}"))
     }
 }
 
@@ -325,7 +333,7 @@ mod tests {
         let text = draw(&uses, at("2026-11-28T13:00:00Z"), Paint(false));
         let expected = "system:serviceaccount:ci:a  old-a
 ├─ policy ci/deployers, previous token of Secret deployers-a
-├─ 1 requests after it was replaced: this consumer breaks in 1h
+├─ 1 request after it was replaced: this consumer breaks in 1h
 ├─ 2 requests, first 2026-11-28T12:05:00Z, last 2026-11-28T12:31:00Z (28m59s ago)
 ├─ verbs: get, watch
 ├─ from: 10.0.0.1
@@ -333,7 +341,7 @@ mod tests {
 
 system:serviceaccount:ci:a  id-a
 ├─ policy ci/deployers, current token of Secret deployers-a
-├─ 1 requests, first 2026-11-28T12:20:00Z, last 2026-11-28T12:20:00Z (39m59s ago)
+├─ 1 request, first 2026-11-28T12:20:00Z, last 2026-11-28T12:20:00Z (39m59s ago)
 ├─ verbs: get
 ├─ from: 10.0.0.1
 └─ with: curl/8
@@ -377,6 +385,24 @@ system:serviceaccount:ci:a  id-a
         audit.read(&line(1, Some("x"), json!({})));
         audit.read(b"no event");
         assert_eq!((audit.unread, audit.uses().len()), (1, 0));
+    }
+
+    #[test]
+    fn a_request_counts_once_and_a_watch_that_goes_on_is_a_use() {
+        let stage = |stage: &str| json!({"stage": stage, "verb": "watch"});
+        let counted = |stages: &[&str]| {
+            let lines: Vec<_> = stages.iter().map(|name| line(20, Some("old-a"), stage(name))).collect();
+            let uses = audited(&lines);
+            let shown = draw(&uses, at("2026-11-28T13:00:00Z"), Paint(false));
+            (uses[0].requests, uses[0].late_requests, shown)
+        };
+        for stages in [&["RequestReceived", "ResponseStarted", "ResponseComplete"][..], &["RequestReceived", "Panic"]] {
+            let (requests, late, _) = counted(stages);
+            assert_eq!((requests, late), (1, 1), "{stages:?}");
+        }
+        let (requests, late, shown) = counted(&["RequestReceived", "ResponseStarted"]);
+        assert_eq!((requests, late), (0, 0));
+        assert!(shown.contains("a watch after it was replaced: this consumer breaks in 1h"), "{shown}");
     }
 
     #[test]

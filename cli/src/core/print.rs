@@ -16,8 +16,8 @@ pub fn value<'a>(data: &'a BTreeMap<String, ByteString>, key: Option<&str>) -> R
     let found: Vec<_> = data.iter().filter(fits).collect();
     let [(_, value)] = found[..] else {
         let keys: Vec<&str> = data.keys().map(String::as_str).collect();
-        let wanted = key.map_or_else(|| "one key with a token".to_owned(), |key| format!("the key {key}"));
-        return Err(format!("it has not {wanted}; name one with --key: {}", keys.join(", ")));
+        let wanted = key.map_or_else(|| "not exactly one key with a token".to_owned(), |key| format!("no key {key}"));
+        return Err(format!("it has {wanted}; name one with --key: {}", keys.join(", ")));
     };
     Ok(&value.0)
 }

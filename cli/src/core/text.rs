@@ -20,6 +20,11 @@ pub fn span(length: TimeDelta) -> String {
     first + &second.map(|(_, text)| text).unwrap_or_default()
 }
 
+/// A number of things that have a regular plural.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A text that others wrote, without control characters: it must not move the cursor of a terminal.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

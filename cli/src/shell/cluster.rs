@@ -225,6 +225,9 @@ async fn config(args: &ClusterArgs) -> Result<Config> {
     })
 }
 
+/// How an API server says that it does not know a kind, or not even its group.
+const UNKNOWN_KIND: [&str; 2] = ["could not find the requested resource", "404 page not found"];
+
 fn explained(error: Error, right: Right, url: &str) -> anyhow::Error {
     match error {
         // Admission refuses with the same code, and in words of its own.
@@ -234,9 +237,7 @@ fn explained(error: Error, right: Right, url: &str) -> anyhow::Error {
         Error::Api(status) if status.code == 401 => {
             anyhow!("the API server at {url} does not accept your credentials; log in again")
         }
-        Error::Api(status)
-            if status.code == 404 && status.message.contains("could not find the requested resource") =>
-        {
+        Error::Api(status) if status.code == 404 && UNKNOWN_KIND.iter().any(|words| status.message.contains(words)) => {
             anyhow!(
                 "the API server at {url} has no {}; install Tokenward there, or choose another --context",
                 right.resource
@@ -265,6 +266,9 @@ mod tests {
         assert_eq!(refusal(403, rbac), missing);
         assert_eq!(refusal(403, "denied by policy x"), "list secrets -n ci: denied by policy x");
         assert!(refusal(401, "Unauthorized").contains("log in again"));
-        assert!(refusal(404, "the server could not find the requested resource").contains("install Tokenward"));
+        for message in ["the server could not find the requested resource", "404 page not found\n"] {
+            assert!(refusal(404, message).contains("install Tokenward"), "{message}");
+        }
+        assert_eq!(refusal(404, "secrets \"x\" not found"), "list secrets -n ci: secrets \"x\" not found");
     }
 }

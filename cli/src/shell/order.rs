@@ -112,8 +112,16 @@ async fn send(cluster: &Cluster, step: &Step, body: &serde_json::Value) -> Resul
             let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
             let answer =
                 secrets(cluster, namespace).delete(name, &DeleteParams::default().preconditions(exactly)).await;
-            cluster.allowed("delete", "secrets", Some(namespace), answer)?;
-            Ok(format!("secret/{name} deleted\n"))
+            match answer {
+                // The operator has not yet written down that it is gone.
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    Ok(format!("secret/{name} is gone: its token was revoked already\n"))
+                }
+                answer => {
+                    cluster.allowed("delete", "secrets", Some(namespace), answer)?;
+                    Ok(format!("secret/{name} deleted\n"))
+                }
+            }
         }
     }
 }

@@ -70,6 +70,15 @@ async fn one_token_is_revoked_alone() -> Result<()> {
     ensure!(done.starts_with(&format!("secret/{} deleted\n", first.anchor())), "{done}");
     scene.bearer(first.token()).await?.dies().await?;
     ensure!(lives(&scene, &second).await? && scene.target("p-deployer").await?.token_id() == second.token_id());
+    // With the operator down, the Secret goes on to name it.
+    scene.operator.sigstop()?;
+    let line = format!("revoke --token-id {} --yes", second.token_id());
+    let [once, twice] = [said(&scene, &line).await?, said(&scene, &line).await?];
+    scene.operator.sigcont()?;
+    ensure!(once.code == Some(0) && once.out.ends_with(" deleted\n"), "{once:?}");
+    let gone = format!("secret/{} is gone: its token was revoked already\n", second.anchor());
+    ensure!(twice.code == Some(0) && twice.out == gone, "{twice:?}");
+    let second = scene.next_target("p-deployer", &second).await?;
     let told = error(&scene, &format!("revoke --token-id {} --reason why --yes", second.token_id())).await?;
     ensure!(told.contains("leave out --reason") && lives(&scene, &second).await?, "{told}");
     let told = error(&scene, "revoke --token-id 00000000-0000-4000-8000-000000000000 --yes").await?;

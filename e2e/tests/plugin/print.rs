@@ -15,7 +15,7 @@ async fn a_token_is_printed_to_a_pipe_and_refused_on_a_terminal() -> Result<()> 
     ensure!(refused.contains("add --yes") && !refused.contains(target.token()), "{refused:?}");
     ensure!(on_terminal(&scene, "print p-deployer --yes", "").await?.trim_end() == target.token());
     for (line, hint) in [
-        ("print p-deployer --key x", "it has not the key x; name one with --key: ca.crt, namespace, server, token"),
+        ("print p-deployer --key x", "it has no key x; name one with --key: ca.crt, namespace, server, token"),
         ("print nothing", "there is no Secret nothing in namespace plugin-print"),
     ] {
         let told = error(&scene, line).await?;
