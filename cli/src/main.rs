@@ -56,7 +56,7 @@ async fn run(args: Args) -> Result<ExitCode> {
         Command::Revoke(order) => order::run(&Cluster::connect(&args.cluster).await?, Verb::Revoke, &order).await,
         Command::Print(command) => print::run(&Cluster::connect(&args.cluster).await?, &command).await,
         Command::Verify(command) => verify::run(&args.cluster, &command).await,
-        Command::Migrate(command) => migrate::run(&Cluster::connect(&args.cluster).await?, &command).await,
+        Command::Migrate(command) => migrate::run(&args.cluster, &command).await,
         Command::Hygiene(command) => hygiene::run(&args.cluster, &command).await,
         Command::Audit(command) => audit::run(&args.cluster, &command).await,
         Command::Completion { shell } => {

@@ -65,6 +65,8 @@ pub struct Move {
     pub referrers: [Learnt<Vec<String>>; 2],
     /// The rights that the person lacks, and the steps that need them.
     pub missing: Vec<(u8, String)>,
+    /// The flags that name the cluster, for the commands: they must not meet another one.
+    pub flags: String,
 }
 
 impl Old {
@@ -103,6 +105,16 @@ impl Old {
     pub fn successor(&self) -> String {
         format!("{}-bound", self.place.name)
     }
+}
+
+/// Flags as a shell reads them.
+pub fn flags<'a>(given: impl IntoIterator<Item = (&'static str, Option<&'a str>)>) -> String {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_./:@-".contains(c);
+    let quoted = |value: &str| {
+        if value.chars().all(is_safe) { value.to_owned() } else { format!("'{}'", value.replace('\'', r"'\''")) }
+    };
+    let given = given.into_iter().filter_map(|(flag, value)| Some(format!(" --{flag}={}", quoted(&plain(value?)))));
+    given.collect()
 }
 
 fn only_legacy_token(secret: &Secret) -> Option<Claims> {
@@ -250,6 +262,12 @@ impl Move {
     /// The steps, as YAML comments.
     pub fn comments(&self) -> String {
         let lines = [self.head(), self.referrers(), self.steps()].concat();
+        let lines = ["kubectl tokenward", "kubectl"]
+            .into_iter()
+            .flat_map(|program| [" -n", " apply"].map(|next| (program, next)))
+            .fold(lines, |text, (program, next)| {
+                text.replace(&format!("{program}{next}"), &format!("{program}{}{next}", self.flags))
+            });
         lines.lines().fold(String::new(), |text, line| text + format!("# {line}").trim_end() + "\n")
     }
 
@@ -426,6 +444,7 @@ mod tests {
             labels: BTreeMap::new(),
             referrers,
             missing: vec![(1, "create secrets -n ci".into())],
+            flags: String::new(),
         }
     }
 
@@ -522,6 +541,20 @@ mod tests {
         plan.labels.insert(INVALID_SINCE.to_owned(), "2026-11-28".to_owned());
         assert!(plan.comments().contains("refuses the old token since 2026-11-28; step 4 has been done."));
         assert!(plan.is_of(&plan.policy()) && !plan.is_of(&json!({"spec": {"secret": {"name": "old-bound"}}})));
+    }
+
+    #[test]
+    fn every_command_names_the_cluster() {
+        let mut plan = moved(Old::read(&of_type(&[("token", &legacy())])).unwrap());
+        let before = plan.comments().matches("kubectl").count();
+        plan.flags = flags([("context", Some("prod")), ("kubeconfig", None), ("as", Some("o'neil"))]);
+        assert_eq!(plan.flags, r" --context=prod --as='o'\''neil'");
+        let text = plan.comments();
+        let named =
+            ["kubectl", "kubectl tokenward"].map(|program| text.matches(&format!("{program}{} ", plan.flags)).count());
+        // `tokenward audit` reads a file, and `auth can-i` is quoted from the API's answer.
+        let others = text.matches("kubectl tokenward audit").count() + text.matches("kubectl auth can-i").count();
+        assert_eq!(named.iter().sum::<usize>() + others, before, "{text}");
     }
 
     #[test]

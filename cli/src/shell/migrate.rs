@@ -12,14 +12,15 @@ use super::{
     output, secret,
 };
 use crate::{
-    args::Migrate,
+    args::{ClusterArgs, Migrate},
     core::{
-        migrate::{Move, NEEDS, Old, Place, accounts, pods},
+        migrate::{Move, NEEDS, Old, Place, accounts, flags, pods},
         verify::Learnt,
     },
 };
 
-pub async fn run(cluster: &Cluster, args: &Migrate) -> Result<ExitCode> {
+pub async fn run(of: &ClusterArgs, args: &Migrate) -> Result<ExitCode> {
+    let cluster = &Cluster::connect(of).await?;
     let secret = secret::get(cluster, &cluster.namespace, &args.secret).await?;
     let old = Old::read(&secret).map_err(|error| anyhow!(error))?;
     let Place { namespace, name } = &old.place;
@@ -31,6 +32,11 @@ pub async fn run(cluster: &Cluster, args: &Migrate) -> Result<ExitCode> {
         labels: labels(cluster, &old.source).await?,
         missing: missing(cluster, &old.source.namespace).await?,
         referrers: [found, listed],
+        flags: flags([
+            ("context", of.context.as_deref()),
+            ("kubeconfig", of.kubeconfig.as_ref().and_then(|path| path.to_str())),
+            ("as", of.user.as_deref()),
+        ]),
         old,
     };
     is_free(cluster, &plan).await?;
