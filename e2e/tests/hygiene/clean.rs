@@ -105,5 +105,5 @@ async fn a_missing_right_is_named_and_never_nothing() -> Result<()> {
         report.shows(row, state, &[&format!("`kubectl auth can-i {right}` says no")])?;
     }
     // This needs no right.
-    report.shows("anonymous access", "no", &["answers 401 to GET /api, /livez, /version"])
+    report.shows("anonymous access", "no", &["answers 401 to GET /api, /healthz, /livez, /readyz, /version"])
 }

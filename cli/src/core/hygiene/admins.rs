@@ -1,9 +1,12 @@
 //! ServiceAccounts that may do everything and have tokens outside pods.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::rbac::v1::Subject;
 
 use super::{
     Facts,
+    anonymous::authorizers,
     logins::accounts,
     rbac::{ADMIN, text},
     row::{Row, Severity, names},
@@ -12,35 +15,55 @@ use super::{
 
 /// The group of all ServiceAccounts; those of a namespace have its name behind a colon.
 const ACCOUNTS: &str = "system:serviceaccounts";
+/// The group of everybody with credentials.
+const USERS: &str = "system:authenticated";
 
 pub fn row(facts: &Facts) -> Row {
     let mut row = Row::new("cluster-admin tokens");
+    authorizers(&mut row, facts);
     let Some(rbac) = row.learn(&facts.rbac) else { return row };
-    let subjects: Vec<&Subject> = rbac.subjects(ADMIN).filter(|subject| is_account(subject)).collect();
+    let subjects: Vec<&Subject> = rbac.administrators().filter(|subject| is_account(subject)).collect();
     if subjects.is_empty() {
         row.seen(format!("no ServiceAccount is bound to {ADMIN} in the whole cluster"));
         return row;
     }
     let all: Vec<String> = subjects.iter().map(|subject| text(subject)).collect();
     row.seen(format!("bound to {ADMIN}: {}", names(&all)));
+    everybody(&mut row, &subjects);
     tokens(&mut row, facts, |namespace, account| subjects.iter().any(|subject| means(subject, namespace, account)));
     row
 }
 
 /// The tokens outside pods of those accounts.
 fn tokens(row: &mut Row, facts: &Facts, is: impl Fn(&str, &str) -> bool) {
-    let legacy = row.learn(&facts.legacy).into_iter().flatten().map(LegacySecret);
-    for secret in legacy.filter(|secret| !secret.is_quarantined() && is(secret.namespace(), secret.account())) {
-        finds(row, Severity::Critical, &format!("Secret {}, which never expires,", secret.name()));
+    let mut secrets: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    let legacy: Vec<LegacySecret> = row.learn(&facts.legacy).into_iter().flatten().map(LegacySecret).collect();
+    for secret in legacy.iter().filter(|one| !one.is_quarantined() && is(one.namespace(), one.account())) {
+        secrets.entry((secret.namespace(), secret.account())).or_default().push(secret.name());
+    }
+    for all in secrets.values() {
+        let place = match all.as_slice() {
+            [one] => format!("Secret {one}, which never expires,"),
+            _ => format!("one of the Secrets {}, which never expire,", names(all)),
+        };
+        finds(row, Severity::Critical, &place);
     }
     let targets = row.learn(&facts.targets).into_iter().flatten();
     for target in targets.filter(|target| is(&target.namespace, &target.record.service_account)) {
         finds(row, Severity::Medium, &format!("Secret {}/{} of Tokenward", target.namespace, target.name));
     }
-    for (name, _) in
-        accounts(row.learn(&facts.logins)).filter(|(_, claims)| is(&claims.namespace, &claims.account.name))
-    {
-        finds(row, Severity::Medium, &format!("kubeconfig user {name}"));
+    for (name, claims) in accounts(row.learn(&facts.logins)).filter(|(_, one)| is(&one.namespace, &one.account.name)) {
+        let severity = if claims.legacy { Severity::Critical } else { Severity::Medium };
+        finds(row, severity, &format!("kubeconfig user {name}"));
+    }
+}
+
+/// Groups of which everybody is a member who has any token.
+fn everybody(row: &mut Row, subjects: &[&Subject]) {
+    for subject in subjects.iter().filter(|one| one.kind == "Group" && [ACCOUNTS, USERS].contains(&one.name.as_str())) {
+        row.found(format!("everybody in {} may do everything", subject.name));
+        let problem = format!("every member of {} may do everything in the cluster", text(subject));
+        row.finds(Severity::Critical, problem, "take the group from the subjects of that ClusterRoleBinding");
     }
 }
 
@@ -53,15 +76,20 @@ fn finds(row: &mut Row, severity: Severity, place: &str) {
 fn is_account(subject: &Subject) -> bool {
     match &*subject.kind {
         "ServiceAccount" => true,
-        "Group" => subject.name == ACCOUNTS || subject.name.starts_with("system:serviceaccounts:"),
+        "Group" => {
+            [ACCOUNTS, USERS, "system:unauthenticated"].contains(&subject.name.as_str())
+                || subject.name.starts_with("system:serviceaccounts:")
+        }
+        "User" => subject.name.starts_with("system:serviceaccount:"),
         _ => false,
     }
 }
 
 /// The account is the subject, or a member of it.
 fn means(subject: &Subject, namespace: &str, account: &str) -> bool {
-    if subject.kind == "ServiceAccount" {
-        return subject.namespace.as_deref() == Some(namespace) && subject.name == account;
+    match &*subject.kind {
+        "ServiceAccount" => subject.namespace.as_deref() == Some(namespace) && subject.name == account,
+        "User" => subject.name == format!("system:serviceaccount:{namespace}:{account}"),
+        _ => [ACCOUNTS, USERS].contains(&subject.name.as_str()) || subject.name == format!("{ACCOUNTS}:{namespace}"),
     }
-    subject.name == ACCOUNTS || subject.name == format!("{ACCOUNTS}:{namespace}")
 }

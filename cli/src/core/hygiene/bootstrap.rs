@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta};
-use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{ByteString, api::rbac::v1::PolicyRule, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::Deserialize;
 use tokenward::record::Time;
 
 use super::{
     Facts,
+    rbac::Bound,
     row::{Row, Severity, names},
 };
 use crate::core::text::span;
@@ -17,6 +18,8 @@ use crate::core::text::span;
 const GROUP: &str = "system:bootstrappers";
 /// A machine joins within hours; kubeadm's tokens live for a day.
 const LONG: TimeDelta = TimeDelta::days(30);
+/// Its other groups have this before their names; the API server refuses a token with any other group.
+const GROUPS: &str = "system:bootstrappers:";
 /// The cluster roles that a joining node needs; the last is kubeadm's own.
 const NODE_ROLES: [&str; 4] = [
     "ClusterRole system:node-bootstrapper",
@@ -64,12 +67,19 @@ impl Token {
     /// It logs somebody in.
     fn is_live(&self, now: Time) -> bool {
         let authenticates = text(self.data.usage_bootstrap_authentication.as_ref()) == "true";
+        let extra = text(self.data.auth_extra_groups.as_ref());
         authenticates
+            && (extra.is_empty() || extra.split(',').all(|group| group.starts_with(GROUPS)))
             && match self.end() {
                 End::Never => true,
                 End::At(end) => end > now,
                 End::Unreadable => false,
             }
+    }
+
+    /// The name of the user.
+    fn user(&self) -> String {
+        format!("system:bootstrap:{}", self.name().trim_start_matches("bootstrap-token-"))
     }
 
     fn groups(&self) -> impl Iterator<Item = &str> {
@@ -124,29 +134,61 @@ fn ends(row: &mut Row, live: &[&Token], now: Time) {
     }
 }
 
-/// Groups of tokens with rights beyond those that a joining node needs.
+/// Users and groups of tokens with rights beyond those that a joining node needs.
 fn groups(row: &mut Row, facts: &Facts, live: &[&Token]) {
     let Some(rbac) = row.learn(&facts.rbac) else { return };
-    let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut members: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
     for token in live {
+        members.entry(("User", token.user())).or_default().push(token.name());
         for group in token.groups() {
-            members.entry(group).or_default().push(token.name());
+            members.entry(("Group", group.to_owned())).or_default().push(token.name());
         }
     }
-    for (group, tokens) in members {
-        let bound = rbac.bindings(|subject| subject.kind == "Group" && subject.name == group);
-        let broad =
-            bound.iter().filter(|bound| bound.namespace.is_none() && !NODE_ROLES.contains(&bound.role.as_str()));
-        for bound in broad {
-            let severity = if bound.role.ends_with(" cluster-admin") { Severity::Critical } else { Severity::High };
-            let problem = format!("holders of {} are in the group {group}, which has {}", names(&tokens), bound.role);
-            row.finds(
-                severity,
-                problem,
-                "delete the ClusterRoleBinding, or take the group from auth-extra-groups of the Secret",
-            );
+    for ((kind, name), tokens) in members {
+        let bound = rbac.bindings(|subject| subject.kind == kind && subject.name == name);
+        for bound in bound.iter().filter(|bound| !is_usual(bound)) {
+            let severity = if bound.is_admin() { Severity::Critical } else { Severity::High };
+            let place = bound.namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
+            let are = if kind == "User" { "are the user" } else { "are in the group" };
+            let problem = format!("holders of {} {are} {name}, which has {}{place}", names(&tokens), bound.role);
+            row.finds(severity, problem, cure(&name));
         }
     }
+}
+
+/// Every token is in [`GROUP`], and has its user.
+fn cure(name: &str) -> &'static str {
+    if name.starts_with(GROUPS) {
+        "delete the binding, or take the group from auth-extra-groups of the Secret"
+    } else {
+        "delete the binding"
+    }
+}
+
+/// A binding that Kubernetes or kubeadm makes, to a role that nobody widened.
+fn is_usual(bound: &Bound) -> bool {
+    match bound.namespace {
+        None => NODE_ROLES.contains(&bound.role.as_str()) && bound.rules.iter().all(|rule| is_for_nodes(rule)),
+        Some("kube-system") => bound.role.starts_with("Role kubeadm:"),
+        Some("kube-public") => bound.role == "Role kubeadm:bootstrap-signer-clusterinfo",
+        Some(_) => false,
+    }
+}
+
+/// Certificate signing requests, and to get nodes.
+fn is_for_nodes(rule: &PolicyRule) -> bool {
+    let requests = [
+        "certificatesigningrequests",
+        "certificatesigningrequests/nodeclient",
+        "certificatesigningrequests/selfnodeclient",
+    ];
+    let may = |verbs: &[&str]| rule.verbs.iter().all(|verb| verbs.contains(&verb.as_str()));
+    let mut resources = rule.resources.iter().flatten();
+    rule.non_resource_urls.iter().flatten().next().is_none()
+        && resources.all(|resource| match resource.as_str() {
+            "nodes" => may(&["get"]),
+            other => requests.contains(&other) && may(&["create", "get", "list", "watch"]),
+        })
 }
 
 #[cfg(test)]
@@ -172,6 +214,8 @@ pub mod tests {
             (vec![usage, ("expiration", "1970-01-01T00:00:01Z")], true),
             (vec![usage, ("expiration", "1970-01-01T00:00:00Z")], false),
             (vec![usage, ("expiration", "soon")], false),
+            (vec![usage, ("auth-extra-groups", "system:bootstrappers:a,system:bootstrappers:b")], true),
+            (vec![usage, ("auth-extra-groups", "system:bootstrappers:a,ops")], false),
         ] {
             assert_eq!(token("t", &data).is_live(now), live, "{data:?}");
         }

@@ -14,6 +14,8 @@ use crate::core::{text::span, token::Claims};
 pub const LONGEST: i64 = 1 << 32;
 /// GKE grants 48 h, the most of the large providers.
 const LONG: i64 = 48 * 3600;
+/// As long as the tokens that Tokenward issues by default.
+const HELD: TimeDelta = TimeDelta::hours(24);
 /// The lifetime of pods' tokens for which the API server extends it, in seconds.
 pub const EXTENDABLE: i64 = 3607;
 
@@ -26,6 +28,10 @@ pub fn row(facts: &Facts, now: Time) -> Row {
     extended(&mut row, facts);
     for (name, claims) in accounts(row.learn(&facts.logins)).filter(|(_, claims)| !claims.legacy) {
         row.found(format!("kubeconfig user {name}: {}", held(claims, now)));
+        if let Some(end) = claims.expires_at.filter(|end| *end > now && *end - claims.issued_at.unwrap_or(now) > HELD) {
+            let problem = format!("the token of kubeconfig user {name} works for another {}", span(end - now));
+            row.finds(Severity::Medium, problem, "get a kubeconfig from a TokenPolicy with the format Kubeconfig");
+        }
     }
     row
 }

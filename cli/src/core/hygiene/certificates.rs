@@ -27,8 +27,18 @@ const SOON: TimeDelta = TimeDelta::days(90);
 const URGENT: TimeDelta = TimeDelta::days(30);
 /// What it takes to approve a request for [`SIGNER`].
 const APPROVE: [Right; 2] = [
-    Right { group: "certificates.k8s.io", resource: "certificatesigningrequests/approval", verb: "update", names: &[] },
-    Right { group: "certificates.k8s.io", resource: "signers", verb: "approve", names: &[SIGNER, "kubernetes.io/*"] },
+    Right {
+        group: "certificates.k8s.io",
+        resource: "certificatesigningrequests/approval",
+        verbs: &["update", "patch"],
+        names: &[],
+    },
+    Right {
+        group: "certificates.k8s.io",
+        resource: "signers",
+        verbs: &["approve"],
+        names: &[SIGNER, "kubernetes.io/*"],
+    },
 ];
 
 /// A certificate, as Kubernetes reads it.
@@ -160,6 +170,11 @@ fn requests(row: &mut Row, facts: &Facts, now: Time) {
         } else {
             let (user, groups) = requested(&request.spec.request.0).unwrap_or_default();
             row.found(format!("{name}: approved for {user} in groups {}, not signed yet", names(&groups)));
+            if user.starts_with("system:") || groups.iter().any(|group| group == MASTERS) {
+                let problem =
+                    format!("{name} is approved for {user} in groups {}, to be signed any moment", names(&groups));
+                row.finds(Severity::High, problem, "delete the CertificateSigningRequest, unless you approved it");
+            }
         }
     }
 }

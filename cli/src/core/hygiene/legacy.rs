@@ -47,8 +47,9 @@ fn of_secrets(row: &mut Row, facts: &Facts, live: Vec<LegacySecret>, now: Time) 
     let tracked = tracked.and_then(|map| map.as_ref()?.data.as_ref()?.get("since")).map(String::as_str);
     // Days are compared as texts, as the API server's own cleaner does.
     let day = (now - TimeDelta::days(UNUSED)).format("%Y-%m-%d").to_string();
-    let (unused, used): (Vec<LegacySecret>, Vec<LegacySecret>) =
-        live.into_iter().partition(|secret| secret.idle_since(tracked).is_some_and(|since| since < day));
+    let (unused, used): (Vec<LegacySecret>, Vec<LegacySecret>) = live
+        .into_iter()
+        .partition(|secret| secret.idle_since(tracked).is_some_and(|since| !since.is_empty() && since < day));
     let cure =
         "run kubectl tokenward migrate for each Secret: it prints the TokenPolicy that takes its place, and the steps";
     finds(row, &used, "that are in use, or too young to tell,", cure);
@@ -59,8 +60,10 @@ fn of_secrets(row: &mut Row, facts: &Facts, live: Vec<LegacySecret>, now: Time) 
 
 fn finds(row: &mut Row, secrets: &[LegacySecret], which: &str, cure: &str) {
     if !secrets.is_empty() {
-        let text =
-            |secret: &LegacySecret| format!("{} (last used {})", secret.name(), secret.last_used().unwrap_or("never"));
+        let text = |secret: &LegacySecret| match secret.last_used() {
+            Some("") => format!("{} (last used on an unknown day)", secret.name()),
+            used => format!("{} (last used {})", secret.name(), used.unwrap_or("never")),
+        };
         let secrets: Vec<String> = secrets.iter().map(text).collect();
         row.finds(Severity::High, format!("tokens {which} never expire: {}", names(&secrets)), cure);
     }

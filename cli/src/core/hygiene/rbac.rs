@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleBinding, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleBinding, RoleRef, Subject};
 
 /// The role that may do everything.
 pub const ADMIN: &str = "cluster-admin";
@@ -15,12 +15,22 @@ pub struct Rbac {
 }
 
 /// A binding for somebody.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Bound<'a> {
     /// Kind and name of the role.
     pub role: String,
     /// Of a binding in one namespace.
     pub namespace: Option<&'a str>,
+    /// Of a `ClusterRole`.
+    pub rules: Vec<&'a PolicyRule>,
+}
+
+impl Bound<'_> {
+    /// It gives all rights of the cluster: those in kube-system lead to the others.
+    pub fn is_admin(&self) -> bool {
+        let all = self.role == format!("ClusterRole {ADMIN}") || self.rules.iter().any(|rule| is_everything(rule));
+        all && self.namespace.is_none_or(|namespace| namespace == "kube-system")
+    }
 }
 
 impl Rbac {
@@ -28,19 +38,25 @@ impl Rbac {
     pub fn bindings(&self, is: impl Fn(&Subject) -> bool) -> Vec<Bound<'_>> {
         let names = |subjects: &Option<Vec<Subject>>| subjects.iter().flatten().any(&is);
         let cluster = self.cluster.iter().filter(|binding| names(&binding.subjects));
-        let cluster = cluster
-            .map(|binding| Bound { role: role(&binding.role_ref.kind, &binding.role_ref.name), namespace: None });
+        let cluster = cluster.map(|binding| self.bound(&binding.role_ref, None));
         let namespaced = self.namespaced.iter().filter(|binding| names(&binding.subjects));
-        let namespaced = namespaced.map(|binding| Bound {
-            role: role(&binding.role_ref.kind, &binding.role_ref.name),
-            namespace: binding.metadata.namespace.as_deref(),
-        });
+        let namespaced = namespaced.map(|binding| self.bound(&binding.role_ref, binding.metadata.namespace.as_deref()));
         cluster.chain(namespaced).collect()
     }
 
-    /// Everybody who is bound to this `ClusterRole` in the whole cluster.
-    pub fn subjects(&self, role: &str) -> impl Iterator<Item = &Subject> {
-        let bindings = self.cluster.iter().filter(move |binding| binding.role_ref.name == role);
+    fn bound<'a>(&'a self, role: &RoleRef, namespace: Option<&'a str>) -> Bound<'a> {
+        let rules = if role.kind == "ClusterRole" { self.rules(&role.name) } else { Vec::new() };
+        Bound { role: format!("{} {}", role.kind, role.name), namespace, rules }
+    }
+
+    fn rules(&self, role: &str) -> Vec<&PolicyRule> {
+        let own = self.roles.iter().filter(|one| one.metadata.name.as_deref() == Some(role));
+        own.flat_map(|role| role.rules.iter().flatten()).collect()
+    }
+
+    /// Everybody who may do everything in the whole cluster.
+    pub fn administrators(&self) -> impl Iterator<Item = &Subject> {
+        let bindings = self.cluster.iter().filter(|binding| self.bound(&binding.role_ref, None).is_admin());
         bindings.flat_map(|binding| binding.subjects.iter().flatten())
     }
 
@@ -48,13 +64,11 @@ impl Rbac {
     pub fn with(&self, rights: &[Right]) -> Vec<(String, bool)> {
         let mut rules: BTreeMap<String, (Vec<&PolicyRule>, bool)> = BTreeMap::new();
         for binding in &self.cluster {
-            let role = &binding.role_ref.name;
-            let own = self.roles.iter().filter(|one| one.metadata.name.as_ref() == Some(role));
-            let own: Vec<&PolicyRule> = own.flat_map(|role| role.rules.iter().flatten()).collect();
+            let own = self.bound(&binding.role_ref, None);
             for subject in binding.subjects.iter().flatten() {
                 let (known, admin) = rules.entry(text(subject)).or_default();
-                known.extend(&own);
-                *admin |= role == ADMIN;
+                known.extend(&own.rules);
+                *admin |= own.is_admin();
             }
         }
         let may = |rules: &[&PolicyRule]| rights.iter().all(|right| rules.iter().any(|rule| right.is_in(rule)));
@@ -62,8 +76,12 @@ impl Rbac {
     }
 }
 
-fn role(kind: &str, name: &str) -> String {
-    format!("{kind} {name}")
+/// The rule of the role that may do everything.
+fn is_everything(rule: &PolicyRule) -> bool {
+    let all = |list: &[String]| list.iter().any(|one| one == "*");
+    all(rule.api_groups.as_deref().unwrap_or_default())
+        && all(rule.resources.as_deref().unwrap_or_default())
+        && all(&rule.verbs)
 }
 
 /// A subject for people.
@@ -78,7 +96,8 @@ pub fn text(subject: &Subject) -> String {
 pub struct Right {
     pub group: &'static str,
     pub resource: &'static str,
-    pub verb: &'static str,
+    /// Verbs of which each gives the right.
+    pub verbs: &'static [&'static str],
     /// Names of which each gives the right.
     pub names: &'static [&'static str],
 }
@@ -88,9 +107,15 @@ impl Right {
         let has = |list: &[String], word: &str| list.iter().any(|one| one == "*" || one == word);
         let names = rule.resource_names.as_deref().unwrap_or_default();
         has(rule.api_groups.as_deref().unwrap_or_default(), self.group)
-            && has(rule.resources.as_deref().unwrap_or_default(), self.resource)
-            && has(&rule.verbs, self.verb)
+            && self.is_of(rule.resources.as_deref().unwrap_or_default())
+            && self.verbs.iter().any(|verb| has(&rule.verbs, verb))
             && (names.is_empty() || self.names.iter().any(|name| names.iter().any(|one| one == name)))
+    }
+
+    /// RBAC takes `*/approval` for the subresource of every resource.
+    fn is_of(&self, resources: &[String]) -> bool {
+        let below = self.resource.split_once('/').map(|(_, subresource)| format!("*/{subresource}"));
+        resources.iter().any(|one| one == "*" || one == self.resource || Some(one) == below.as_ref())
     }
 }
 
@@ -127,21 +152,25 @@ pub mod tests {
         Rbac { roles: items(roles), cluster: items(cluster), namespaced: items(namespaced) }
     }
 
-    const RIGHT: Right = Right { group: "", resource: "pods", verb: "get", names: &["a"] };
+    const RIGHT: Right = Right { group: "", resource: "pods/log", verbs: &["get", "watch"], names: &["a"] };
 
     #[test]
     fn a_right_is_given_by_word_or_star_and_by_name() {
         let rule = |groups: &str, resource: &str, verb: &str, names: &[&str]| json!([{"apiGroups": [groups], "resources": [resource], "verbs": [verb], "resourceNames": names}]);
         for (rules, given) in [
-            (rule("", "pods", "get", &[]), true),
+            (rule("", "pods/log", "get", &[]), true),
+            (rule("", "pods/log", "watch", &[]), true),
+            (rule("", "*/log", "get", &[]), true),
+            (rule("", "*/exec", "get", &[]), false),
             (rule("*", "*", "*", &[]), true),
-            (rule("", "pods", "get", &["a"]), true),
-            (rule("", "pods", "get", &["b"]), false),
-            (rule("", "pods", "list", &[]), false),
-            (rule("apps", "pods", "get", &[]), false),
+            (rule("", "pods/log", "get", &["a"]), true),
+            (rule("", "pods/log", "get", &["b"]), false),
+            (rule("", "pods/log", "list", &[]), false),
+            (rule("apps", "pods/log", "get", &[]), false),
         ] {
             let rbac = rbac(&[cluster_role("r", &rules)], &[binding("r", &account("ci", "a"))], &[]);
-            let expected = if given { vec![("ServiceAccount ci/a".to_owned(), false)] } else { vec![] };
+            let admin = rules[0]["verbs"][0] == "*";
+            let expected = if given { vec![("ServiceAccount ci/a".to_owned(), admin)] } else { vec![] };
             assert_eq!(rbac.with(&[RIGHT]), expected, "{rules}");
         }
     }
@@ -152,7 +181,8 @@ pub mod tests {
         let rbac = rbac(&[], std::slice::from_ref(&everybody), std::slice::from_ref(&everybody));
         let found = rbac.bindings(|subject| subject.name == "system:authenticated");
         let role = || "ClusterRole view".to_owned();
-        assert_eq!(found, [Bound { role: role(), namespace: None }, Bound { role: role(), namespace: Some("ci") }]);
-        assert_eq!(rbac.subjects("view").count(), 1);
+        let bound = |namespace| Bound { role: role(), namespace, rules: vec![] };
+        assert_eq!(found, [bound(None), bound(Some("ci"))]);
+        assert_eq!(rbac.administrators().count(), 0);
     }
 }

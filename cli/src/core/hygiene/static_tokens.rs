@@ -12,8 +12,8 @@ pub fn row(facts: &Facts) -> Row {
         if let Some(file) = flags.get("token-auth-file") {
             row.found(format!("kube-apiserver runs with --token-auth-file={file}"));
             let problem = format!("the tokens in {file} never expire, and lie there as plain text");
-            let cure = "give each user of that file a bound token, a client certificate or an OIDC login; remove the flag, which \
-                        also revokes the tokens";
+            let cure = "give programs tokens by a TokenPolicy and people an OIDC login; remove the flag, which also revokes \
+                        the tokens";
             row.finds(Severity::High, problem, cure);
         }
         if let Some(file) = flags.get("basic-auth-file") {

@@ -64,6 +64,15 @@ SAAwRQIgPXxJt9/FeNo96YXvBXodhlqI4ZYd+7zAyynf1VQ3tPYCIQCJO1izRmEk
 kzuMvFO3nAyIeQSeKeqYLgkiH/ugYBemJQ==
 -----END CERTIFICATE REQUEST-----
 ";
+/// A request of mallory in `system:masters`.
+const MASTERS: &str = "-----BEGIN CERTIFICATE REQUEST-----
+MIHlMIGNAgEAMCsxFzAVBgNVBAoMDnN5c3RlbTptYXN0ZXJzMRAwDgYDVQQDDAdt
+YWxsb3J5MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEXf/Q6wkYvE9FCqczcdD4
+//6Dq+REYCqztHWaRaXOXZKqMibj8rsOFCh/LdKA6A9Ntq+RXI3KfPf4IuNNJl0/
+HKAAMAoGCCqGSM49BAMCA0cAMEQCIAbdk5IqU3QpDwtdYvK5St3LPfT3APh7onZi
+EPJ8hqnbAiAHVW91N7EY/8ca2pYRhYq+Qybbzi5FrGTNO2TaGUhq+A==
+-----END CERTIFICATE REQUEST-----
+";
 
 fn published(clients: &str, proxies: &str, names: &str) -> ConfigMap {
     let data = json!({
@@ -78,7 +87,11 @@ fn answers(status: u16) -> BTreeMap<String, u16> {
 
 /// A cluster where nothing is wrong.
 fn clean() -> Facts {
-    let words = ["--service-account-extend-token-expiration=false", "--enable-bootstrap-token-auth"];
+    let words = [
+        "--service-account-extend-token-expiration=false",
+        "--enable-bootstrap-token-auth",
+        "--authorization-mode=Node,RBAC",
+    ];
     let masters = binding("cluster-admin", &group("system:masters"));
     let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
     Facts {
@@ -195,6 +208,29 @@ fn tokens_of_accounts_are_judged() {
             facts.targets = Ok(vec![target("deployer")]);
             facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:serviceaccounts:ci"))], &[]));
         }),
+        ("cluster-admin tokens", Critical, "one of the Secrets ci/a, ci/b, which never expire,", |facts| {
+            facts.legacy = Ok(vec![legacy("a", None), legacy("b", None)]);
+            let user = json!({"kind": "User", "name": "system:serviceaccount:ci:deployer"});
+            let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+            facts.rbac = Ok(rbac(&[cluster_role("mine", &all)], &[binding("mine", &user)], &[]));
+        }),
+        ("cluster-admin tokens", Critical, "every member of Group system:authenticated", |facts| {
+            facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:authenticated"))], &[]));
+        }),
+        ("bound tokens", Medium, "the token of kubeconfig user me works for another 2d", |facts| {
+            let mut claims = payload();
+            claims["iat"] = at("2026-11-28T12:00:00Z").timestamp().into();
+            claims["exp"] = at("2026-11-30T12:00:00Z").timestamp().into();
+            facts.logins = Ok(kubeconfig(|login| login.token = Some(account_token(&claims))));
+        }),
+        (
+            "legacy token Secrets",
+            High,
+            "too young to tell, never expire: ci/a (last used on an unknown day)",
+            |facts| {
+                facts.legacy = Ok(vec![legacy("a", Some(("last-used", "")))]);
+            },
+        ),
         ("cluster-admin tokens", Medium, "kubeconfig user me", |facts| {
             facts.logins = Ok(kubeconfig(|login| login.token = Some(account_token(&payload()))));
             facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:serviceaccounts"))], &[]));
@@ -212,6 +248,28 @@ fn bootstrap_tokens_are_judged() {
         ("bootstrap tokens", High, "in the group system:bootstrappers, which has ClusterRole view", |facts| {
             facts.bootstrap = Ok(vec![joining(&[("expiration", "2026-11-29T12:00:00Z")])]);
             facts.rbac = Ok(rbac(&[], &[binding("view", &group("system:bootstrappers"))], &[]));
+        }),
+        (
+            "bootstrap tokens",
+            Critical,
+            "are in the group system:bootstrappers, which has ClusterRole cluster-admin in",
+            |facts| {
+                facts.bootstrap = Ok(vec![joining(&[])]);
+                let mut bound = binding("cluster-admin", &group("system:bootstrappers"));
+                bound["metadata"]["namespace"] = "kube-system".into();
+                facts.rbac = Ok(rbac(&[], &[], &[bound]));
+            },
+        ),
+        ("bootstrap tokens", High, "are the user system:bootstrap:t, which has ClusterRole view", |facts| {
+            facts.bootstrap = Ok(vec![joining(&[])]);
+            let user = json!({"kind": "User", "name": "system:bootstrap:t"});
+            facts.rbac = Ok(rbac(&[], &[binding("view", &user)], &[]));
+        }),
+        ("bootstrap tokens", High, "which has ClusterRole kubeadm:get-nodes", |facts| {
+            facts.bootstrap = Ok(vec![joining(&[])]);
+            let wide = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "delete"]}]);
+            let bound = binding("kubeadm:get-nodes", &group("system:bootstrappers"));
+            facts.rbac = Ok(rbac(&[cluster_role("kubeadm:get-nodes", &wide)], &[bound], &[]));
         }),
     ]);
     let mut facts = clean();
@@ -290,6 +348,19 @@ fn an_approved_request_is_found_before_it_is_signed() {
 }
 
 #[test]
+fn an_unsigned_request_for_an_administrator_is_a_finding() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let request = json!({
+        "metadata": {"name": "mallory"},
+        "spec": {"request": STANDARD.encode(MASTERS), "signerName": "kubernetes.io/kube-apiserver-client"},
+        "status": {"conditions": [{"type": "Approved", "status": "True"}]},
+    });
+    let mut facts = clean();
+    facts.requests = Ok(vec![serde_json::from_value(request).unwrap()]);
+    assert_eq!(reported(&facts)[3].severity, Some(High), "{:?}", reported(&facts)[3]);
+}
+
+#[test]
 fn flags_and_what_they_name_are_judged() {
     assert_found(&[
         ("static token file", High, "the tokens in /etc/t.csv never expire", |facts| {
@@ -332,4 +403,31 @@ fn anonymous_access_is_judged_by_its_bindings() {
     };
     assert_eq!(bound("system:public-info-viewer"), None);
     assert_eq!((bound("view"), bound("cluster-admin")), (Some(High), Some(Critical)));
+}
+
+#[test]
+fn anonymous_access_is_judged_unless_it_is_known_to_be_off() {
+    let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+    let role = "system:public-info-viewer";
+    let wide = || Ok(rbac(&[cluster_role(role, &everything)], &[binding(role, &group("system:unauthenticated"))], &[]));
+    let mut facts = clean();
+    facts.rbac = wide();
+    assert_eq!(reported(&facts)[8].severity, None, "no condition opens a path, and the paths are closed");
+    facts.servers = Err("managed".into());
+    assert_eq!(reported(&facts)[8].severity, Some(Critical));
+    let file = json!({"anonymous": {"enabled": true, "conditions": [{"path": "/metrics"}]}});
+    facts.authentication = Some(serde_json::from_value(file).unwrap());
+    assert_eq!((reported(&facts)[8].found, reported(&facts)[8].severity), (Found::Yes, Some(Critical)));
+}
+
+#[test]
+fn an_open_api_and_other_authorizers_are_named() {
+    let mut facts = clean();
+    facts.anonymous = Ok(answers(200));
+    facts.servers = Ok(vec![flags(&["--authorization-mode=AlwaysAllow"])]);
+    let row = &reported(&facts)[8];
+    assert_eq!(row.severity, Some(High));
+    assert!(row.not_checked[0].ends_with("--authorization-mode=AlwaysAllow"), "{row:?}");
+    let row = &reported(&facts)[9];
+    assert_eq!(row.found, Found::NotChecked, "{row:?}");
 }
