@@ -13,7 +13,7 @@ use kube::{
     Api, Client, Config, Error, Resource,
     api::{ApiResource, DynamicObject, ListParams},
     client::Body,
-    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -51,6 +51,20 @@ impl fmt::Display for Right {
 #[derive(Debug, thiserror::Error)]
 #[error("you lack a right: `kubectl auth can-i {0}` says no; ask an administrator for it")]
 pub struct MissingRight(pub Right);
+
+/// Where a file is wrong. The parser's own words quote the file, which may hold a token.
+pub fn unquoted(why: &serde_saphyr::Error) -> anyhow::Error {
+    let place = why.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+    anyhow!("the YAML is not as expected{}", place.unwrap_or_default())
+}
+
+/// An error about a kubeconfig, without the text of the file.
+pub fn concealed(why: KubeconfigError) -> anyhow::Error {
+    match why {
+        KubeconfigError::Parse(why) => unquoted(&why),
+        other => other.into(),
+    }
+}
 
 /// An API server, and the namespace that is meant.
 pub struct Cluster {
@@ -219,7 +233,9 @@ pub fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>> {
 async fn config(args: &ClusterArgs) -> Result<Config> {
     let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
     Ok(match (&args.kubeconfig, &args.context) {
-        (Some(path), _) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+        (Some(path), _) => {
+            Config::from_custom_kubeconfig(Kubeconfig::read_from(path).map_err(concealed)?, &options).await?
+        }
         (None, Some(_)) => Config::from_kubeconfig(&options).await?,
         (None, None) => Config::infer().await?,
     })

@@ -24,7 +24,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokenward::record::TRACKING;
 
 use super::{
-    cluster::Cluster,
+    cluster::{Cluster, unquoted},
     output,
     verify::{Discovery, learnt, reached},
 };
@@ -87,7 +87,8 @@ async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Res
 
 fn authentication(file: &Path) -> Result<oidc::Authentication> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    serde_saphyr::from_str(&text).with_context(|| format!("{} is no AuthenticationConfiguration", file.display()))
+    let read = serde_saphyr::from_str(&text).map_err(|why| unquoted(&why));
+    read.with_context(|| format!("{} is no AuthenticationConfiguration", file.display()))
 }
 
 async fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {

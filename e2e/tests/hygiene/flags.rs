@@ -33,7 +33,7 @@ async fn an_issuer_that_may_name_groups_of_kubernetes_is_found() -> Result<()> {
     eventually(SOON, "the issuer is known", works).await?;
     let report = report(&open.plane, &[]).await?;
     let url = &open.issuer.https.url;
-    report.shows("OIDC", "yes", &[&format!("tokens of {url} log in"), "answers, and names that issuer"])?;
+    report.shows("OIDC", "yes", &[&format!("tokens of {url} log in"), "its CA is on the control plane's machine"])?;
     report.finds(
         "OIDC",
         "high",

@@ -9,6 +9,9 @@ use crate::core::verify::Learnt;
 /// Labels of kube-apiserver's static pods, as kubeadm and others write them.
 pub const LABELS: &str = "component=kube-apiserver";
 
+/// The texts that Go takes for false.
+const OFF: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
+
 /// The flags of one kube-apiserver, with all values of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags(BTreeMap<String, Vec<String>>);
@@ -24,7 +27,8 @@ impl Flags {
                 Some((name, value)) => (name, value),
                 None => (flag, words.next_if(|next| !next.starts_with("--")).map_or("", String::as_str)),
             };
-            flags.entry(name.to_owned()).or_default().push(value.to_owned());
+            // kube-apiserver takes both spellings.
+            flags.entry(name.replace('_', "-")).or_default().push(value.to_owned());
         }
         Self(flags)
     }
@@ -36,24 +40,31 @@ impl Flags {
 
     /// A flag that is on or off.
     pub fn is_on(&self, name: &str, default: bool) -> bool {
-        self.0.get(name).and_then(|values| values.last()).map_or(default, |value| value != "false")
+        self.0.get(name).and_then(|values| values.last()).map_or(default, |value| !OFF.contains(&value.as_str()))
     }
 }
 
 /// The flags of each kube-apiserver of these pods.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, or the flags of one cannot be seen.
 pub fn servers(pods: &[Pod]) -> Learnt<Vec<Flags>> {
-    let containers = pods.iter().filter_map(|pod| pod.spec.as_ref()?.containers.first());
-    let servers: Vec<Flags> = containers
-        .map(|container| Flags::read(container.command.iter().flatten().chain(container.args.iter().flatten())))
-        .collect();
     let none = format!(
         "namespace kube-system has no Pod with the label {LABELS}, as on managed clusters; look into the settings of \
          your provider"
     );
-    if servers.is_empty() { Err(none) } else { Ok(servers) }
+    if pods.is_empty() { Err(none) } else { pods.iter().map(server).collect() }
+}
+
+fn server(pod: &Pod) -> Learnt<Flags> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut lines = containers.map(|one| one.command.iter().flatten().chain(one.args.iter().flatten()));
+    let is_server = |word: &String| word.rsplit('/').next() == Some("kube-apiserver");
+    let line = lines.find(|line| line.clone().next().is_some_and(is_server));
+    line.map(Flags::read).ok_or_else(|| {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        format!("no container of Pod kube-system/{name} starts kube-apiserver itself; look at its flags on its machine")
+    })
 }
 
 #[cfg(test)]
@@ -75,10 +86,35 @@ pub mod tests {
     }
 
     #[test]
+    fn spellings_of_go_are_known() {
+        assert_eq!(flags(&["--token_auth_file=/x_y"]).get("token-auth-file"), Some("/x_y"));
+        for off in OFF {
+            assert!(!flags(&[&format!("--on={off}")]).is_on("on", true), "{off}");
+        }
+    }
+
+    fn pod(containers: &serde_json::Value) -> Pod {
+        let pod = serde_json::json!({"metadata": {"name": "one"}, "spec": {"containers": containers}});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
     fn a_control_plane_without_pods_is_managed() {
         assert!(servers(&[]).unwrap_err().contains("component=kube-apiserver"));
-        let pod = serde_json::json!({"metadata": {}, "spec": {"containers": [{"name": "x", "command": ["kube-apiserver"], "args": ["--a=b"]}]}});
-        let pod: Pod = serde_json::from_value(pod).unwrap();
-        assert_eq!(servers(&[pod]), Ok(vec![flags(&["--a=b"])]));
+        let server = serde_json::json!([
+            {"name": "first", "command": ["pause"]},
+            {"name": "x", "command": ["/usr/bin/kube-apiserver"], "args": ["--a=b"]},
+        ]);
+        assert_eq!(servers(&[pod(&server)]), Ok(vec![flags(&["--a=b"])]));
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_read_leaves_the_flags_unknown() {
+        let server = serde_json::json!([{"name": "x", "command": ["kube-apiserver", "--a=b"]}]);
+        for command in [vec!["pause"], vec!["/bin/sh", "-c", "exec kube-apiserver --token-auth-file=/x"], vec![]] {
+            let other = pod(&serde_json::json!([{"name": "x", "command": command}]));
+            let why = servers(&[pod(&server), other]).unwrap_err();
+            assert!(why.contains("Pod kube-system/one"), "{why}");
+        }
     }
 }

@@ -55,7 +55,7 @@ struct Mappings {
 }
 
 /// How a name comes from a token: a claim with a prefix, or an expression.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 struct Mapping {
     claim: String,
@@ -69,7 +69,7 @@ struct Rule {
 }
 
 /// An issuer that the API server believes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Provider {
     pub issuer: String,
     /// Where its discovery document is.
@@ -88,7 +88,7 @@ pub struct Provider {
 pub fn providers(servers: &Learnt<Vec<Flags>>, file: Option<&Authentication>) -> Vec<Provider> {
     let flagged = servers.iter().flatten().filter_map(by_flags);
     let mut all: Vec<Provider> = flagged.chain(file.into_iter().flat_map(|file| &file.jwt).map(by_file)).collect();
-    all.dedup_by(|one, other| one.issuer == other.issuer);
+    all.dedup();
     all
 }
 
@@ -180,29 +180,46 @@ fn reached(row: &mut Row, facts: &Facts, provider: &Provider) {
                 "bring the issuer back, or remove it from the API server's configuration",
             );
         }
-        None => row.unknown(format!("{discovery}: its CA is on the control plane's machine")),
+        None => row.unknown(format!(
+            "{discovery}: its CA is on the control plane's machine; --authentication-config can give it"
+        )),
     }
 }
 
 /// Names that an issuer may give out and that mean something to Kubernetes.
 fn mapped(row: &mut Row, provider: &Provider) {
     let Provider { issuer, username, groups, rules, .. } = provider;
-    let guarded = |what: &str| rules.iter().any(|rule| rule.contains(what) && rule.contains("system:"));
     let cure =
         "set a prefix, for example \"oidc:\", or a userValidationRule that refuses names that begin with system:";
-    // Names with an @ are none of Kubernetes' own.
-    let username = Some(username).filter(|username| username.claim != "email");
-    for (mapping, rule, gift) in [
-        (Some(groups), "user.groups", "put a user into any group, as system:masters"),
+    for (mapping, name, gift) in [
+        (groups, "user.groups", "put a user into any group, as system:masters"),
         (username, "user.username", "call a user by any name, as system:kube-controller-manager"),
     ] {
-        let Some(mapping) = mapping.filter(|_| !guarded(rule)) else { continue };
-        match mapping.reach() {
+        if rules.iter().any(|rule| refuses(rule, name)) {
+            continue;
+        }
+        let ruled = rules.iter().any(|rule| rule.contains(name) && rule.contains("system:"));
+        match if ruled { Reach::Unclear } else { mapping.reach() } {
             Reach::Open => row.finds(Severity::High, format!("{issuer} may {gift}: {}", mapping.text()), cure),
             Reach::Closed => {}
             Reach::Unclear => row.unknown(format!("whether {issuer} may {gift}: {}", mapping.text())),
         }
     }
+}
+
+/// Whether a rule refuses every name that begins with `system:`, in the one form that is known here. Others may refuse
+/// fewer.
+fn refuses(rule: &str, name: &str) -> bool {
+    let rule = rule.replace('"', "'").replace(char::is_whitespace, "");
+    let terms: Vec<&str> = rule.split("&&").collect();
+    let refused = |one: &str| format!("!{one}.startsWith('system:')");
+    let all = |term: &str| {
+        let (each, rest) = term.strip_prefix("user.groups.all(")?.split_once(',')?;
+        Some(rest == refused(each) + ")")
+    };
+    let is_refused =
+        |term: &&str| if name == "user.groups" { all(term).unwrap_or(false) } else { **term == refused(name) };
+    terms.iter().any(is_refused)
 }
 
 /// Whether an issuer can make a name that begins with `system:`.
@@ -272,6 +289,12 @@ jwt:
         assert_eq!(findings(&found), [open]);
         let rule = "  userValidationRules:\n  - {expression: \"user.groups.all(g, !g.startsWith('system:'))\"}\n";
         assert_eq!(findings(&of_file(&format!("{CONFIG}{rule}"))), [""; 0]);
+        for weak in ["g, g != 'system:nodes'", "g, !g.startsWith('system:') || true", "g, !g.startsWith('system:x')"] {
+            let weak = format!("{CONFIG}{}", rule.replace("g, !g.startsWith('system:')", weak));
+            let mut row = Row::new("OIDC");
+            mapped(&mut row, &of_file(&weak)[0]);
+            assert!(row.findings.is_empty() && row.not_checked.len() == 1, "{weak}");
+        }
         assert_eq!(findings(&of_file(&CONFIG.replace("prefix: ''", "prefix: 'idp:'"))), [""; 0]);
         let by = |expression: &str| {
             of_file(&CONFIG.replace("{claim: groups, prefix: ''}", &format!("{{expression: \"{expression}\"}}")))
@@ -287,7 +310,9 @@ jwt:
         assert_eq!(findings(&of_flags(&[issuer, "--oidc-groups-claim=groups"])).len(), 1);
         assert_eq!(findings(&of_flags(&[issuer, "--oidc-groups-claim=groups", "--oidc-groups-prefix=idp:"])), [""; 0]);
         assert!(findings(&of_flags(&[issuer, "--oidc-username-prefix=-"]))[0].contains("any name"));
-        assert_eq!(findings(&of_flags(&[issuer, "--oidc-username-claim=email"])), [""; 0]);
+        assert_eq!(findings(&of_flags(&[issuer, "--oidc-username-claim=email"])).len(), 1);
+        let servers = Ok(vec![flags(&[issuer]), flags(&[issuer, "--oidc-username-prefix=-"])]);
+        assert_eq!(findings(&providers(&servers, None)).len(), 1, "each API server counts");
         assert_eq!(of_flags(&["--x"]).len(), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Requests without the person's credentials: to the API server, to issuers and to a webhook.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use http::{Request, Uri};
@@ -9,6 +9,7 @@ use kube::{
     client::Body,
     config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     core::{
@@ -16,7 +17,7 @@ use crate::{
         verify::Learnt,
     },
     shell::{
-        cluster::Cluster,
+        cluster::{Cluster, concealed},
         verify::{Discovery, learnt},
     },
 };
@@ -35,19 +36,20 @@ pub async fn anonymous(cluster: &Cluster, paths: &[&str]) -> Result<BTreeMap<Str
     Ok(answers)
 }
 
-/// The issuer that the document of each provider names. There is none for a provider whose CA cannot be read here.
+/// The issuer that the document of each provider names. There is none for a provider whose CA is in a file: whoever may
+/// create Pods could name any path of this machine.
 pub async fn discovered(providers: &[Provider]) -> BTreeMap<String, Learnt<String>> {
-    let mut found = BTreeMap::new();
-    for provider in providers {
-        let ca = match &provider.ca_file {
-            Some(file) => fs::read_to_string(file),
-            None => Ok(provider.ca.clone()),
-        };
-        if let Ok(ca) = ca {
-            found.insert(provider.issuer.clone(), learnt(document(&provider.discovery, &ca).await));
-        }
+    let mut asked = JoinSet::new();
+    for Provider { issuer, discovery, ca, .. } in providers.iter().filter(|provider| provider.ca_file.is_none()) {
+        let (issuer, discovery, ca) = (issuer.clone(), discovery.clone(), ca.clone());
+        asked.spawn(async move { (issuer, learnt(in_time(document(&discovery, &ca)).await)) });
     }
-    found
+    asked.join_all().await.into_iter().collect()
+}
+
+/// A server that sends byte after byte ends here, too.
+async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(PATIENCE, answer).await.context("no whole answer within 10 s")?
 }
 
 async fn document(url: &str, ca: &str) -> Result<String> {
@@ -69,15 +71,16 @@ fn host(url: &Uri) -> Result<&str> {
 /// The webhook of a kubeconfig that the API server reads, and whether it answers anything.
 pub async fn webhook(file: &Path) -> Result<Webhook> {
     let named = || format!("reading the webhook's configuration {}", file.display());
-    let mut kubeconfig = Kubeconfig::read_from(file).with_context(named)?;
+    let mut kubeconfig = Kubeconfig::read_from(file).map_err(concealed).with_context(named)?;
     for info in &mut kubeconfig.auth_infos {
         info.auth_info = Some(AuthInfo::default());
     }
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(named)?;
     let (server, insecure) = (config.cluster_url.to_string(), config.accept_invalid_certs);
     let request = Request::get("/").body(Body::empty())?;
-    let answer = Client::try_from(patient(config))?.send(request).await;
-    Ok(Webhook { server, insecure, reached: learnt(answer.map(drop).map_err(Into::into)) })
+    let client = Client::try_from(patient(config))?;
+    let answer = in_time(async { Ok(client.send(request).await.map(drop)?) }).await;
+    Ok(Webhook { server, insecure, reached: learnt(answer) })
 }
 
 fn patient(mut config: Config) -> Config {

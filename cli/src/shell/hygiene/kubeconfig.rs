@@ -9,10 +9,11 @@ use kube::config::{AuthInfo, Kubeconfig};
 use crate::{
     args::ClusterArgs,
     core::hygiene::logins::{self, Login},
+    shell::cluster::concealed,
 };
 
 pub fn logins(args: &ClusterArgs, url: &str) -> Result<Vec<Login>> {
-    let read = args.kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+    let read = args.kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(concealed);
     let mut config = read.context("the credentials of the kubeconfig")?;
     for info in config.auth_infos.iter_mut().filter_map(|info| info.auth_info.as_mut()) {
         embed(info)?;
