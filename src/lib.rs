@@ -14,7 +14,7 @@ mod shell;
 pub mod record {
     pub use crate::core::{
         Time,
-        legacy::{INVALID_SINCE, LAST_USED, TRACKING},
+        legacy::{ACCOUNT, INVALID_SINCE, LAST_USED, SECRET_TYPE, TRACKING},
         meta::{annotation, text, time},
         names,
         place::record::{Bond, Previous, Record, Token},

@@ -17,6 +17,8 @@ use token::{LegacyStep, LegacyToken, Quarantine};
 
 /// The type of these Secrets.
 pub const SECRET_TYPE: &str = "kubernetes.io/service-account-token";
+/// Annotation: the account whose token it holds.
+pub const ACCOUNT: &str = "kubernetes.io/service-account.name";
 /// Label: the API server refuses the token while this has a value, whatever that is.
 pub const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 /// Label: the day of the last use, which the API server writes, also when it has refused the token.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret, ServiceAccount};
 use serde_json::{Value, json};
+use tokenward::record::{ACCOUNT, INVALID_SINCE, LAST_USED, SECRET_TYPE};
 
 use super::{
     target::Target,
@@ -11,13 +12,6 @@ use super::{
     token::{Claims, tokens},
     verify::Learnt,
 };
-
-const LEGACY: &str = "kubernetes.io/service-account-token";
-const ACCOUNT: &str = "kubernetes.io/service-account.name";
-/// The API server writes the day of the last use there.
-const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
-/// The API server refuses the token of a Secret where this label is not empty.
-const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
 /// The rights that the steps need, in the namespace of the account.
 pub const NEEDS: [(u8, &str, &str); 6] = [
@@ -81,11 +75,11 @@ impl Old {
             return Err(format!("Secret {namespace}/{name} is that of policy {} already", target.record.policy));
         }
         let account = meta.annotations.iter().flatten().find(|(key, _)| *key == ACCOUNT);
-        if let (Some(LEGACY), Some((_, account))) = (secret.type_.as_deref(), account) {
+        if let (Some(SECRET_TYPE), Some((_, account))) = (secret.type_.as_deref(), account) {
             return Ok(Self::new(place.clone(), place, plain(account), Shape::token(), secret));
         }
         let claims = only_legacy_token(secret).ok_or_else(|| {
-            format!("Secret {namespace}/{name} holds not one legacy token; `kubectl get secrets -A --field-selector type={LEGACY}` lists those that do")
+            format!("Secret {namespace}/{name} holds not one legacy token; `kubectl get secrets -A --field-selector type={SECRET_TYPE}` lists those that do")
         })?;
         let shape = Shape::read(secret).ok_or_else(|| {
             format!("Secret {namespace}/{name} holds a legacy token in a shape that migrate cannot write; write a TokenPolicy with format Custom")
@@ -422,7 +416,7 @@ mod tests {
 
     fn of_type(data: &[(&str, &str)]) -> Secret {
         let mut secret = secret("ci", &json!({}), data);
-        secret.type_ = Some(LEGACY.into());
+        secret.type_ = Some(SECRET_TYPE.into());
         secret.metadata.annotations = Some([(ACCOUNT.to_owned(), "robot".to_owned())].into());
         secret
     }

@@ -21,7 +21,7 @@ use kube::{
     api::{ListParams, ObjectList},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use tokenward::record::TRACKING;
+use tokenward::record::{SECRET_TYPE, TRACKING};
 
 use super::{
     cluster::{Cluster, unquoted},
@@ -57,7 +57,7 @@ async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Res
         Ok(pods) => flags::servers(&pods),
         Err(why) => Err(format!("{why:#}")),
     };
-    let legacy = ListParams::default().fields("type=kubernetes.io/service-account-token");
+    let legacy = ListParams::default().fields(&format!("type={SECRET_TYPE}"));
     let providers = oidc::providers(&servers, authentication.as_ref());
     Ok(Facts {
         granted: learnt(tokens::granted(cluster).await),

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use secrecy::SecretString;
 use serde_json::json;
 
-use super::{INVALID_SINCE, LAST_USED};
+use super::{ACCOUNT, INVALID_SINCE, LAST_USED};
 use crate::core::{
     Time,
     failure::Failure,
@@ -109,10 +109,7 @@ impl LegacyToken {
                 Some("") => Quarantine::Lifted(written(&meta, INVALID_SINCE)),
                 Some(text) => Quarantine::Since(day_end(text)),
             },
-            account: (
-                annotation("kubernetes.io/service-account.name").into(),
-                annotation("kubernetes.io/service-account.uid").into(),
-            ),
+            account: (annotation(ACCOUNT).into(), annotation("kubernetes.io/service-account.uid").into()),
             last_used: meta::label(&meta, LAST_USED).map(Day::read),
             version: meta::version(&meta),
             terminating: meta.deletion_timestamp.is_some(),

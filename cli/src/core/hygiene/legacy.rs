@@ -1,7 +1,7 @@
 //! Legacy tokens: those in Secrets of type `kubernetes.io/service-account-token`.
 
 use chrono::TimeDelta;
-use tokenward::record::Time;
+use tokenward::record::{SECRET_TYPE, Time};
 
 use super::{
     Facts,
@@ -19,9 +19,9 @@ pub fn row(facts: &Facts, now: Time) -> Row {
     of_kubeconfig(&mut row, facts);
     let Some(secrets) = row.learn(&facts.legacy) else { return row };
     if secrets.is_empty() {
-        row.seen("no Secret has the type kubernetes.io/service-account-token");
+        row.seen(format!("no Secret has the type {SECRET_TYPE}"));
     } else {
-        row.found(format!("Secrets of type kubernetes.io/service-account-token: {}", secrets.len()));
+        row.found(format!("Secrets of type {SECRET_TYPE}: {}", secrets.len()));
     }
     let (refused, live): (Vec<LegacySecret>, Vec<LegacySecret>) =
         secrets.iter().map(LegacySecret).partition(LegacySecret::is_quarantined);

@@ -1,10 +1,7 @@
 //! What the metadata of a Secret says of a legacy token.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokenward::record::{INVALID_SINCE, LAST_USED};
-
-/// The account of the token.
-const ACCOUNT: &str = "kubernetes.io/service-account.name";
+use tokenward::record::{ACCOUNT, INVALID_SINCE, LAST_USED};
 
 /// A Secret of type `kubernetes.io/service-account-token`.
 pub struct LegacySecret<'a>(pub &'a ObjectMeta);
