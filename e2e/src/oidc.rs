@@ -23,9 +23,7 @@ impl Issuer {
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
             .ok()
             .context("no key")?;
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &SystemRandom::new())
-            .ok()
-            .context("no key")?;
+        let key = key(pkcs8.as_ref())?;
         let point = key.public_key().as_ref();
         let encode = |part: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(part);
         let keys = json!({"keys": [{"kid": "1", "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig",
@@ -48,9 +46,26 @@ impl Issuer {
     /// When it cannot be signed.
     pub fn token(&self, mut claims: Value) -> Result<String> {
         claims["iss"] = self.https.url.clone().into();
-        let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-        let message = format!("{}.{}", encode(&json!({"alg": "ES256", "kid": "1"})), encode(&claims));
-        let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).ok().context("no signature")?;
-        Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
+        sign(&self.key, &json!({"alg": "ES256", "kid": "1"}), &claims)
     }
+}
+
+/// The key in a PKCS #8 document.
+///
+/// # Errors
+/// When there is none.
+pub fn key(pkcs8: &[u8]) -> Result<EcdsaKeyPair> {
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &SystemRandom::new());
+    key.ok().context("no key")
+}
+
+/// A JWT of this header and these claims.
+///
+/// # Errors
+/// When it cannot be signed.
+pub fn sign(key: &EcdsaKeyPair, header: &Value, claims: &Value) -> Result<String> {
+    let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(header), part(claims));
+    let signature = key.sign(&SystemRandom::new(), message.as_bytes()).ok().context("no signature")?;
+    Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
 }

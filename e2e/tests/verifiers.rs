@@ -2,11 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use base64::prelude::BASE64_STANDARD;
 use chrono::Utc;
 use hyper::http::Request;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::fs;
@@ -16,7 +14,7 @@ use tokenward_e2e::operator::{install, token};
 use tokenward_e2e::pages::{blocks, manifests, read};
 use tokenward_e2e::scene::follower::Follower;
 use tokenward_e2e::scene::{Bearer, SOON, Scene, Target, claims};
-use tokenward_e2e::{ControlPlane, Options, Profile, Signing, eventually, kubeconfig, target_dir};
+use tokenward_e2e::{ControlPlane, Options, Profile, Signing, eventually, kubeconfig, oidc, target_dir};
 
 const PAGE: &str = "docs/how-to/other-verifiers.md";
 const AUDIENCE: &str = "cluster-b";
@@ -226,15 +224,9 @@ async fn a_sudden_key_is_refused(scene: &Scene, b: &ControlPlane, file: &mut Con
 fn signed(a: &ControlPlane, end: i64) -> Result<String> {
     let pem = fs::read_to_string(a.dir().join("sudden.key"))?;
     let der = BASE64_STANDARD.decode(pem.lines().filter(|line| !line.starts_with('-')).collect::<String>())?;
-    let random = SystemRandom::new();
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random);
-    let key = key.ok().context("no key")?;
     let claims = json!({"iss": a.url(), "aud": [AUDIENCE], "sub": "system:serviceaccount:ci:deployer", "jti": "short",
         "iat": Utc::now().timestamp(), "exp": end});
-    let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    let message = format!("{}.{}", part(json!({"alg": "ES256"})), part(claims));
-    let signature = key.sign(&random, message.as_bytes()).ok().context("no signature")?;
-    Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
+    oidc::sign(&oidc::key(&der)?, &json!({"alg": "ES256"}), &claims)
 }
 
 /// A lifetime of ten minutes is the least that A grants, so this one is signed here.
