@@ -10,11 +10,14 @@ mod core;
 mod reference;
 mod shell;
 
-/// The operator's record in the metadata of its Secrets, for programs that read it.
+/// The operator's record in the metadata of its Secrets, and its reading of who refers to one, for other programs.
 pub mod record {
     pub use crate::core::{
         Time,
-        legacy::{ACCOUNT, INVALID_SINCE, LAST_USED, SECRET_TYPE, TRACKING},
+        legacy::{
+            ACCOUNT, INVALID_SINCE, LAST_USED, SECRET_TYPE, TRACKING,
+            references::{AccountReferences, PodReferences, Refers, Way},
+        },
         meta::{annotation, text, time},
         names,
         place::record::{Bond, Previous, Record, Token},

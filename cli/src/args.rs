@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use crate::core::{hygiene::Severity, token::is_namespace};
 use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
-use tokenward::{api::duration::Duration, record::is_word};
+use tokenward::{
+    api::duration::Duration,
+    record::{is_word, names::is_object_name},
+};
 
 /// Shows, rotates, revokes, prints, verifies and audits the tokens that Tokenward keeps in Secrets.
 #[derive(Debug, Parser)]
@@ -120,6 +123,12 @@ fn namespace(text: &str) -> Result<String, String> {
     if is_namespace(text) { Ok(text.to_owned()) } else { Err(hint.to_owned()) }
 }
 
+fn policy(text: &str) -> Result<String, String> {
+    let hint =
+        "a policy's name has at most 253 lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
+    if is_object_name(text) { Ok(text.to_owned()) } else { Err(hint.to_owned()) }
+}
+
 fn reason(text: &str) -> Result<String, String> {
     let hint = "write one word of at most 63 letters, digits, '-', '_' and '.'";
     if is_word(text) { Ok(text.to_owned()) } else { Err(hint.to_owned()) }
@@ -156,7 +165,7 @@ pub struct Migrate {
     /// Name of a Secret with a legacy token.
     pub secret: String,
     /// Name of the policy. By default that of the Secret.
-    #[arg(long)]
+    #[arg(long, value_parser = policy)]
     pub name: Option<String>,
 }
 
@@ -243,6 +252,9 @@ mod tests {
             ("revoke a --reason two,words", false),
             ("revoke a -n a/b", false),
             ("revoke a --namespace=", false),
+            ("migrate a --name b.c-1", true),
+            ("migrate a --name Bad_Name", false),
+            ("migrate a --name=", false),
             ("audit a.log", true),
             ("audit ", false),
             ("revoke a --wait --timeout soon", false),

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Resource, ResourceExt as _};
 use serde_json::{Value, json};
-use tokenward::record::{ACCOUNT, INVALID_SINCE, LAST_USED, SECRET_TYPE};
+use tokenward::record::{ACCOUNT, INVALID_SINCE, LAST_USED, Refers, SECRET_TYPE, Way, names::is_object_name};
 
 use super::{
     target::Target,
@@ -95,9 +96,12 @@ impl Old {
         Self { place, source, account, format: shape.format, kept, lacking, server: shape.server }
     }
 
-    /// The name of the new Secret.
+    /// The name of the new Secret: that of the old one and a suffix, since the type of a Secret cannot change. As much of
+    /// the old name is kept as a name may be long.
     pub fn successor(&self) -> String {
-        format!("{}-bound", self.place.name)
+        let old = &self.place.name;
+        let mut names = (0..=old.len()).rev().filter_map(|end| Some(format!("{}-bound", old.get(..end)?)));
+        names.find(|name| is_object_name(name)).unwrap_or_default()
     }
 }
 
@@ -189,47 +193,32 @@ fn value(secret: &Secret, key: &str) -> Option<String> {
     String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
 }
 
-/// The pods that refer to a Secret, with their owners and how they refer to it.
-pub fn pods(pods: &[Pod], secret: &str) -> Vec<String> {
-    let line = |pod: &Pod| {
-        let how = uses(pod.spec.as_ref()?, secret)?;
-        let owner = pod.metadata.owner_references.iter().flatten().next();
+/// The objects that refer to a Secret, with their owners and how they refer to it.
+pub fn referrers<K: Refers + Resource<DynamicType = ()>>(objects: &[K], secret: &str) -> Vec<String> {
+    let line = |object: &K| {
+        let ways: Vec<&str> = object
+            .references()
+            .into_iter()
+            .filter(|(name, _)| name.as_str() == secret)
+            .map(|(_, way)| words(way))
+            .collect();
+        let owner = object.owner_references().first();
         let owner = owner.map(|owner| format!(" of {} {}", owner.kind, owner.name)).unwrap_or_default();
-        Some(format!("pod {}{owner}: {how}", pod.metadata.name.as_deref()?))
+        let kind = K::kind(&()).to_lowercase();
+        (!ways.is_empty()).then(|| format!("{kind} {}{owner}: {}", object.name_any(), ways.join("; ")))
     };
-    pods.iter().filter_map(line).collect()
+    objects.iter().filter_map(line).collect()
 }
 
-fn uses(spec: &PodSpec, secret: &str) -> Option<&'static str> {
-    let is = |name: &Option<String>| name.as_deref() == Some(secret);
-    let mounted = spec.volumes.iter().flatten().any(|volume| {
-        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-        volume.secret.as_ref().is_some_and(|source| is(&source.secret_name))
-            || sources.filter_map(|source| source.secret.as_ref()).any(|source| source.name == secret)
-    });
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let in_environment = containers.into_iter().any(|container| is_in_environment(container, secret));
-    match (mounted, in_environment) {
-        (_, true) => Some("environment, which never changes: restart it after each rotation"),
-        (true, _) => Some("volume, which changes about a minute after a rotation"),
-        _ => None,
+fn words(way: Way) -> &'static str {
+    match way {
+        Way::Environment => "environment, which never changes: restart it after each rotation",
+        Way::SubPath => "subPath of a volume, which never changes: restart it after each rotation",
+        Way::Volume => "volume, which changes about a minute after a rotation",
+        Way::Driver => "volume of a driver, which decides when it reads the Secret",
+        Way::Pull => "imagePullSecrets",
+        Way::List => "secrets",
     }
-}
-
-fn is_in_environment(container: &Container, secret: &str) -> bool {
-    let mut values = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
-    let mut whole = container.env_from.iter().flatten().filter_map(|source| source.secret_ref.as_ref());
-    values.any(|value| value.secret_key_ref.as_ref().is_some_and(|key| key.name == secret))
-        || whole.any(|source| source.name == secret)
-}
-
-/// The accounts that list a Secret.
-pub fn accounts(accounts: &[ServiceAccount], secret: &str) -> Vec<String> {
-    let lists = |account: &&ServiceAccount| {
-        account.secrets.iter().flatten().any(|reference| reference.name.as_deref() == Some(secret))
-    };
-    let names = accounts.iter().filter(lists).filter_map(|account| account.metadata.name.as_deref());
-    names.map(|name| format!("serviceaccount {name}: secrets")).collect()
 }
 
 impl Move {
@@ -390,7 +379,10 @@ impl Move {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::ByteString;
-    use tokenward::api::token_policy::TokenPolicy;
+    use tokenward::{
+        api::token_policy::TokenPolicy,
+        record::{AccountReferences, PodReferences},
+    };
 
     use super::*;
     use crate::core::{
@@ -552,32 +544,53 @@ mod tests {
     }
 
     #[test]
-    fn pods_and_accounts_that_refer_to_a_secret_are_found() {
-        let pod = |name: &str, spec: Value| -> Pod {
-            let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u"}]);
-            serde_json::from_value(json!({"metadata": {"name": name, "ownerReferences": owner}, "spec": spec})).unwrap()
-        };
-        let with_env = |env: Value| json!({"containers": [{"name": "c", "env": [{"name": "T", "valueFrom": env}]}]});
+    fn the_new_secret_of_a_long_name_has_a_legal_one() {
+        for old in ["a".repeat(247), "a".repeat(253), format!("{}.b.b.b", "a".repeat(247))] {
+            let mut secret = of_type(&[]);
+            secret.metadata.name = Some(old);
+            let new = Old::read(&secret).unwrap().successor();
+            assert!(is_object_name(&new) && new.ends_with("aa-bound"), "{new}");
+        }
+    }
+
+    #[test]
+    fn every_way_of_pods_and_accounts_to_refer_to_a_secret_is_found() {
+        let env = |source: Value| json!([{"name": "c", "env": [{"name": "T", "valueFrom": source}]}]);
         let source = json!([{"secret": {"name": "old"}}]);
-        let all = [
-            pod("a", json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "old"}}]})),
-            pod("b", json!({"containers": [], "volumes": [{"name": "v", "projected": {"sources": source}}]})),
-            pod("c", with_env(json!({"secretKeyRef": {"name": "old", "key": "token"}}))),
-            pod(
-                "d",
-                json!({"containers": [], "initContainers": [{"name": "c", "envFrom": [{"secretRef": {"name": "old"}}]}]}),
+        let all = json!([{"name": "c", "envFrom": [{"secretRef": {"name": "old"}}]}]);
+        let volume = |source: Value| json!([{"name": "v", "csi": source["csi"], "secret": source["secret"], "projected": source["projected"]}]);
+        let mounted = volume(json!({"secret": {"secretName": "old"}}));
+        let part = json!([{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/t", "subPath": "token"}]}]);
+        let driver = volume(json!({"csi": {"driver": "d", "nodePublishSecretRef": {"name": "old"}}}));
+        for (spec, how) in [
+            (json!({"volumes": mounted}), "volume, which changes about a minute after a rotation"),
+            (json!({"volumes": volume(json!({"projected": {"sources": source}}))}), "volume, which changes about"),
+            (json!({"volumes": mounted, "containers": part}), "subPath of a volume, which never changes"),
+            (json!({"volumes": driver}), "volume of a driver, which decides"),
+            (
+                json!({"containers": env(json!({"secretKeyRef": {"name": "old", "key": "token"}}))}),
+                "environment, which",
             ),
-            pod("e", with_env(json!({"configMapKeyRef": {"name": "old", "key": "token"}}))),
-            pod("f", json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "other"}}]})),
-        ];
-        let found = pods(&all, "old");
-        assert_eq!(found.len(), 4, "{found:?}");
-        assert_eq!(found[0], "pod a of ReplicaSet web: volume, which changes about a minute after a rotation");
-        assert!(found[3].starts_with("pod d of ReplicaSet web: environment"), "{found:?}");
-        let account = |name: &str, secret: &str| -> ServiceAccount {
-            serde_json::from_value(json!({"metadata": {"name": name}, "secrets": [{"name": secret}]})).unwrap()
-        };
-        let listed = accounts(&[account("robot", "old"), account("other", "x")], "old");
-        assert_eq!(listed, ["serviceaccount robot: secrets"]);
+            (json!({"initContainers": all}), "environment, which never changes"),
+            (json!({"ephemeralContainers": all}), "environment, which never changes"),
+            (json!({"imagePullSecrets": [{"name": "old"}]}), "imagePullSecrets"),
+            (json!({"containers": env(json!({"configMapKeyRef": {"name": "old", "key": "token"}}))}), ""),
+            (json!({"volumes": volume(json!({"secret": {"secretName": "other"}}))}), ""),
+        ] {
+            let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u"}]);
+            let pod = json!({"metadata": {"name": "a", "ownerReferences": owner}, "spec": spec});
+            let found = referrers::<PodReferences>(&[serde_json::from_value(pod).unwrap()], "old").join("|");
+            let expected = format!("pod a of ReplicaSet web: {how}");
+            assert!(if how.is_empty() { found.is_empty() } else { found.starts_with(&expected) }, "{spec}: {found}");
+        }
+        for (key, how) in [
+            ("secrets", "serviceaccount robot: secrets"),
+            ("imagePullSecrets", "serviceaccount robot: imagePullSecrets"),
+        ] {
+            let account = json!({"metadata": {"name": "robot"}, key: [{"name": "old"}]});
+            let account: AccountReferences = serde_json::from_value(account).unwrap();
+            assert_eq!(referrers(std::slice::from_ref(&account), "old"), [how]);
+            assert!(referrers(&[account], "other").is_empty());
+        }
     }
 }

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, fmt::Debug, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
+use tokenward::record::{AccountReferences, PodReferences};
 
 use super::{
     cluster::{Cluster, MissingRight, Right},
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     args::{ClusterArgs, Migrate},
     core::{
-        migrate::{Move, NEEDS, Old, Place, accounts, flags, pods},
+        migrate::{Move, NEEDS, Old, Place, flags, referrers},
         verify::Learnt,
     },
 };
@@ -24,14 +25,13 @@ pub async fn run(of: &ClusterArgs, args: &Migrate) -> Result<ExitCode> {
     let secret = secret::get(cluster, &cluster.namespace, &args.secret).await?;
     let old = Old::read(&secret).map_err(|error| anyhow!(error))?;
     let Place { namespace, name } = &old.place;
-    let found = list::<Pod>(cluster, "pods", namespace).await?.map(|found| pods(&found, name));
-    let listed =
-        list::<ServiceAccount>(cluster, "serviceaccounts", namespace).await?.map(|found| accounts(&found, name));
+    let pods = list::<PodReferences>(cluster, "pods", namespace).await?;
+    let accounts = list::<AccountReferences>(cluster, "serviceaccounts", namespace).await?;
     let plan = Move {
         name: args.name.clone().unwrap_or_else(|| name.clone()),
         labels: labels(cluster, &old.source).await?,
         missing: missing(cluster, &old.source.namespace).await?,
-        referrers: [found, listed],
+        referrers: [pods.map(|pods| referrers(&pods, name)), accounts.map(|accounts| referrers(&accounts, name))],
         flags: flags([
             ("context", of.context.as_deref()),
             ("kubeconfig", of.kubeconfig.as_ref().and_then(|path| path.to_str())),

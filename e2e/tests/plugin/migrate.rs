@@ -76,21 +76,36 @@ async fn a_consumer_that_moves_by_the_output_is_never_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn who_refers_to_the_secret_and_each_missing_right_are_named() -> Result<()> {
-    let scene = Scene::start("plugin-migrate-rights").await?;
+async fn everybody_who_refers_to_the_secret_is_named() -> Result<()> {
+    let scene = Scene::start("plugin-migrate-pods").await?;
     scene.reader("deployer").await?;
     legacy(&scene).await?;
     let volume = json!([{"name": "token", "secret": {"secretName": "legacy"}}]);
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "idle", "namespace": scene.namespace}, "spec": {
-        "serviceAccountName": "deployer", "volumes": volume, "containers": [{"name": "idle", "image": "idle"}]}});
-    scene.plane.apply(&pod.to_string()).await?;
-    let patch = json!({"secrets": [{"name": "legacy"}]}).to_string();
+    let part = json!([{"name": "token", "mountPath": "/token", "subPath": "token"}]);
+    for (name, mounts) in [("idle", json!([])), ("part", part)] {
+        let container = json!([{"name": "idle", "image": "idle", "volumeMounts": mounts}]);
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": scene.namespace},
+            "spec": {"serviceAccountName": "deployer", "volumes": volume, "containers": container}});
+        scene.plane.apply(&pod.to_string()).await?;
+    }
+    let patch = json!({"secrets": [{"name": "legacy"}], "imagePullSecrets": [{"name": "legacy"}]}).to_string();
     scene.plane.kubectl_ok(["-n", &scene.namespace, "patch", "serviceaccount", "deployer", "-p", &patch]).await?;
     let told = ok(&scene, "migrate legacy").await?;
-    let found =
-        "#   pod idle: volume, which changes about a minute after a rotation\n#   serviceaccount deployer: secrets\n";
+    // The API server gives a Pod the pull secrets that its account has at that moment: none here.
+    let found = "#   pod idle: volume, which changes about a minute after a rotation\n\
+                 #   pod part: subPath of a volume, which never changes: restart it after each rotation\n\
+                 #   serviceaccount deployer: imagePullSecrets; secrets\n";
     ensure!(told.contains(found) && !told.contains("You lack a right"), "{told}");
+    let told = said(&scene, "migrate legacy --name Bad_Name").await?;
+    ensure!(told.code == Some(1) && told.aside.contains("a policy's name has at most 253"), "{told:?}");
+    Ok(())
+}
 
+#[tokio::test]
+async fn each_missing_right_is_named() -> Result<()> {
+    let scene = Scene::start("plugin-migrate-rights").await?;
+    scene.reader("deployer").await?;
+    legacy(&scene).await?;
     let told = error(&scene, "migrate legacy --as nobody").await?;
     ensure!(told.contains("`kubectl auth can-i get secrets -n plugin-migrate-rights` says no"), "{told}");
     grant(

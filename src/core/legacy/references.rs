@@ -1,4 +1,4 @@
-//! Who refers to Secrets: pods by volumes, environment and pull secrets, accounts by their list of Secrets.
+//! Who refers to Secrets: pods by volumes, environment and pull secrets, accounts by their lists of Secrets and pull secrets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ pub struct PodReferences {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct PodSpec {
-    volumes: Value,
+    volumes: Vec<Volume>,
     image_pull_secrets: Value,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
@@ -38,10 +38,19 @@ struct PodSpec {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Volume {
+    name: String,
+    #[serde(flatten)]
+    sources: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Container {
     env: Vec<Variable>,
     env_from: Value,
+    volume_mounts: Vec<Mount>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -50,42 +59,95 @@ struct Variable {
     value_from: Value,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Mount {
+    name: String,
+    sub_path: String,
+    sub_path_expr: String,
+}
+
+/// How an object refers to a Secret, which decides when it sees a new token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// A variable of a container, which never changes.
+    Environment,
+    /// A volume that a container mounts by `subPath`: there it never changes.
+    SubPath,
+    /// A volume that the kubelet keeps up to date.
+    Volume,
+    /// A volume whose driver gets the Secret, as those of CSI do.
+    Driver,
+    /// `imagePullSecrets`.
+    Pull,
+    /// `secrets` of an account.
+    List,
+}
+
 /// An object that may refer to Secrets of its namespace.
 pub trait Refers {
     /// Its kind.
     const BY: By;
 
+    /// The Secrets that it refers to, in each way.
+    fn references(&self) -> BTreeSet<(Name, Way)>;
+
     /// The Secrets that it refers to.
-    fn secrets(self) -> BTreeSet<Name>;
+    fn secrets(&self) -> BTreeSet<Name> {
+        self.references().into_iter().map(|(name, _)| name).collect()
+    }
 }
 
 impl Refers for PodReferences {
     const BY: By = By::Pod;
 
-    fn secrets(self) -> BTreeSet<Name> {
-        let PodSpec { volumes, image_pull_secrets, containers, init_containers, ephemeral_containers } = self.spec;
-        let mut names = BTreeSet::new();
-        collect(&volumes, false, &mut names);
-        collect(&image_pull_secrets, true, &mut names);
-        for container in containers.iter().chain(&init_containers).chain(&ephemeral_containers) {
-            collect(&container.env_from, false, &mut names);
-            container.env.iter().for_each(|variable| collect(&variable.value_from, false, &mut names));
+    fn references(&self) -> BTreeSet<(Name, Way)> {
+        let mut found = BTreeSet::new();
+        for volume in &self.spec.volumes {
+            for (kind, source) in &volume.sources {
+                collect(source, is_secret(kind), self.spec.way(&volume.name, kind), &mut found);
+            }
         }
-        names
+        for container in self.spec.all_containers() {
+            collect(&container.env_from, false, Way::Environment, &mut found);
+            for variable in &container.env {
+                collect(&variable.value_from, false, Way::Environment, &mut found);
+            }
+        }
+        collect(&self.spec.image_pull_secrets, true, Way::Pull, &mut found);
+        found
+    }
+}
+
+impl PodSpec {
+    fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().chain(&self.init_containers).chain(&self.ephemeral_containers)
+    }
+
+    fn way(&self, volume: &str, kind: &str) -> Way {
+        let mut mounts = self.all_containers().flat_map(|container| &container.volume_mounts);
+        let is_part =
+            |mount: &Mount| mount.name == volume && !(mount.sub_path.is_empty() && mount.sub_path_expr.is_empty());
+        match kind {
+            "secret" | "projected" if mounts.any(is_part) => Way::SubPath,
+            "secret" | "projected" => Way::Volume,
+            _ => Way::Driver,
+        }
     }
 }
 
 /// Every kind of volume calls a Secret by a key like `secretName`, or by a `name` within one like `secretRef`. A name too many
 /// does no harm: it protects a Secret.
-fn collect(value: &Value, of_secret: bool, names: &mut BTreeSet<Name>) {
+fn collect(value: &Value, of_secret: bool, way: Way, found: &mut BTreeSet<(Name, Way)>) {
     match value {
-        Value::Array(items) => items.iter().for_each(|item| collect(item, of_secret, names)),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, of_secret, way, found)),
         Value::Object(fields) => {
             for (key, field) in fields {
-                let secret = key.to_ascii_lowercase().contains("secret");
                 match field {
-                    Value::String(name) if secret || (of_secret && key == "name") => drop(names.insert(name.into())),
-                    _ => collect(field, secret, names),
+                    Value::String(name) if is_secret(key) || (of_secret && key == "name") => {
+                        found.insert((name.into(), way));
+                    }
+                    _ => collect(field, is_secret(key), way, found),
                 }
             }
         }
@@ -93,23 +155,31 @@ fn collect(value: &Value, of_secret: bool, names: &mut BTreeSet<Name>) {
     }
 }
 
+fn is_secret(key: &str) -> bool {
+    key.to_ascii_lowercase().contains("secret")
+}
+
 /// An account, as far as it refers to Secrets.
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = ServiceAccount)]
+#[serde(rename_all = "camelCase")]
 pub struct AccountReferences {
     /// Standard metadata.
     pub metadata: ObjectMeta,
     #[serde(default)]
     secrets: Value,
+    #[serde(default)]
+    image_pull_secrets: Value,
 }
 
 impl Refers for AccountReferences {
     const BY: By = By::Account;
 
-    fn secrets(self) -> BTreeSet<Name> {
-        let mut names = BTreeSet::new();
-        collect(&self.secrets, true, &mut names);
-        names
+    fn references(&self) -> BTreeSet<(Name, Way)> {
+        let mut found = BTreeSet::new();
+        collect(&self.secrets, true, Way::List, &mut found);
+        collect(&self.image_pull_secrets, true, Way::Pull, &mut found);
+        found
     }
 }
 
@@ -210,8 +280,11 @@ mod tests {
                     {"name": "no-5", "azureFile": {"secretName": "azure", "shareName": "no-6"}},
                     {"name": "no-7", "csi": {"driver": "no-8", "nodePublishSecretRef": {"name": "csi"}}},
                     {"name": "no-9", "iscsi": {"secretRef": {"name": "iscsi"}}},
+                    {"name": "secret", "secret": {"secretName": "part"}},
                 ],
-                "containers": [{"name": "no-10", "env": [
+                "containers": [{"name": "no-10", "volumeMounts": [
+                    {"name": "secret", "mountPath": "/secret", "subPath": "token"}, {"name": "no-1", "mountPath": "/no-1"},
+                ], "env": [
                     {"name": "A", "value": "no-11"},
                     {"name": "B", "valueFrom": {"secretKeyRef": {"name": "variable", "key": "no-12"}}},
                     {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "no-13", "key": "x"}}},
@@ -222,8 +295,28 @@ mod tests {
         }))
         .unwrap();
         assert!(!format!("{pod:?}").contains("no-11"), "the value of a variable is not kept");
-        let names = ["all", "azure", "csi", "debug", "iscsi", "projected", "pull", "variable", "volume"];
-        assert_eq!(pod.secrets().into_iter().collect::<Vec<_>>(), names);
+        let expected = [
+            ("all", Way::Environment),
+            ("azure", Way::Driver),
+            ("csi", Way::Driver),
+            ("debug", Way::Environment),
+            ("iscsi", Way::Driver),
+            ("part", Way::SubPath),
+            ("projected", Way::Volume),
+            ("pull", Way::Pull),
+            ("variable", Way::Environment),
+            ("volume", Way::Volume),
+        ];
+        assert_eq!(pod.references(), expected.map(|(name, way)| (Name::from(name), way)).into());
+        assert_eq!(pod.secrets(), expected.map(|(name, _)| Name::from(name)).into());
+    }
+
+    #[test]
+    fn an_account_refers_to_secrets_by_two_lists() {
+        let account =
+            json!({"metadata": {"name": "a"}, "secrets": [{"name": "s"}], "imagePullSecrets": [{"name": "p"}]});
+        let account: AccountReferences = serde_json::from_value(account).unwrap();
+        assert_eq!(account.references(), [("p".into(), Way::Pull), ("s".into(), Way::List)].into());
     }
 
     #[test]
