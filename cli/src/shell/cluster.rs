@@ -13,7 +13,7 @@ use kube::{
     Api, Client, Config, Error, Resource,
     api::{ApiResource, DynamicObject, ListParams},
     client::Body,
-    config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError},
+    config::{AuthInfo, KubeConfigOptions},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -23,6 +23,7 @@ use tokenward::{
     record::{Time, names},
 };
 
+use super::file;
 use crate::{
     args::ClusterArgs,
     core::{
@@ -31,6 +32,10 @@ use crate::{
         verify::{Review, Rights},
     },
 };
+
+/// The kinds that are in namespaces, of those that are asked for: a right in all of them is one with `-A`.
+const NAMESPACED: [&str; 8] =
+    ["configmaps", "events.", "pods", "rolebindings.", "roles.", "secrets", "serviceaccounts", "tokenpolicies."];
 
 /// What a call needs: a verb on a resource in a namespace, or in all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +48,11 @@ pub struct Right {
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.verb, self.resource)?;
-        self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " -n {namespace}"))
+        match &self.namespace {
+            Some(namespace) => write!(f, " -n {namespace}"),
+            None if NAMESPACED.iter().any(|kind| self.resource.starts_with(kind)) => write!(f, " -A"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -51,20 +60,6 @@ impl fmt::Display for Right {
 #[derive(Debug, thiserror::Error)]
 #[error("you lack a right: `kubectl auth can-i {0}` says no; ask an administrator for it")]
 pub struct MissingRight(pub Right);
-
-/// Where a file is wrong. The parser's own words quote the file, which may hold a token.
-pub fn unquoted(why: &serde_saphyr::Error) -> anyhow::Error {
-    let place = why.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
-    anyhow!("the YAML is not as expected{}", place.unwrap_or_default())
-}
-
-/// An error about a kubeconfig, without the text of the file.
-pub fn concealed(why: KubeconfigError) -> anyhow::Error {
-    match why {
-        KubeconfigError::Parse(why) => unquoted(&why),
-        other => other.into(),
-    }
-}
 
 /// An API server, and the namespace that is meant.
 pub struct Cluster {
@@ -229,16 +224,13 @@ pub fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>> {
     Ok(Request::post(path).header(CONTENT_TYPE, "application/json").body(serde_json::to_vec(body)?)?)
 }
 
-/// The kubeconfig of the flags, else what every client takes: `KUBECONFIG`, `~/.kube/config`, the account of a pod.
+/// That of the kubeconfig, else that of the account of a Pod.
 async fn config(args: &ClusterArgs) -> Result<Config> {
     let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-    Ok(match (&args.kubeconfig, &args.context) {
-        (Some(path), _) => {
-            Config::from_custom_kubeconfig(Kubeconfig::read_from(path).map_err(concealed)?, &options).await?
-        }
-        (None, Some(_)) => Config::from_kubeconfig(&options).await?,
-        (None, None) => Config::infer().await?,
-    })
+    match file::chosen(args)? {
+        None if args.context.is_none() => Config::incluster().context("there is no kubeconfig, and this is no Pod"),
+        found => Ok(Config::from_custom_kubeconfig(found.unwrap_or_default(), &options).await?),
+    }
 }
 
 /// How an API server says that it does not know a kind, or not even its group.
@@ -272,6 +264,18 @@ mod tests {
         let status = serde_json::from_value(serde_json::json!({"code": code, "message": message})).unwrap();
         let right = Right { verb: "list", resource: "secrets", namespace: Some("ci".into()) };
         explained(Error::Api(Box::new(status)), right, "https://api").to_string()
+    }
+
+    #[test]
+    fn a_right_in_all_namespaces_is_told_from_one_on_the_cluster() {
+        for (resource, text) in [
+            ("secrets", "list secrets -A"),
+            ("rolebindings.rbac.authorization.k8s.io", "list rolebindings.rbac.authorization.k8s.io -A"),
+            ("clusterroles.rbac.authorization.k8s.io", "list clusterroles.rbac.authorization.k8s.io"),
+            ("/version", "list /version"),
+        ] {
+            assert_eq!(Right { verb: "list", resource, namespace: None }.to_string(), text);
+        }
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! `hygiene`: asks for everything, and shows the report. It writes nothing.
 
 mod elsewhere;
-mod kubeconfig;
 mod tokens;
 
-use std::{fmt::Debug, fs, path::Path, process::ExitCode};
+use std::{fmt::Debug, path::Path, process::ExitCode};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use http::Request;
 use k8s_openapi::{
     api::{
@@ -24,13 +23,20 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokenward::record::{SECRET_TYPE, TRACKING};
 
 use super::{
-    cluster::{Cluster, unquoted},
+    cluster::Cluster,
+    file::{self, unquoted},
     output,
     verify::{Discovery, learnt, reached},
 };
 use crate::{
     args::{ClusterArgs, Hygiene},
-    core::hygiene::{Facts, anonymous, bootstrap, draw, flags, oidc, rbac::Rbac, report, worst},
+    core::hygiene::{
+        Facts, anonymous, bootstrap, draw, flags,
+        logins::{self, Logins},
+        oidc,
+        rbac::Rbac,
+        report, worst,
+    },
 };
 
 /// As `verify` has for a token that is not good.
@@ -53,12 +59,13 @@ pub async fn run(args: &ClusterArgs, hygiene: &Hygiene) -> Result<ExitCode> {
 /// Asks everything; no answer holds up another.
 async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Result<Facts> {
     let authentication = hygiene.authentication_config.as_deref().map(authentication).transpose()?;
+    let webhook = hygiene.webhook_config.as_deref().map(file::kubeconfig).transpose()?;
     let servers = match pods(cluster).await {
         Ok(pods) => flags::servers(&pods),
         Err(why) => Err(format!("{why:#}")),
     };
     let legacy = ListParams::default().fields(&format!("type={SECRET_TYPE}"));
-    let providers = oidc::providers(&servers, authentication.as_ref());
+    let (providers, webhook) = elsewhere::asked(oidc::providers(&servers, authentication.as_ref()), webhook).await;
     Ok(Facts {
         granted: learnt(tokens::granted(cluster).await),
         // The flags say it without a token.
@@ -74,21 +81,25 @@ async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Res
         published: learnt(config_map(cluster, PUBLISHED).await),
         tracked: learnt(config_map(cluster, TRACKING).await),
         anonymous: learnt(elsewhere::anonymous(cluster, &anonymous::PATHS).await),
-        logins: learnt(kubeconfig::logins(args, &cluster.url())),
-        discovered: elsewhere::discovered(&providers).await,
-        webhook: match &hygiene.webhook_config {
-            Some(file) => Some(elsewhere::webhook(file).await?),
-            None => None,
-        },
+        logins: learnt(logins(args, &cluster.url())),
+        providers,
+        webhook,
         servers,
         authentication,
     })
 }
 
 fn authentication(file: &Path) -> Result<oidc::Authentication> {
-    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    let read = serde_saphyr::from_str(&text).map_err(|why| unquoted(&why));
-    read.with_context(|| format!("{} is no AuthenticationConfiguration", file.display()))
+    let read = serde_saphyr::from_str(&file::read(file)?).map_err(|why| unquoted(&why));
+    let named = || format!("{} is no AuthenticationConfiguration of apiserver.config.k8s.io", file.display());
+    let read: oidc::Authentication = read.with_context(named)?;
+    ensure!(read.is_one(), "{}; name a copy of the file of kube-apiserver's --authentication-config", named());
+    Ok(read)
+}
+
+fn logins(args: &ClusterArgs, url: &str) -> Result<Logins> {
+    let config = file::chosen(args)?.unwrap_or_default();
+    Ok(logins::logins(&config, url, |path| learnt(file::read(Path::new(path)))))
 }
 
 async fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod cluster;
+pub mod file;
 pub mod hygiene;
 pub mod migrate;
 pub mod order;

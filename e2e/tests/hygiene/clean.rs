@@ -90,7 +90,7 @@ async fn a_missing_right_is_named_and_never_nothing() -> Result<()> {
     ensure!(report.code == Some(0), "{:#}", report.rows);
     for (row, right) in [
         ("bound tokens", "create serviceaccounts/token -n audit"),
-        ("legacy token Secrets", "list secrets"),
+        ("legacy token Secrets", "list secrets -A"),
         ("bootstrap tokens", "list secrets -n kube-system"),
         ("client certificates", "get configmaps -n kube-system"),
         ("client certificates", "list certificatesigningrequests.certificates.k8s.io"),

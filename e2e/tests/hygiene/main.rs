@@ -3,6 +3,7 @@
 
 mod certificates;
 mod clean;
+mod files;
 mod flags;
 mod managed;
 mod objects;

@@ -39,7 +39,7 @@ async fn a_missing_right_is_named() -> Result<()> {
     let told = error(&scene, "status --as nobody").await?;
     ensure!(told.contains("`kubectl auth can-i list tokenpolicies.tokenward.dev -n plugin-rights` says no"), "{told}");
     let told = error(&scene, "status -A --as nobody").await?;
-    ensure!(told.contains("`kubectl auth can-i list tokenpolicies.tokenward.dev` says no"), "{told}");
+    ensure!(told.contains("`kubectl auth can-i list tokenpolicies.tokenward.dev -A` says no"), "{told}");
 
     let rules = json!([{"apiGroups": ["tokenward.dev"], "resources": ["tokenpolicies"], "verbs": ["list", "patch"]}]);
     grant(scene.plane, &scene.namespace, "viewer", &rules).await?;
@@ -81,6 +81,28 @@ async fn the_namespace_is_that_of_the_flag_or_of_all() -> Result<()> {
     scene.plane.kubectl_ok(["-n", "plugin-here", "label", "tokenpolicy", "q", "team=a"]).await?;
     let selected: Value = serde_json::from_str(&ok(&scene, "status -l team=a -o json").await?)?;
     ensure!(selected.as_array().is_some_and(|all| all.len() == 1) && selected[0]["name"] == "q", "{selected}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_files_of_kubeconfig_are_those_of_kubectl_and_never_quoted() -> Result<()> {
+    let scene = Scene::start("plugin-files").await?;
+    scene.deployer(json!({})).await?;
+    let (there, broken) = (scene.plane.kubeconfig(), scene.plane.dir().join("broken.kubeconfig"));
+    std::fs::write(&broken, "users: [{name: u, user: hidden-text}]")?;
+    for (files, words, code) in [
+        (format!("/none:{}:/nowhere", there.display()), "plugin-files/p  ready  1/1", 0),
+        ("/none".to_owned(), "there is no kubeconfig, and this is no Pod", 1),
+        ("/dev/null".to_owned(), "/dev/null is no regular file", 1),
+        (format!("{}:{}", there.display(), broken.display()), "the YAML is not as expected at line 1", 1),
+    ] {
+        let mut plugin = std::process::Command::new(program()?);
+        let output = plugin.args(["status", "-n", "plugin-files"]).env("KUBECONFIG", &files).output()?;
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        ensure!(output.status.code() == Some(code) && told.contains(words), "{files}: {told}");
+        ensure!(!told.contains("hidden-text"), "{told}");
+    }
     Ok(())
 }
 

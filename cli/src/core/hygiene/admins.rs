@@ -12,6 +12,7 @@ use super::{
     row::{Row, Severity, names},
     secrets::LegacySecret,
 };
+use crate::core::token::Claims;
 
 /// The group of all ServiceAccounts; those of a namespace have its name behind a colon.
 const ACCOUNTS: &str = "system:serviceaccounts";
@@ -52,7 +53,8 @@ fn tokens(row: &mut Row, facts: &Facts, is: impl Fn(&str, &str) -> bool) {
     for target in targets.filter(|target| is(&target.namespace, &target.record.service_account)) {
         finds(row, Severity::Medium, &format!("Secret {}/{} of Tokenward", target.namespace, target.name));
     }
-    for (name, claims) in accounts(row.learn(&facts.logins)).filter(|(_, one)| is(&one.namespace, &one.account.name)) {
+    let is = |claims: &&Claims| is(&claims.namespace, &claims.account.name);
+    for (name, claims) in accounts(row, facts).into_iter().filter(|(_, claims)| is(claims)) {
         let severity = if claims.legacy { Severity::Critical } else { Severity::Medium };
         finds(row, severity, &format!("kubeconfig user {name}"));
     }

@@ -5,7 +5,7 @@ use tokenward::record::{Time, text};
 
 use super::{
     Facts,
-    logins::accounts,
+    logins::{accounts, others},
     row::{Row, Severity},
 };
 use crate::core::{text::span, token::Claims};
@@ -26,7 +26,8 @@ pub fn row(facts: &Facts, now: Time) -> Row {
     }
     granted(&mut row, facts);
     extended(&mut row, facts);
-    for (name, claims) in accounts(row.learn(&facts.logins)).filter(|(_, claims)| !claims.legacy) {
+    others(&mut row, facts);
+    for (name, claims) in accounts(&mut row, facts).into_iter().filter(|(_, claims)| !claims.legacy) {
         row.found(format!("kubeconfig user {name}: {}", held(claims, now)));
         if let Some(end) = claims.expires_at.filter(|end| *end > now && *end - claims.issued_at.unwrap_or(now) > HELD) {
             let problem = format!("the token of kubeconfig user {name} works for another {}", span(end - now));

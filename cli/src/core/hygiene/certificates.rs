@@ -11,6 +11,7 @@ use x509_parser::{
 
 use super::{
     Facts,
+    logins::{others, users},
     rbac::Right,
     row::{Row, Severity, names},
 };
@@ -105,9 +106,9 @@ pub fn row(facts: &Facts, now: Time) -> Row {
     authority(&mut row, facts, now);
     requests(&mut row, facts, now);
     approvers(&mut row, facts);
-    for login in row.learn(&facts.logins).into_iter().flatten() {
-        // The first one is the client's, the others lead to its CA.
-        if let Some(certificate) = login.certificates.first() {
+    others(&mut row, facts);
+    for login in users(&mut row, facts) {
+        if let Some(certificate) = row.learn(&login.certificate).and_then(Option::as_ref) {
             judge(&mut row, &format!("kubeconfig user {}", login.name), certificate, now);
         }
     }

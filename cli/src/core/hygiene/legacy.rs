@@ -34,7 +34,7 @@ pub fn row(facts: &Facts, now: Time) -> Row {
 }
 
 fn of_kubeconfig(row: &mut Row, facts: &Facts) {
-    for (name, claims) in accounts(row.learn(&facts.logins)).filter(|(_, claims)| claims.legacy) {
+    for (name, claims) in accounts(row, facts).into_iter().filter(|(_, claims)| claims.legacy) {
         let Claims { namespace, account, .. } = claims;
         row.found(format!("kubeconfig user {name}: a legacy token of ServiceAccount {namespace}/{}", account.name));
         let problem = format!("the token of kubeconfig user {name} never expires");

@@ -29,7 +29,7 @@ use tokenward::record::Time;
 
 use super::{target::Target, verify::Learnt};
 use flags::Flags;
-use logins::Login;
+use logins::Logins;
 use rbac::Rbac;
 pub use row::{Row, Severity, draw, worst};
 
@@ -56,14 +56,13 @@ pub struct Facts {
     pub published: Learnt<Option<ConfigMap>>,
     /// The status of answers to requests without credentials, by path.
     pub anonymous: Learnt<BTreeMap<String, u16>>,
-    /// The users that a kubeconfig has for this API server.
-    pub logins: Learnt<Vec<Login>>,
+    pub logins: Learnt<Logins>,
     /// The file of `--authentication-config`, if it was given.
     pub authentication: Option<oidc::Authentication>,
-    /// The issuer that each issuer's discovery document names, by the URL of the issuer.
-    pub discovered: BTreeMap<String, Learnt<String>>,
-    /// The file of `--authentication-token-webhook-config-file`, if it was given.
-    pub webhook: Option<webhook::Webhook>,
+    /// The issuers that the API server believes.
+    pub providers: Vec<oidc::Asked>,
+    /// The service that the file of `--authentication-token-webhook-config-file` names, if that file was given.
+    pub webhook: Option<Learnt<webhook::Webhook>>,
 }
 
 /// The report. Nothing in it is a token or a private key.

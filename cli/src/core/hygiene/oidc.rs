@@ -5,17 +5,27 @@ use serde::Deserialize;
 use super::{
     Facts,
     flags::Flags,
-    logins::Token,
+    logins::{Login, Token, tokens, users},
     row::{Row, Severity},
 };
 use crate::core::verify::Learnt;
 
 /// An `AuthenticationConfiguration`.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Authentication {
+    api_version: String,
+    kind: String,
     jwt: Vec<Jwt>,
     pub anonymous: Option<Anonymous>,
+}
+
+impl Authentication {
+    /// Any YAML would do else, as each field may be left out.
+    pub fn is_one(&self) -> bool {
+        let group = self.api_version.split('/').next();
+        self.kind == "AuthenticationConfiguration" && group == Some("apiserver.config.k8s.io")
+    }
 }
 
 /// To whom anonymous requests are restricted.
@@ -84,6 +94,9 @@ pub struct Provider {
     rules: Vec<String>,
 }
 
+/// A provider, and the issuer that its discovery document names, if it was asked for.
+pub type Asked = (Provider, Option<Learnt<String>>);
+
 /// The issuers of flags and file.
 pub fn providers(servers: &Learnt<Vec<Flags>>, file: Option<&Authentication>) -> Vec<Provider> {
     let flagged = servers.iter().flatten().filter_map(by_flags);
@@ -143,29 +156,42 @@ pub fn row(facts: &Facts) -> Row {
             }
         }
     }
-    for provider in providers(&facts.servers, facts.authentication.as_ref()) {
+    for (provider, answer) in &facts.providers {
         row.found(format!("tokens of {} log in", provider.issuer));
-        reached(&mut row, facts, &provider);
-        mapped(&mut row, &provider);
+        reached(&mut row, provider, answer.as_ref());
+        mapped(&mut row, provider);
     }
-    row.without(facts, "--oidc-issuer-url and --authentication-config");
-    let own = facts.issuer.as_deref().unwrap_or_default();
-    for login in row.learn(&facts.logins).into_iter().flatten() {
-        if let Some(Token::Issued(issuer)) =
-            login.token.as_ref().filter(|token| **token != Token::Issued(own.to_owned()))
-        {
-            row.found(format!("kubeconfig user {}: a token of {issuer}", login.name));
-        }
-        if let Some(provider) = &login.provider {
-            row.found(format!("kubeconfig user {}: the authentication provider {provider}", login.name));
-        }
+    if facts.authentication.as_ref().is_some_and(|file| file.jwt.is_empty()) {
+        row.seen("the file of --authentication-config has no issuers");
+    } else {
+        row.without(facts, "--oidc-issuer-url and --authentication-config");
     }
+    of_kubeconfig(&mut row, facts);
     row
 }
 
-fn reached(row: &mut Row, facts: &Facts, provider: &Provider) {
+fn of_kubeconfig(row: &mut Row, facts: &Facts) {
+    let own = facts.issuer.as_deref().unwrap_or_default();
+    for (name, token) in tokens(row, facts) {
+        if let Token::Issued(issuer) = token
+            && issuer != own
+        {
+            row.found(format!("kubeconfig user {name}: a token of {issuer}"));
+        }
+    }
+    for Login { name, provider, command, .. } in users(row, facts) {
+        if let Some(provider) = provider {
+            row.found(format!("kubeconfig user {name}: the authentication provider {provider}"));
+        }
+        if let Some(command) = command {
+            row.unknown(format!("kubeconfig user {name}: what the command {command} logs in with"));
+        }
+    }
+}
+
+fn reached(row: &mut Row, provider: &Provider, answer: Option<&Learnt<String>>) {
     let Provider { issuer, discovery, .. } = provider;
-    match facts.discovered.get(issuer) {
+    match answer {
         Some(Ok(named)) if named == issuer => row.seen(format!("{discovery} answers, and names that issuer")),
         Some(Ok(named)) => {
             let problem =

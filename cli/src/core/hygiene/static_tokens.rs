@@ -2,7 +2,7 @@
 
 use super::{
     Facts,
-    logins::Token,
+    logins::{Login, Token, tokens, users},
     row::{Row, Severity},
 };
 
@@ -23,18 +23,13 @@ pub fn row(facts: &Facts) -> Row {
         }
     }
     row.without(facts, "--token-auth-file and --basic-auth-file");
-    for login in row.learn(&facts.logins).into_iter().flatten() {
-        if login.token == Some(Token::Opaque) {
-            row.seen(format!(
-                "kubeconfig user {}: a token that is no JWT, so a static one or one for a webhook",
-                login.name
-            ));
-        }
-        if login.password {
-            row.found(format!("kubeconfig user {}: a password", login.name));
-            let problem = format!("the password of kubeconfig user {} is of no use since Kubernetes 1.19", login.name);
-            row.finds(Severity::Low, problem, "remove username and password from the kubeconfig");
-        }
+    for (name, _) in tokens(&mut row, facts).into_iter().filter(|(_, token)| **token == Token::Opaque) {
+        row.seen(format!("kubeconfig user {name}: a token that is no JWT, so a static one or one for a webhook"));
+    }
+    for Login { name, .. } in users(&mut row, facts).iter().filter(|login| login.password) {
+        row.found(format!("kubeconfig user {name}: a password"));
+        let problem = format!("the password of kubeconfig user {name} is of no use since Kubernetes 1.19");
+        row.finds(Severity::Low, problem, "remove username and password from the kubeconfig");
     }
     row
 }

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::{
     bootstrap::tests::token,
-    certificates::certificates,
+    certificates::{Certificate, certificates},
     flags::tests::flags,
-    logins::tests::nobody,
+    logins::{Login, tests::nobody},
     rbac::tests::{account, binding, cluster_role, group, rbac},
     row::{
         Found,
@@ -43,7 +43,7 @@ BAUwAwEB/zAKBggqhkjOPQQDAgNGADBDAh9yhoinXG6IRhsACq1zonkU/q/ag63u
 Or/5ecNDhqXlAiAG9wmOE9XBSp6sImS9za5Ge7hcpclLifaEjcItKUIOYw==
 -----END CERTIFICATE-----
 ";
-const ALICE: &str = "-----BEGIN CERTIFICATE-----
+pub const ALICE: &str = "-----BEGIN CERTIFICATE-----
 MIIBwjCCAWmgAwIBAgIUC0db2dR2gNf52gRkVK4/ljgjs+QwCgYIKoZIzj0EAwIw
 NzEXMBUGA1UECgwOc3lzdGVtOm1hc3RlcnMxDDAKBgNVBAoMA29wczEOMAwGA1UE
 AwwFYWxpY2UwHhcNMjYxMTI4MTUyNzEwWhcNMzYxMTI1MTUyNzEwWjA3MRcwFQYD
@@ -107,9 +107,9 @@ fn clean() -> Facts {
         rbac: Ok(rbac(&[cluster_role("cluster-admin", &all)], &[masters], &[])),
         published: Ok(Some(published(CLIENTS, PROXIES, r#"["front-proxy-client"]"#))),
         anonymous: Ok(answers(401)),
-        logins: Ok(vec![]),
+        logins: Ok(logins(vec![])),
         authentication: None,
-        discovered: BTreeMap::new(),
+        providers: vec![],
         webhook: None,
     }
 }
@@ -164,10 +164,18 @@ fn assert_found(cases: &[Case]) {
     }
 }
 
-fn kubeconfig(change: impl FnOnce(&mut Login)) -> Vec<Login> {
+fn logins(here: Vec<Login>) -> Logins {
+    Logins { here, elsewhere: vec![] }
+}
+
+fn kubeconfig(change: impl FnOnce(&mut Login)) -> Logins {
     let mut login = nobody("me");
     change(&mut login);
-    vec![login]
+    logins(vec![login])
+}
+
+fn alice() -> Certificate {
+    certificates(ALICE.as_bytes()).remove(0)
 }
 
 fn account_token(claims: &Value) -> logins::Token {
@@ -221,7 +229,7 @@ fn tokens_of_accounts_are_judged() {
             let mut claims = payload();
             claims["iat"] = at("2026-11-28T12:00:00Z").timestamp().into();
             claims["exp"] = at("2026-11-30T12:00:00Z").timestamp().into();
-            facts.logins = Ok(kubeconfig(|login| login.token = Some(account_token(&claims))));
+            facts.logins = Ok(kubeconfig(|login| login.token = Ok(Some(account_token(&claims)))));
         }),
         (
             "legacy token Secrets",
@@ -232,7 +240,7 @@ fn tokens_of_accounts_are_judged() {
             },
         ),
         ("cluster-admin tokens", Medium, "kubeconfig user me", |facts| {
-            facts.logins = Ok(kubeconfig(|login| login.token = Some(account_token(&payload()))));
+            facts.logins = Ok(kubeconfig(|login| login.token = Ok(Some(account_token(&payload())))));
             facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:serviceaccounts"))], &[]));
         }),
     ]);
@@ -286,18 +294,16 @@ fn joining(more: &[(&str, &str)]) -> bootstrap::Token {
 fn certificates_are_judged() {
     assert_found(&[
         ("client certificates", High, "kubeconfig user me is in system:masters", |facts| {
-            facts.logins = Ok(kubeconfig(|login| login.certificates = certificates(ALICE.as_bytes())));
+            facts.logins = Ok(kubeconfig(|login| login.certificate = Ok(Some(alice()))));
         }),
         (
             "client certificates",
             Medium,
             "nobody can revoke the certificate of alice, which lives for another 5d",
             |facts| {
-                facts.logins = Ok(kubeconfig(|login| {
-                    login.certificates = certificates(ALICE.as_bytes());
-                    login.certificates[0].groups.clear();
-                    login.certificates[0].ends = at("2026-12-03T12:00:00Z");
-                }));
+                let mut short = Certificate { ends: at("2026-12-03T12:00:00Z"), ..alice() };
+                short.groups.clear();
+                facts.logins = Ok(kubeconfig(|login| login.certificate = Ok(Some(short))));
             },
         ),
         ("client certificates", High, "ServiceAccount ci/a may approve", |facts| {
@@ -380,15 +386,17 @@ fn flags_and_what_they_name_are_judged() {
         }),
         ("webhook", Critical, "sees each token", |facts| {
             let server = "http://hook/".to_owned();
-            facts.webhook = Some(webhook::Webhook { server, insecure: false, reached: Ok(()) });
+            facts.webhook = Some(Ok(webhook::Webhook { server, insecure: false, reached: Ok(()) }));
         }),
         ("webhook", Medium, "https://hook/ does not answer here: refused", |facts| {
             let server = "https://hook/".to_owned();
-            facts.webhook = Some(webhook::Webhook { server, insecure: false, reached: Err("refused".into()) });
+            facts.webhook = Some(Ok(webhook::Webhook { server, insecure: false, reached: Err("refused".into()) }));
         }),
         ("OIDC", Medium, "names the issuer https://other", |facts| {
-            facts.servers = Ok(vec![flags(&["--oidc-issuer-url=https://idp"])]);
-            facts.discovered = [("https://idp".to_owned(), Ok("https://other".to_owned()))].into();
+            let servers = Ok(vec![flags(&["--oidc-issuer-url=https://idp"])]);
+            let providers = oidc::providers(&servers, None).into_iter();
+            facts.providers = providers.map(|provider| (provider, Some(Ok("https://other".to_owned())))).collect();
+            facts.servers = servers;
         }),
     ]);
 }
@@ -430,4 +438,46 @@ fn an_open_api_and_other_authorizers_are_named() {
     assert!(row.not_checked[0].ends_with("--authorization-mode=AlwaysAllow"), "{row:?}");
     let row = &reported(&facts)[9];
     assert_eq!(row.found, Found::NotChecked, "{row:?}");
+}
+
+#[test]
+fn a_user_that_cannot_be_read_is_told_in_its_rows_and_hides_no_other() {
+    let (mut broken, mut admin) = (nobody("broken"), nobody("admin"));
+    broken.certificate = Err("reading /none".into());
+    broken.token = Err("reading /token".into());
+    admin.certificate = Ok(Some(alice()));
+    admin.command = Some("login".into());
+    let mut facts = clean();
+    facts.logins = Ok(Logins { here: vec![broken, admin], elsewhere: vec!["other".into()] });
+    let rows = reported(&facts);
+    let not_checked = |row: usize| rows[row].not_checked.join("|");
+    assert_eq!((rows[3].severity, not_checked(3)), (Some(High), "reading /none".to_owned()));
+    let others = "not judged, as no context has them for this address: kubeconfig users other".to_owned();
+    assert!(rows[3].evidence.contains(&others) && rows[0].evidence.contains(&others), "{rows:?}");
+    for row in [0, 1, 4] {
+        assert_eq!(not_checked(row), "reading /token");
+    }
+    assert_eq!(not_checked(5), "reading /token|kubeconfig user admin: what the command login logs in with");
+    assert_eq!(rows[5].found, Found::NotChecked);
+}
+
+#[test]
+fn a_file_without_issuers_is_not_taken_for_a_missing_flag() {
+    let mut facts = clean();
+    facts.authentication = Some(serde_json::from_value(json!({"anonymous": {"enabled": false}})).unwrap());
+    facts.servers = Ok(vec![flags(&["--authentication-config=/a.yaml"])]);
+    let evidence = &reported(&facts)[5].evidence;
+    let expected = [
+        "kube-apiserver runs with --authentication-config=/a.yaml",
+        "the file of --authentication-config has no issuers",
+    ];
+    assert_eq!(evidence, &expected);
+}
+
+#[test]
+fn a_webhook_that_its_file_does_not_lead_to_is_not_checked() {
+    let mut facts = clean();
+    facts.webhook = Some(Err("the file leads to no service".into()));
+    let row = &reported(&facts)[6];
+    assert_eq!((row.found, row.not_checked.join("|").as_str()), (Found::NotChecked, "the file leads to no service"));
 }

@@ -33,7 +33,7 @@ pub fn row(facts: &Facts) -> Row {
             }
         }
     }
-    if let Some(webhook) = &facts.webhook {
+    if let Some(webhook) = facts.webhook.as_ref().and_then(|webhook| row.learn(webhook)) {
         row.found(format!("{} is asked whether a token is good", webhook.server));
         judge(&mut row, webhook);
     }

@@ -1,27 +1,35 @@
 //! Requests without the person's credentials: to the API server, to issuers and to a webhook.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use futures::future::{join, join_all};
 use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Limited};
 use kube::{
     Client, Config,
     client::Body,
     config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
-use tokio::{task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     core::{
-        hygiene::{certificates::authorities, oidc::Provider, webhook::Webhook},
+        hygiene::{
+            certificates::authorities,
+            oidc::{Asked, Provider},
+            webhook::Webhook,
+        },
         verify::Learnt,
     },
     shell::{
-        cluster::{Cluster, concealed},
+        cluster::Cluster,
         verify::{Discovery, learnt},
     },
 };
 
+/// A discovery document has a few KiB.
+const MAX_DOCUMENT: usize = 256 << 10;
 /// The API server itself gives a webhook 30 s; somebody waits for the report.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,15 +44,18 @@ pub async fn anonymous(cluster: &Cluster, paths: &[&str]) -> Result<BTreeMap<Str
     Ok(answers)
 }
 
-/// The issuer that the document of each provider names. There is none for a provider whose CA is in a file: whoever may
-/// create Pods could name any path of this machine.
-pub async fn discovered(providers: &[Provider]) -> BTreeMap<String, Learnt<String>> {
-    let mut asked = JoinSet::new();
-    for Provider { issuer, discovery, ca, .. } in providers.iter().filter(|provider| provider.ca_file.is_none()) {
-        let (issuer, discovery, ca) = (issuer.clone(), discovery.clone(), ca.clone());
-        asked.spawn(async move { (issuer, learnt(in_time(document(&discovery, &ca)).await)) });
-    }
-    asked.join_all().await.into_iter().collect()
+/// Asks all issuers and the webhook at the same time.
+pub async fn asked(providers: Vec<Provider>, webhook: Option<Kubeconfig>) -> (Vec<Asked>, Option<Learnt<Webhook>>) {
+    let webhook = async { Some(learnt(reached(webhook?).await)) };
+    join(join_all(providers.into_iter().map(discovered)), webhook).await
+}
+
+/// The issuer that the document of a provider names. None is asked for where the CA is in a file: whoever may create Pods
+/// could name any path of this machine.
+async fn discovered(provider: Provider) -> Asked {
+    let Provider { discovery, ca, ca_file, .. } = &provider;
+    let answer = if ca_file.is_none() { Some(learnt(in_time(document(discovery, ca)).await)) } else { None };
+    (provider, answer)
 }
 
 /// A server that sends byte after byte ends here, too.
@@ -60,8 +71,12 @@ async fn document(url: &str, ca: &str) -> Result<String> {
     if !ca.is_empty() {
         config.root_cert = Some(authorities(ca.as_bytes()));
     }
-    let request = Request::get(path).body(Vec::new())?;
-    Ok(Client::try_from(config)?.request::<Discovery>(request).await?.issuer)
+    let answer = Client::try_from(config)?.send(Request::get(path).body(Body::empty())?).await?;
+    ensure!(answer.status().is_success(), "it answers {}", answer.status());
+    let body = Limited::new(answer.into_body(), MAX_DOCUMENT).collect().await;
+    let body = body.map_err(|why| anyhow!("no whole answer of at most {} KiB: {why}", MAX_DOCUMENT >> 10))?.to_bytes();
+    // The parser's own words would quote what somebody else wrote.
+    Ok(serde_json::from_slice::<Discovery>(&body).map_err(|_| anyhow!("its answer names no issuer"))?.issuer)
 }
 
 fn host(url: &Uri) -> Result<&str> {
@@ -69,13 +84,12 @@ fn host(url: &Uri) -> Result<&str> {
 }
 
 /// The webhook of a kubeconfig that the API server reads, and whether it answers anything.
-pub async fn webhook(file: &Path) -> Result<Webhook> {
-    let named = || format!("reading the webhook's configuration {}", file.display());
-    let mut kubeconfig = Kubeconfig::read_from(file).map_err(concealed).with_context(named)?;
+async fn reached(mut kubeconfig: Kubeconfig) -> Result<Webhook> {
     for info in &mut kubeconfig.auth_infos {
         info.auth_info = Some(AuthInfo::default());
     }
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(named)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let config = config.context("the file of --webhook-config leads to no service")?;
     let (server, insecure) = (config.cluster_url.to_string(), config.accept_invalid_certs);
     let request = Request::get("/").body(Body::empty())?;
     let client = Client::try_from(patient(config))?;
