@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::{
         certificates::v1::CertificateSigningRequest,
         core::v1::{ConfigMap, Pod, Secret},
-        rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -135,9 +135,10 @@ where
 
 async fn rbac(cluster: &Cluster) -> Result<Rbac> {
     Ok(Rbac {
-        roles: all::<ClusterRole>(cluster, "clusterroles.rbac.authorization.k8s.io").await?,
-        cluster: all::<ClusterRoleBinding>(cluster, "clusterrolebindings.rbac.authorization.k8s.io").await?,
-        namespaced: all::<RoleBinding>(cluster, "rolebindings.rbac.authorization.k8s.io").await?,
+        cluster_roles: all::<ClusterRole>(cluster, "clusterroles.rbac.authorization.k8s.io").await?,
+        cluster_bindings: all::<ClusterRoleBinding>(cluster, "clusterrolebindings.rbac.authorization.k8s.io").await?,
+        roles: all::<Role>(cluster, "roles.rbac.authorization.k8s.io").await?,
+        bindings: all::<RoleBinding>(cluster, "rolebindings.rbac.authorization.k8s.io").await?,
     })
 }
 

@@ -1,9 +1,12 @@
 //! What objects say: legacy tokens, bootstrap tokens, accounts of administrators, anonymous access.
 
-use super::{open, report};
-use anyhow::{Result, ensure};
+use super::{files::with_users, open, report};
+use anyhow::{Context, Result, ensure};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokenward_e2e::eventually;
+use tokenward_e2e::operator::token;
 use tokenward_e2e::scene::SOON;
 
 fn binding(name: &str, role: &str, subject: &Value) -> Value {
@@ -59,7 +62,11 @@ async fn legacy_tokens_and_those_of_administrators_are_found() -> Result<()> {
     );
     report.finds("legacy token Secrets", "high", &used)?;
     report.finds("legacy token Secrets", "high", "for 90 days never expire: legacy/unused (last used 2020-01-01)")?;
-    report.shows("cluster-admin tokens", "yes", &["bound to cluster-admin: ServiceAccount legacy/default"])?;
+    report.shows(
+        "cluster-admin tokens",
+        "yes",
+        &["may do everything: ", "ServiceAccount legacy/default (all verbs)"],
+    )?;
     report.finds(
         "cluster-admin tokens",
         "critical",
@@ -98,10 +105,48 @@ async fn immortal_and_mighty_bootstrap_tokens_are_found() -> Result<()> {
     report.finds(row, "medium", "bootstrap-token-cccccc lets machines join for another 98d")?;
     let mighty =
         "holders of bootstrap-token-aaaaaa are in the group system:bootstrappers:mighty, which has ClusterRole admin";
-    report.finds(row, "high", mighty)?;
+    // The ClusterRole admin allows to impersonate ServiceAccounts.
+    report.finds(row, "critical", mighty)?;
     report.finds_no(row, "bootstrap-token-bbbbbb")?;
     ensure!(!report.text.contains("0123456789abcdef"));
     Ok(())
+}
+
+#[tokio::test]
+async fn ways_to_all_rights_are_found_and_add_up() -> Result<()> {
+    let plane = &open().await?.plane;
+    plane.create_namespace("ways").await?;
+    let role = |name: &str, resource: &str, verb: &str| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+            "rules": [{"apiGroups": ["rbac.authorization.k8s.io"], "resources": [resource], "verbs": [verb]}]})
+    };
+    plane.apply(&role("may-bind", "clusterroles", "bind").to_string()).await?;
+    plane.apply(&role("may-create", "clusterrolebindings", "create").to_string()).await?;
+    let account = json!({"kind": "ServiceAccount", "namespace": "ways", "name": "default"});
+    plane.apply(&binding("may-bind", "may-bind", &account).to_string()).await?;
+    plane.apply(&binding("may-create", "may-create", &group("system:serviceaccounts:ways")).to_string()).await?;
+    plane.apply(&binding("everyone-there", "cluster-admin", &group("system:serviceaccounts:none")).to_string()).await?;
+    let token = token(plane, "ways", "default", Duration::from_hours(1)).await?;
+    let config = with_users(plane, "ways.kubeconfig", &[("way", json!({"token": token.expose_secret()}))])?;
+    let report = report(plane, &["--kubeconfig", config.to_str().context("path")?]).await?;
+    let row = "cluster-admin tokens";
+    report.finds(row, "medium", "whoever reads kubeconfig user way may do everything in the cluster (bind)")?;
+    report.finds(row, "critical", "every member of Group system:serviceaccounts:none may do everything in the cluster")
+}
+
+#[tokio::test]
+async fn a_widened_role_of_kubeadm_is_found() -> Result<()> {
+    let plane = &open().await?.plane;
+    let (name, kind) = ("kubeadm:bootstrap-signer-clusterinfo", "rbac.authorization.k8s.io");
+    let metadata = json!({"name": name, "namespace": "kube-public"});
+    let role = json!({"apiVersion": format!("{kind}/v1"), "kind": "Role", "metadata": metadata,
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
+    let mut bound = binding(name, name, &json!({"apiGroup": kind, "kind": "User", "name": "system:anonymous"}));
+    (bound["kind"], bound["metadata"], bound["roleRef"]["kind"]) = ("RoleBinding".into(), metadata, "Role".into());
+    plane.apply(&role.to_string()).await?;
+    plane.apply(&bound.to_string()).await?;
+    let words = format!("whoever reaches the API server has Role {name} in namespace kube-public");
+    report(plane, &[]).await?.finds("anonymous access", "high", &words)
 }
 
 #[tokio::test]

@@ -8,90 +8,66 @@ use super::{
     Facts,
     anonymous::authorizers,
     logins::accounts,
-    rbac::{ADMIN, text},
+    rbac::{is_account, text, way},
     row::{Row, Severity, names},
     secrets::LegacySecret,
 };
-use crate::core::token::Claims;
-
-/// The group of all ServiceAccounts; those of a namespace have its name behind a colon.
-const ACCOUNTS: &str = "system:serviceaccounts";
-/// The group of everybody with credentials.
-const USERS: &str = "system:authenticated";
 
 pub fn row(facts: &Facts) -> Row {
     let mut row = Row::new("cluster-admin tokens");
     authorizers(&mut row, facts);
     let Some(rbac) = row.learn(&facts.rbac) else { return row };
-    let subjects: Vec<&Subject> = rbac.administrators().filter(|subject| is_account(subject)).collect();
-    if subjects.is_empty() {
-        row.seen(format!("no ServiceAccount is bound to {ADMIN} in the whole cluster"));
-        return row;
+    let holders = rbac.holders().filter(|holder| is_account(holder.subject));
+    let mighty: Vec<(&Subject, &str)> =
+        holders.filter_map(|holder| Some((holder.subject, way(&holder.rules)?))).collect();
+    if mighty.is_empty() {
+        row.seen("no ServiceAccount may do everything in the whole cluster");
+    } else {
+        let all: Vec<String> = mighty.iter().map(|(subject, way)| format!("{} ({way})", text(subject))).collect();
+        row.seen(format!("may do everything: {}", names(&all)));
     }
-    let all: Vec<String> = subjects.iter().map(|subject| text(subject)).collect();
-    row.seen(format!("bound to {ADMIN}: {}", names(&all)));
-    everybody(&mut row, &subjects);
-    tokens(&mut row, facts, |namespace, account| subjects.iter().any(|subject| means(subject, namespace, account)));
+    groups(&mut row, &mighty);
+    tokens(&mut row, facts, |namespace, account| way(&rbac.of_account(namespace, account)));
     row
 }
 
-/// The tokens outside pods of those accounts.
-fn tokens(row: &mut Row, facts: &Facts, is: impl Fn(&str, &str) -> bool) {
+/// The tokens outside pods of the accounts with a way to all rights.
+fn tokens(row: &mut Row, facts: &Facts, way: impl Fn(&str, &str) -> Option<&'static str>) {
     let mut secrets: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     let legacy: Vec<LegacySecret> = row.learn(&facts.legacy).into_iter().flatten().map(LegacySecret).collect();
-    for secret in legacy.iter().filter(|one| !one.is_quarantined() && is(one.namespace(), one.account())) {
+    for secret in legacy.iter().filter(|one| !one.is_quarantined()) {
         secrets.entry((secret.namespace(), secret.account())).or_default().push(secret.name());
     }
-    for all in secrets.values() {
+    for ((namespace, account), all) in secrets {
         let place = match all.as_slice() {
             [one] => format!("Secret {one}, which never expires,"),
-            _ => format!("one of the Secrets {}, which never expire,", names(all)),
+            _ => format!("one of the Secrets {}, which never expire,", names(&all)),
         };
-        finds(row, Severity::Critical, &place);
+        finds(row, Severity::Critical, &place, way(namespace, account));
     }
-    let targets = row.learn(&facts.targets).into_iter().flatten();
-    for target in targets.filter(|target| is(&target.namespace, &target.record.service_account)) {
-        finds(row, Severity::Medium, &format!("Secret {}/{} of Tokenward", target.namespace, target.name));
+    for target in row.learn(&facts.targets).into_iter().flatten() {
+        let place = format!("Secret {}/{} of Tokenward", target.namespace, target.name);
+        finds(row, Severity::Medium, &place, way(&target.namespace, &target.record.service_account));
     }
-    let is = |claims: &&Claims| is(&claims.namespace, &claims.account.name);
-    for (name, claims) in accounts(row, facts).into_iter().filter(|(_, claims)| is(claims)) {
+    for (name, claims) in accounts(row, facts) {
         let severity = if claims.legacy { Severity::Critical } else { Severity::Medium };
-        finds(row, severity, &format!("kubeconfig user {name}"));
+        finds(row, severity, &format!("kubeconfig user {name}"), way(&claims.namespace, &claims.account.name));
     }
 }
 
-/// Groups of which everybody is a member who has any token.
-fn everybody(row: &mut Row, subjects: &[&Subject]) {
-    for subject in subjects.iter().filter(|one| one.kind == "Group" && [ACCOUNTS, USERS].contains(&one.name.as_str())) {
+/// Groups of which every account of a namespace is a member, or everybody.
+fn groups(row: &mut Row, mighty: &[(&Subject, &str)]) {
+    for (subject, way) in mighty.iter().filter(|(subject, _)| subject.kind == "Group") {
         row.found(format!("everybody in {} may do everything", subject.name));
-        let problem = format!("every member of {} may do everything in the cluster", text(subject));
-        row.finds(Severity::Critical, problem, "take the group from the subjects of that ClusterRoleBinding");
+        let problem = format!("every member of {} may do everything in the cluster ({way})", text(subject));
+        let cure = "take the group from the subjects of the ClusterRoleBindings that give it these rights";
+        row.finds(Severity::Critical, problem, cure);
     }
 }
 
-fn finds(row: &mut Row, severity: Severity, place: &str) {
+fn finds(row: &mut Row, severity: Severity, place: &str, way: Option<&str>) {
+    let Some(way) = way else { return };
     row.found(format!("{place} holds a token of such an account"));
-    let problem = format!("whoever reads {place} may do everything in the cluster");
+    let problem = format!("whoever reads {place} may do everything in the cluster ({way})");
     row.finds(severity, problem, "bind the account to a Role with the rights that its consumer needs");
-}
-
-fn is_account(subject: &Subject) -> bool {
-    match &*subject.kind {
-        "ServiceAccount" => true,
-        "Group" => {
-            [ACCOUNTS, USERS, "system:unauthenticated"].contains(&subject.name.as_str())
-                || subject.name.starts_with("system:serviceaccounts:")
-        }
-        "User" => subject.name.starts_with("system:serviceaccount:"),
-        _ => false,
-    }
-}
-
-/// The account is the subject, or a member of it.
-fn means(subject: &Subject, namespace: &str, account: &str) -> bool {
-    match &*subject.kind {
-        "ServiceAccount" => subject.namespace.as_deref() == Some(namespace) && subject.name == account,
-        "User" => subject.name == format!("system:serviceaccount:{namespace}:{account}"),
-        _ => [ACCOUNTS, USERS].contains(&subject.name.as_str()) || subject.name == format!("{ACCOUNTS}:{namespace}"),
-    }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 
 use super::{
     Facts,
-    rbac::Bound,
+    rbac::{Bound, reads_configuration, way},
     row::{Found, Row, Severity, names},
 };
 
@@ -82,13 +82,18 @@ fn bound(row: &mut Row, facts: &Facts) {
     let is = |kind: &str, name: &str| {
         matches!((kind, name), ("User", "system:anonymous") | ("Group", "system:unauthenticated"))
     };
-    for bound in rbac.bindings(|subject| is(&subject.kind, &subject.name)) {
+    let all = rbac.bindings(|subject| is(&subject.kind, &subject.name));
+    let rules: Vec<&PolicyRule> =
+        all.iter().filter(|bound| bound.namespace.is_none()).flat_map(|bound| bound.rules.iter().copied()).collect();
+    let together = way(&rules).is_some();
+    for bound in all {
         let place = bound.namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
         row.seen(format!("everybody has {}{place}", bound.role));
         if is_usual(&bound) {
             continue;
         }
-        let severity = if bound.is_admin() { Severity::Critical } else { Severity::High };
+        let is_part = together && bound.namespace.is_none();
+        let severity = if is_part || bound.is_admin() { Severity::Critical } else { Severity::High };
         let problem = format!("whoever reaches the API server has {}{place}", bound.role);
         let cure = "take system:anonymous and system:unauthenticated from the subjects of that binding, and restrict \
                     anonymous access to /livez, /readyz and /healthz in an AuthenticationConfiguration";
@@ -105,7 +110,9 @@ fn is_usual(bound: &Bound) -> bool {
     };
     match (&*bound.role, bound.namespace) {
         ("ClusterRole system:public-info-viewer", None) => bound.rules.iter().all(reads),
-        ("Role kubeadm:bootstrap-signer-clusterinfo", Some("kube-public")) => true,
+        ("Role kubeadm:bootstrap-signer-clusterinfo", Some("kube-public")) => {
+            bound.rules.iter().all(|rule| reads_configuration(rule))
+        }
         _ => false,
     }
 }

@@ -9,7 +9,7 @@ use tokenward::record::Time;
 
 use super::{
     Facts,
-    rbac::Bound,
+    rbac::{Bound, reads_configuration},
     row::{Row, Severity, names},
 };
 use crate::core::text::span;
@@ -167,12 +167,13 @@ fn cure(name: &str) -> &'static str {
 
 /// A binding that Kubernetes or kubeadm makes, to a role that nobody widened.
 fn is_usual(bound: &Bound) -> bool {
-    match bound.namespace {
-        None => NODE_ROLES.contains(&bound.role.as_str()) && bound.rules.iter().all(|rule| is_for_nodes(rule)),
-        Some("kube-system") => bound.role.starts_with("Role kubeadm:"),
-        Some("kube-public") => bound.role == "Role kubeadm:bootstrap-signer-clusterinfo",
-        Some(_) => false,
-    }
+    let (usual, may): (_, fn(&PolicyRule) -> bool) = match bound.namespace {
+        None => (NODE_ROLES.contains(&bound.role.as_str()), is_for_nodes),
+        Some("kube-system") => (bound.role.starts_with("Role kubeadm:"), reads_configuration),
+        Some("kube-public") => (bound.role == "Role kubeadm:bootstrap-signer-clusterinfo", reads_configuration),
+        Some(_) => (false, reads_configuration),
+    };
+    usual && bound.rules.iter().all(|rule| may(rule))
 }
 
 /// Certificate signing requests, and to get nodes.

@@ -12,7 +12,7 @@ use x509_parser::{
 use super::{
     Facts,
     logins::{others, users},
-    rbac::Right,
+    rbac::{self, EVERYTHING, Holder, Right, may},
     row::{Row, Severity, names},
 };
 use crate::core::text::{plain, span};
@@ -187,10 +187,9 @@ fn is_approved(request: &CertificateSigningRequest) -> bool {
 
 fn approvers(row: &mut Row, facts: &Facts) {
     let Some(rbac) = row.learn(&facts.rbac) else { return };
-    let all = rbac.with(&APPROVE);
-    let (admins, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, admin)| *admin);
-    let subjects =
-        |found: &[(String, bool)]| names(&found.iter().map(|(subject, _)| subject.clone()).collect::<Vec<_>>());
+    let all = rbac.holders().filter(|holder| may(&holder.rules, &APPROVE));
+    let (admins, others): (Vec<Holder>, Vec<Holder>) = all.partition(|holder| may(&holder.rules, &EVERYTHING));
+    let subjects = |found: &[Holder]| names(&found.iter().map(|holder| rbac::text(holder.subject)).collect::<Vec<_>>());
     row.seen(format!("client certificates may be approved by the administrators {}", subjects(&admins)));
     if !others.is_empty() {
         let problem = format!("{} may approve a client certificate for any user name", subjects(&others));

@@ -1,17 +1,20 @@
-//! Who may do what in the whole cluster, by `ClusterRole`s and `ClusterRoleBinding`s.
+//! Who may do what, by roles and bindings.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 
-/// The role that may do everything.
-pub const ADMIN: &str = "cluster-admin";
+/// The group of all ServiceAccounts; those of a namespace have its name behind a colon.
+const ACCOUNTS: &str = "system:serviceaccounts";
+/// The group of everybody with credentials.
+const USERS: &str = "system:authenticated";
 
 /// Roles and bindings.
 pub struct Rbac {
-    pub roles: Vec<ClusterRole>,
-    pub cluster: Vec<ClusterRoleBinding>,
-    pub namespaced: Vec<RoleBinding>,
+    pub cluster_roles: Vec<ClusterRole>,
+    pub cluster_bindings: Vec<ClusterRoleBinding>,
+    pub roles: Vec<Role>,
+    pub bindings: Vec<RoleBinding>,
 }
 
 /// A binding for somebody.
@@ -21,67 +24,140 @@ pub struct Bound<'a> {
     pub role: String,
     /// Of a binding in one namespace.
     pub namespace: Option<&'a str>,
-    /// Of a `ClusterRole`.
     pub rules: Vec<&'a PolicyRule>,
 }
 
 impl Bound<'_> {
     /// It gives all rights of the cluster: those in kube-system lead to the others.
     pub fn is_admin(&self) -> bool {
-        let all = self.role == format!("ClusterRole {ADMIN}") || self.rules.iter().any(|rule| is_everything(rule));
-        all && self.namespace.is_none_or(|namespace| namespace == "kube-system")
+        self.namespace.is_none_or(|namespace| namespace == "kube-system") && way(&self.rules).is_some()
     }
+}
+
+/// Somebody, with all rules that bindings give in the whole cluster.
+pub struct Holder<'a> {
+    pub subject: &'a Subject,
+    pub rules: Vec<&'a PolicyRule>,
 }
 
 impl Rbac {
     /// The bindings for a subject that this names.
     pub fn bindings(&self, is: impl Fn(&Subject) -> bool) -> Vec<Bound<'_>> {
         let names = |subjects: &Option<Vec<Subject>>| subjects.iter().flatten().any(&is);
-        let cluster = self.cluster.iter().filter(|binding| names(&binding.subjects));
+        let cluster = self.cluster_bindings.iter().filter(|binding| names(&binding.subjects));
         let cluster = cluster.map(|binding| self.bound(&binding.role_ref, None));
-        let namespaced = self.namespaced.iter().filter(|binding| names(&binding.subjects));
+        let namespaced = self.bindings.iter().filter(|binding| names(&binding.subjects));
         let namespaced = namespaced.map(|binding| self.bound(&binding.role_ref, binding.metadata.namespace.as_deref()));
         cluster.chain(namespaced).collect()
     }
 
     fn bound<'a>(&'a self, role: &RoleRef, namespace: Option<&'a str>) -> Bound<'a> {
-        let rules = if role.kind == "ClusterRole" { self.rules(&role.name) } else { Vec::new() };
-        Bound { role: format!("{} {}", role.kind, role.name), namespace, rules }
+        let RoleRef { kind, name, .. } = role;
+        let rules = if kind == "ClusterRole" { self.cluster_rules(name) } else { self.rules(name, namespace) };
+        Bound { role: format!("{kind} {name}"), namespace, rules }
     }
 
-    fn rules(&self, role: &str) -> Vec<&PolicyRule> {
-        let own = self.roles.iter().filter(|one| one.metadata.name.as_deref() == Some(role));
+    fn cluster_rules(&self, role: &str) -> Vec<&PolicyRule> {
+        let own = self.cluster_roles.iter().filter(|one| one.metadata.name.as_deref() == Some(role));
         own.flat_map(|role| role.rules.iter().flatten()).collect()
     }
 
-    /// Everybody who may do everything in the whole cluster.
-    pub fn administrators(&self) -> impl Iterator<Item = &Subject> {
-        let bindings = self.cluster.iter().filter(|binding| self.bound(&binding.role_ref, None).is_admin());
-        bindings.flat_map(|binding| binding.subjects.iter().flatten())
+    fn rules(&self, role: &str, namespace: Option<&str>) -> Vec<&PolicyRule> {
+        let is =
+            |one: &&Role| one.metadata.name.as_deref() == Some(role) && one.metadata.namespace.as_deref() == namespace;
+        self.roles.iter().filter(is).flat_map(|role| role.rules.iter().flatten()).collect()
     }
 
-    /// Everybody with all of these rights in the whole cluster, and whether it is as an administrator.
-    pub fn with(&self, rights: &[Right]) -> Vec<(String, bool)> {
-        let mut rules: BTreeMap<String, (Vec<&PolicyRule>, bool)> = BTreeMap::new();
-        for binding in &self.cluster {
-            let own = self.bound(&binding.role_ref, None);
+    /// Everybody whom a `ClusterRoleBinding` names.
+    pub fn holders(&self) -> impl Iterator<Item = Holder<'_>> {
+        let mut holders: BTreeMap<String, Holder> = BTreeMap::new();
+        for binding in &self.cluster_bindings {
+            let rules = self.bound(&binding.role_ref, None).rules;
             for subject in binding.subjects.iter().flatten() {
-                let (known, admin) = rules.entry(text(subject)).or_default();
-                known.extend(&own.rules);
-                *admin |= own.is_admin();
+                let holder = holders.entry(text(subject)).or_insert(Holder { subject, rules: Vec::new() });
+                holder.rules.extend(&rules);
             }
         }
-        let may = |rules: &[&PolicyRule]| rights.iter().all(|right| rules.iter().any(|rule| right.is_in(rule)));
-        rules.into_iter().filter(|(_, (rules, _))| may(rules)).map(|(subject, (_, admin))| (subject, admin)).collect()
+        holders.into_values()
+    }
+
+    /// The rules that an account has in the whole cluster, with those of its groups.
+    pub fn of_account(&self, namespace: &str, account: &str) -> Vec<&PolicyRule> {
+        let bound = self.bindings(|subject| means(subject, namespace, account)).into_iter();
+        bound.filter(|bound| bound.namespace.is_none()).flat_map(|bound| bound.rules).collect()
     }
 }
 
-/// The rule of the role that may do everything.
-fn is_everything(rule: &PolicyRule) -> bool {
-    let all = |list: &[String]| list.iter().any(|one| one == "*");
-    all(rule.api_groups.as_deref().unwrap_or_default())
-        && all(rule.resources.as_deref().unwrap_or_default())
-        && all(&rule.verbs)
+/// Accounts belong to the subject.
+pub fn is_account(subject: &Subject) -> bool {
+    let name = &*subject.name;
+    match &*subject.kind {
+        "ServiceAccount" => true,
+        "Group" => [ACCOUNTS, USERS].contains(&name) || name.starts_with("system:serviceaccounts:"),
+        _ => name.starts_with("system:serviceaccount:"),
+    }
+}
+
+/// The account is the subject, or a member of it.
+fn means(subject: &Subject, namespace: &str, account: &str) -> bool {
+    let name = &*subject.name;
+    match &*subject.kind {
+        "ServiceAccount" => subject.namespace.as_deref() == Some(namespace) && name == account,
+        "Group" => [ACCOUNTS, USERS].contains(&name) || name.strip_prefix("system:serviceaccounts:") == Some(namespace),
+        _ => {
+            name.strip_prefix("system:serviceaccount:").and_then(|name| name.split_once(':'))
+                == Some((namespace, account))
+        }
+    }
+}
+
+/// All rights of the cluster.
+pub const EVERYTHING: [Right; 1] = [Right { group: "*", resource: "*", verbs: &["*"], names: &[] }];
+
+/// The ways to [`EVERYTHING`].
+const WAYS: [(&str, &[Right]); 6] = [
+    ("all verbs", &EVERYTHING),
+    // Its own role can be made to allow anything.
+    ("escalate", &[roles("clusterroles", &["escalate"], &[]), roles("clusterroles", &["update", "patch"], &[])]),
+    (
+        "bind",
+        &[
+            roles("clusterroles", &["bind"], &["cluster-admin"]),
+            roles("clusterrolebindings", &["create", "update", "patch"], &[]),
+        ],
+    ),
+    // Some user or account has all rights, or a way to them: kube-controller-manager and its accounts do.
+    ("impersonate", &[impersonate("users", &[])]),
+    ("impersonate", &[impersonate("serviceaccounts", &[])]),
+    // A group alone is nobody.
+    ("impersonate", &[impersonate("groups", &["system:masters"]), impersonate("users", ANY)]),
+];
+
+/// Whichever name a rule gives.
+const ANY: &[&str] = &["*"];
+
+const fn roles(resource: &'static str, verbs: &'static [&'static str], names: &'static [&'static str]) -> Right {
+    Right { group: "rbac.authorization.k8s.io", resource, verbs, names }
+}
+
+const fn impersonate(resource: &'static str, names: &'static [&'static str]) -> Right {
+    Right { group: "", resource, verbs: &["impersonate"], names }
+}
+
+/// How rules of the whole cluster give all rights, if they do.
+pub fn way(rules: &[&PolicyRule]) -> Option<&'static str> {
+    WAYS.iter().find(|(_, rights)| may(rules, rights)).map(|(way, _)| *way)
+}
+
+/// Whether rules together give all these rights.
+pub fn may(rules: &[&PolicyRule], rights: &[Right]) -> bool {
+    rights.iter().all(|right| rules.iter().any(|rule| right.is_in(rule)))
+}
+
+/// A rule of the Roles that kubeadm makes: it reads `ConfigMap`s by their names.
+pub fn reads_configuration(rule: &PolicyRule) -> bool {
+    let is = |list: &Option<Vec<String>>, word: &str| list.as_deref().is_some_and(|list| list == [word]);
+    rule.verbs == ["get"] && is(&rule.resources, "configmaps") && rule.resource_names.iter().flatten().next().is_some()
 }
 
 /// A subject for people.
@@ -109,7 +185,7 @@ impl Right {
         has(rule.api_groups.as_deref().unwrap_or_default(), self.group)
             && self.is_of(rule.resources.as_deref().unwrap_or_default())
             && self.verbs.iter().any(|verb| has(&rule.verbs, verb))
-            && (names.is_empty() || self.names.iter().any(|name| names.iter().any(|one| one == name)))
+            && (names.is_empty() || self.names == ANY || names.iter().any(|name| self.names.contains(&name.as_str())))
     }
 
     /// RBAC takes `*/approval` for the subresource of every resource.
@@ -148,8 +224,23 @@ pub mod tests {
         json!({"kind": "Group", "name": name, "apiGroup": "rbac.authorization.k8s.io"})
     }
 
+    /// With the role cluster-admin.
     pub fn rbac(roles: &[Value], cluster: &[Value], namespaced: &[Value]) -> Rbac {
-        Rbac { roles: items(roles), cluster: items(cluster), namespaced: items(namespaced) }
+        let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+        Rbac {
+            cluster_roles: items(&[roles, &[cluster_role("cluster-admin", &all)]].concat()),
+            cluster_bindings: items(cluster),
+            roles: vec![],
+            bindings: items(namespaced),
+        }
+    }
+
+    /// A Role with a binding in a namespace.
+    pub fn local(namespace: &str, name: &str, rules: &Value, subject: &Value) -> Rbac {
+        let metadata = json!({"namespace": namespace, "name": name});
+        let mut bound = binding(name, subject);
+        (bound["metadata"], bound["roleRef"]["kind"]) = (metadata.clone(), "Role".into());
+        Rbac { roles: items(&[json!({"metadata": metadata, "rules": rules})]), ..rbac(&[], &[], &[bound]) }
     }
 
     const RIGHT: Right = Right { group: "", resource: "pods/log", verbs: &["get", "watch"], names: &["a"] };
@@ -169,9 +260,12 @@ pub mod tests {
             (rule("apps", "pods/log", "get", &[]), false),
         ] {
             let rbac = rbac(&[cluster_role("r", &rules)], &[binding("r", &account("ci", "a"))], &[]);
-            let admin = rules[0]["verbs"][0] == "*";
-            let expected = if given { vec![("ServiceAccount ci/a".to_owned(), admin)] } else { vec![] };
-            assert_eq!(rbac.with(&[RIGHT]), expected, "{rules}");
+            let holder = rbac.holders().next().unwrap();
+            assert_eq!(
+                (text(holder.subject).as_str(), may(&holder.rules, &[RIGHT])),
+                ("ServiceAccount ci/a", given),
+                "{rules}"
+            );
         }
     }
 
@@ -183,6 +277,50 @@ pub mod tests {
         let role = || "ClusterRole view".to_owned();
         let bound = |namespace| Bound { role: role(), namespace, rules: vec![] };
         assert_eq!(found, [bound(None), bound(Some("ci"))]);
-        assert_eq!(rbac.administrators().count(), 0);
+        assert!(rbac.holders().all(|holder| way(&holder.rules).is_none()));
+    }
+
+    #[test]
+    fn a_way_to_all_rights_may_add_up_over_several_rules() {
+        let rule = |group: &str, resource: &str, verb: &str, names: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": names});
+        let roles =
+            |resource: &str, verb: &str, names: &[&str]| rule("rbac.authorization.k8s.io", resource, verb, names);
+        let act = |resource: &str, names: &[&str]| rule("", resource, "impersonate", names);
+        for (rules, expected) in [
+            (vec![rule("*", "*", "*", &[])], Some("all verbs")),
+            (vec![rule("*", "*", "*", &["one"])], None),
+            (vec![roles("clusterroles", "escalate", &[]), roles("clusterroles", "patch", &[])], Some("escalate")),
+            (vec![roles("clusterroles", "*", &[])], Some("escalate")),
+            (vec![roles("clusterroles", "escalate", &[])], None),
+            (vec![roles("clusterroles", "patch", &[])], None),
+            (vec![roles("clusterroles", "bind", &["cluster-admin"]), roles("*", "create", &[])], Some("bind")),
+            (vec![roles("clusterroles", "bind", &["view"]), roles("*", "create", &[])], None),
+            (vec![roles("clusterroles", "bind", &[])], None),
+            (vec![act("users", &[])], Some("impersonate")),
+            (vec![act("serviceaccounts", &[])], Some("impersonate")),
+            (vec![act("users", &["me"]), act("groups", &["system:masters"])], Some("impersonate")),
+            (vec![act("users", &["me"]), act("groups", &["ops"])], None),
+            (vec![act("groups", &[])], None),
+        ] {
+            let all: Vec<PolicyRule> = items(&rules);
+            assert_eq!(way(&all.iter().collect::<Vec<_>>()), expected, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn an_account_has_the_rules_of_its_groups() {
+        let role = |name: &str| cluster_role(name, &json!([{"verbs": [name]}]));
+        let user = json!({"kind": "User", "name": "system:serviceaccount:ci:a"});
+        let bindings = [
+            binding("own", &account("ci", "a")),
+            binding("user", &user),
+            binding("namespace", &group("system:serviceaccounts:ci")),
+            binding("other", &group("system:serviceaccounts:cd")),
+            binding("all", &group("system:serviceaccounts")),
+        ];
+        let rbac = rbac(&["own", "user", "namespace", "other", "all"].map(role), &bindings, &[binding("own", &user)]);
+        let verbs: Vec<&str> = rbac.of_account("ci", "a").iter().map(|rule| rule.verbs[0].as_str()).collect();
+        assert_eq!(verbs, ["own", "user", "namespace", "all"]);
+        assert_eq!(rbac.of_account("ci", "b").len(), 2);
     }
 }

@@ -7,7 +7,7 @@ use super::{
     certificates::{Certificate, certificates},
     flags::tests::flags,
     logins::{Login, tests::nobody},
-    rbac::tests::{account, binding, cluster_role, group, rbac},
+    rbac::tests::{account, binding, cluster_role, group, local, rbac},
     row::{
         Found,
         Severity::{Critical, High, Low, Medium},
@@ -93,7 +93,6 @@ fn clean() -> Facts {
         "--authorization-mode=Node,RBAC",
     ];
     let masters = binding("cluster-admin", &group("system:masters"));
-    let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
     Facts {
         servers: Ok(vec![flags(&words)]),
         granted: Ok(86_400),
@@ -104,7 +103,7 @@ fn clean() -> Facts {
         targets: Ok(vec![]),
         bootstrap: Ok(vec![]),
         requests: Ok(vec![]),
-        rbac: Ok(rbac(&[cluster_role("cluster-admin", &all)], &[masters], &[])),
+        rbac: Ok(rbac(&[], &[masters], &[])),
         published: Ok(Some(published(CLIENTS, PROXIES, r#"["front-proxy-client"]"#))),
         anonymous: Ok(answers(401)),
         logins: Ok(logins(vec![])),
@@ -208,6 +207,26 @@ fn tokens_of_accounts_are_judged() {
                 facts.legacy = Ok(vec![legacy("a", Some(("last-used", "2026-01-20"))), legacy("b", None)]);
             },
         ),
+        ("bound tokens", Medium, "the token of kubeconfig user me works for another 2d", |facts| {
+            let mut claims = payload();
+            claims["iat"] = at("2026-11-28T12:00:00Z").timestamp().into();
+            claims["exp"] = at("2026-11-30T12:00:00Z").timestamp().into();
+            facts.logins = Ok(kubeconfig(|login| login.token = Ok(Some(account_token(&claims)))));
+        }),
+        (
+            "legacy token Secrets",
+            High,
+            "too young to tell, never expire: ci/a (last used on an unknown day)",
+            |facts| {
+                facts.legacy = Ok(vec![legacy("a", Some(("last-used", "")))]);
+            },
+        ),
+    ]);
+}
+
+#[test]
+fn tokens_of_administrators_are_judged() {
+    assert_found(&[
         ("cluster-admin tokens", Critical, "Secret ci/a, which never expires,", |facts| {
             facts.legacy = Ok(vec![legacy("a", None), legacy("b", Some(("invalid-since", "2026-01-20")))]);
             facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &account("ci", "deployer"))], &[]));
@@ -225,18 +244,23 @@ fn tokens_of_accounts_are_judged() {
         ("cluster-admin tokens", Critical, "every member of Group system:authenticated", |facts| {
             facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:authenticated"))], &[]));
         }),
-        ("bound tokens", Medium, "the token of kubeconfig user me works for another 2d", |facts| {
-            let mut claims = payload();
-            claims["iat"] = at("2026-11-28T12:00:00Z").timestamp().into();
-            claims["exp"] = at("2026-11-30T12:00:00Z").timestamp().into();
-            facts.logins = Ok(kubeconfig(|login| login.token = Ok(Some(account_token(&claims)))));
+        ("cluster-admin tokens", Critical, "every member of Group system:serviceaccounts:ci may", |facts| {
+            facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &group("system:serviceaccounts:ci"))], &[]));
         }),
         (
-            "legacy token Secrets",
-            High,
-            "too young to tell, never expire: ci/a (last used on an unknown day)",
+            "cluster-admin tokens",
+            Critical,
+            "Secret ci/a, which never expires, may do everything in the cluster (bind)",
             |facts| {
-                facts.legacy = Ok(vec![legacy("a", Some(("last-used", "")))]);
+                facts.legacy = Ok(vec![legacy("a", None)]);
+                let rules = |resource: &str, verb: &str| json!([{"apiGroups": ["rbac.authorization.k8s.io"], "resources": [resource], "verbs": [verb]}]);
+                let roles = [
+                    cluster_role("b", &rules("clusterroles", "bind")),
+                    cluster_role("c", &rules("clusterrolebindings", "create")),
+                ];
+                let bindings =
+                    [binding("b", &account("ci", "deployer")), binding("c", &group("system:serviceaccounts:ci"))];
+                facts.rbac = Ok(rbac(&roles, &bindings, &[]));
             },
         ),
         ("cluster-admin tokens", Medium, "kubeconfig user me", |facts| {
@@ -278,6 +302,11 @@ fn bootstrap_tokens_are_judged() {
             let wide = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "delete"]}]);
             let bound = binding("kubeadm:get-nodes", &group("system:bootstrappers"));
             facts.rbac = Ok(rbac(&[cluster_role("kubeadm:get-nodes", &wide)], &[bound], &[]));
+        }),
+        ("bootstrap tokens", High, "which has Role kubeadm:nodes in namespace kube-system", |facts| {
+            facts.bootstrap = Ok(vec![joining(&[])]);
+            let wide = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]);
+            facts.rbac = Ok(local("kube-system", "kubeadm:nodes", &wide, &group("system:bootstrappers")));
         }),
     ]);
     let mut facts = clean();
@@ -409,6 +438,16 @@ fn anonymous_access_is_judged_by_its_bindings() {
         facts.rbac = Ok(rbac(&[], &[binding(role, &group("system:unauthenticated"))], &[]));
         reported(&facts)[8].severity
     };
+    let role = |resource: &str| {
+        let mut facts = clean();
+        facts.anonymous = Ok(answers(403));
+        let rules =
+            json!([{"apiGroups": [""], "resources": [resource], "resourceNames": ["cluster-info"], "verbs": ["get"]}]);
+        let name = "kubeadm:bootstrap-signer-clusterinfo";
+        facts.rbac = Ok(local("kube-public", name, &rules, &group("system:unauthenticated")));
+        reported(&facts)[8].severity
+    };
+    assert_eq!((role("configmaps"), role("secrets")), (None, Some(High)));
     assert_eq!(bound("system:public-info-viewer"), None);
     assert_eq!((bound("view"), bound("cluster-admin")), (Some(High), Some(Critical)));
 }
