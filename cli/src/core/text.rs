@@ -25,9 +25,15 @@ pub fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A text that others wrote, without control characters: it must not move the cursor of a terminal.
+/// A text that others wrote, without characters that show nothing: some move the cursor of a terminal, others turn the
+/// order of a line around, or make two names look alike.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || (!c.is_ascii() && is_unseen(c)) { ' ' } else { c }).collect()
+}
+
+/// Rust shows such a character by its number only. An accent has a shape once a letter is before it.
+fn is_unseen(c: char) -> bool {
+    format!("a{c}").escape_debug().nth(2) == Some('u')
 }
 
 /// How much of a life is over.
@@ -117,6 +123,37 @@ mod tests {
             (1, 0, "████████████"),
         ] {
             assert_eq!(bar(TimeDelta::seconds(age), TimeDelta::seconds(life)), text);
+        }
+    }
+
+    #[test]
+    fn characters_that_show_nothing_are_taken_out() {
+        let unseen = [
+            '\u{0}',
+            '\n',
+            '\u{1b}',
+            '\u{7f}',
+            '\u{9b}',
+            '\u{ad}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{202e}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{e0041}',
+        ];
+        for c in unseen {
+            assert_eq!(plain(&format!("a{c}b")), "a b", "{c:?}");
+        }
+        for seen in ["a b", "\"'\\", "e\u{301}é", "नमस्ते", "日本語", "u/{x}", "🙂", "█"] {
+            assert_eq!(plain(seen), seen);
         }
     }
 

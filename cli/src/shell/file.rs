@@ -10,7 +10,7 @@ use kube::config::{Kubeconfig, KubeconfigError};
 
 use crate::args::ClusterArgs;
 
-/// Certificates and key of a cluster and its user take some 10 KiB in a kubeconfig: this is room for a thousand clusters.
+/// A cluster takes a few KiB in a kubeconfig, with the certificates of its user: this is room for a thousand of them.
 const MAX: u64 = 10 << 20;
 
 /// A pipe may never have a writer, a device never ends, and a huge file would fill the memory.

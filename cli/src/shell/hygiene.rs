@@ -35,7 +35,7 @@ use crate::{
         logins::{self, Logins},
         oidc,
         rbac::Rbac,
-        report, worst,
+        report, unchecked, worst,
     },
 };
 
@@ -52,6 +52,7 @@ pub async fn run(args: &ClusterArgs, hygiene: &Hygiene) -> Result<ExitCode> {
     let cluster = cluster.map_err(|why| anyhow!(why))?;
     let rows = report(&gather(&cluster, args, hygiene).await?, now);
     output::show(hygiene.output, &rows, || draw(&rows, output::paint()))?;
+    unchecked(&rows).into_iter().for_each(output::note);
     let failed = hygiene.fail_on.is_some_and(|limit| worst(&rows) >= Some(limit));
     Ok(if failed { FINDINGS.into() } else { ExitCode::SUCCESS })
 }

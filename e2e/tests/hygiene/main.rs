@@ -25,6 +25,8 @@ use tokio::sync::OnceCell;
 struct Report {
     rows: Value,
     text: String,
+    /// What it said besides.
+    aside: String,
     code: Option<i32>,
 }
 
@@ -33,11 +35,11 @@ async fn report(plane: &ControlPlane, more: &[&str]) -> Result<Report> {
     let args = ["tokenward", "hygiene", "-o", "json"];
     let output = plane.kubectl(args.iter().chain(more)).await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let aside = String::from_utf8_lossy(&output.stderr);
+    let aside = String::from_utf8_lossy(&output.stderr).into_owned();
     let rows = serde_json::from_str(&text).with_context(|| format!("{more:?}: {text} {aside}"))?;
     let secret = ["eyJ", "PRIVATE", "BEGIN"].iter().any(|word| text.contains(word) || aside.contains(word));
     ensure!(!secret, "a credential in {text} {aside}");
-    Ok(Report { rows, text, code: output.status.code() })
+    Ok(Report { rows, text, aside, code: output.status.code() })
 }
 
 impl Report {

@@ -10,7 +10,11 @@ async fn without_static_pods_rows_say_so_and_tokens_are_tried() -> Result<()> {
     let plane = shared().await?;
     plane.create_namespace("managed").await?;
     let empty = report(plane, &["-n", "managed"]).await?;
-    empty.shows("bound tokens", "yes", &["namespace managed has no Pod to ask for; choose another --namespace"])?;
+    empty.shows(
+        "bound tokens",
+        "yes",
+        &["namespace managed has no Pod of ServiceAccount default to ask for; choose another --namespace"],
+    )?;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "idle", "namespace": "managed"},
         "spec": {"containers": [{"name": "idle", "image": "idle"}]}});
     plane.apply(&pod.to_string()).await?;

@@ -31,7 +31,7 @@ use super::{target::Target, verify::Learnt};
 use flags::Flags;
 use logins::Logins;
 use rbac::Rbac;
-pub use row::{Row, Severity, draw, worst};
+pub use row::{Row, Severity, draw, unchecked, worst};
 
 /// Everything that the report is made of. An `Err` says why it could not be learnt.
 pub struct Facts {

@@ -138,6 +138,20 @@ pub fn worst(rows: &[Row]) -> Option<Severity> {
     rows.iter().filter_map(|row| row.severity).max()
 }
 
+/// A warning, as those of kubectl, where a report without findings must not be taken for a clean cluster.
+pub fn unchecked(rows: &[Row]) -> Option<String> {
+    let unchecked: Vec<&str> = rows.iter().filter(|row| !row.not_checked.is_empty()).map(|row| row.strategy).collect();
+    let text = || {
+        format!(
+            "Warning: {} of {} rows could not be checked, or not in full: {}. --fail-on counts findings only.",
+            unchecked.len(),
+            rows.len(),
+            unchecked.join(", ")
+        )
+    };
+    (!unchecked.is_empty()).then(text)
+}
+
 /// A table of the rows, and the findings, the worst first.
 pub fn draw(rows: &[Row], paint: Paint) -> String {
     let head = format!("{:<21}  {:<11}  {:<8}  EVIDENCE\n", "STRATEGY", "FOUND", "SEVERITY");
@@ -225,6 +239,8 @@ low       bound tokens: too long
         assert_eq!(draw(&rows(), Paint(false)), expected);
         assert_eq!(worst(&rows()), Some(Severity::High));
         assert_eq!(worst(&[Row::new("x")]), None);
+        let warning = "Warning: 2 of 4 rows could not be checked, or not in full: webhook, static token file. --fail-on counts findings only.";
+        assert_eq!((unchecked(&rows()).as_deref(), unchecked(&[Row::new("x")])), (Some(warning), None));
     }
 
     #[test]

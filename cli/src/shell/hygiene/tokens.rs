@@ -53,13 +53,16 @@ pub async fn granted(cluster: &Cluster) -> Result<i64> {
 /// How long a token lives that a pod asks for as the kubelet does, in seconds.
 pub async fn of_pod(cluster: &Cluster) -> Result<i64> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let answer = api.list(&ListParams::default().limit(1)).await;
-    let pods = cluster.allowed("list", "pods", Some(&cluster.namespace), answer)?.items;
+    // Of the account for which the manual gives the right.
+    let list = ListParams::default().fields(&format!("spec.serviceAccountName={ACCOUNT}")).limit(1);
+    let pods = cluster.allowed("list", "pods", Some(&cluster.namespace), api.list(&list).await)?.items;
     let missing = || {
-        format!("extended expiry: namespace {} has no Pod to ask for; choose another --namespace", cluster.namespace)
+        format!(
+            "extended expiry: namespace {} has no Pod of ServiceAccount {ACCOUNT} to ask for; choose another --namespace",
+            cluster.namespace
+        )
     };
     let pod = pods.into_iter().next().with_context(missing)?;
-    let account = pod.spec.and_then(|spec| spec.service_account_name).unwrap_or_else(|| ACCOUNT.to_owned());
     let bound = BoundObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
@@ -68,7 +71,7 @@ pub async fn of_pod(cluster: &Cluster) -> Result<i64> {
     };
     let spec =
         TokenRequestSpec { audiences: Vec::new(), expiration_seconds: Some(EXTENDABLE), bound_object_ref: Some(bound) };
-    let Issued { token } = request(cluster, &account, spec).await?.status;
+    let Issued { token } = request(cluster, ACCOUNT, spec).await?.status;
     let claims = Claims::read(&token).context("the answer holds no token")?;
     let (start, end) = claims.issued_at.zip(claims.expires_at).context("the token names no lifetime")?;
     Ok((end - start).num_seconds())
