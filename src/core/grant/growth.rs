@@ -75,8 +75,13 @@ impl Crowd {
         crowd
     }
 
-    /// One policy for every account of each of these namespaces.
+    /// One policy for every account of each of these namespaces; ten thousand accounts in all.
     fn of_namespaces(namespaces: usize) -> Self {
+        Self::of(namespaces, MANY / namespaces)
+    }
+
+    /// One policy for so many accounts of each of these namespaces.
+    fn of(namespaces: usize, accounts: usize) -> Self {
         let mut server = Server::new();
         for n in 0..namespaces {
             let namespace = format!("ns-{n}");
@@ -85,7 +90,7 @@ impl Crowd {
                 policy.spec.service_accounts.selector =
                     Some(serde_json::from_str(r#"{"matchLabels": {"t": "y"}}"#).unwrap());
             });
-            for m in 0..MANY / namespaces {
+            for m in 0..accounts {
                 server.account(&namespace, &format!("app-{m:05}"), &[("t", "y")]);
             }
         }
@@ -280,7 +285,7 @@ fn many_scopes_are_level() {
 /// A policy that is re-created under its name is another one.
 #[test]
 fn an_echo_differs_from_a_change_by_what_the_policy_asks() {
-    let mut crowd = Crowd::of_namespaces(MANY / 10);
+    let mut crowd = Crowd::of(2, 10);
     crowd.settle();
     let policy = crowd.server.policies[&("ns-1".to_owned(), "p".to_owned())].clone();
     let state = |change: fn(&mut TokenPolicy)| {
@@ -335,7 +340,7 @@ fn a_name_that_is_let_go_goes_to_the_next_in_line() {
 
 #[test]
 fn without_a_free_slot_no_sleeper_wakes_the_loop() {
-    let mut crowd = Crowd::of_namespaces(500);
+    let mut crowd = Crowd::of(2, 10);
     crowd.settle();
     crowd.pass(2);
     crowd.server.pass(TimeDelta::hours(2));

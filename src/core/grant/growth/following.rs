@@ -28,16 +28,16 @@ fn calls(crowd: &Crowd) -> [usize; 4] {
 
 #[test]
 fn a_new_ca_reaches_every_secret_with_the_same_token() {
-    let mut crowd = Crowd::of_namespaces(500);
+    let mut crowd = Crowd::of(50, 20);
     crowd.settle();
     crowd.pass(2);
     let ([gets, applies, creates, deletes], statuses) = (calls(&crowd), crowd.statuses);
     for (ca, changes) in [("both", 1), ("new", 2)] {
         crowd.grants.observe_address(rotated(ca), crowd.server.now);
         crowd.settle();
-        assert_eq!((carrying(&crowd, ca), crowd.server.mints), (MANY, MANY));
+        assert_eq!((carrying(&crowd, ca), crowd.server.mints), (1000, 1000));
         // One read and one write each.
-        assert_eq!(calls(&crowd), [gets + changes * MANY, applies + changes * MANY, creates, deletes]);
+        assert_eq!(calls(&crowd), [gets + changes * 1000, applies + changes * 1000, creates, deletes]);
     }
     assert_eq!(crowd.statuses, statuses, "each token was valid all the time, and no policy says otherwise");
     // A look that finds nothing new costs nothing, and so does a restart.
