@@ -59,7 +59,7 @@ async fn starts_stops_and_restarts() -> Result<()> {
 
 #[tokio::test]
 async fn installs_what_is_shipped() -> Result<()> {
-    let plane = ControlPlane::start(Profile::default(), target_dir().join("e2e/install")).await?;
+    let plane = ControlPlane::start(Profile::default(), target_dir().join("e2e/operator-install")).await?;
     install(&plane).await?;
     token(&plane, NAMESPACE, ACCOUNT, Duration::from_hours(24)).await?;
     // A second time nothing is in the way, as for a user who upgrades.

@@ -18,7 +18,6 @@ use kube::api::Api;
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -132,7 +131,9 @@ pub async fn shared() -> Result<&'static ControlPlane> {
     static PLANE: OnceCell<ControlPlane> = OnceCell::const_new();
     let start = async || {
         let program = std::env::current_exe()?;
-        let name = program.file_stem().unwrap_or(OsStr::new("shared"));
+        let file = program.file_stem().context("a program without a name")?.to_string_lossy();
+        // Each build has another hash in its name; its files take the place of the last one's.
+        let name = file.rsplit_once('-').map_or(&*file, |(name, _)| name);
         ControlPlane::start(Profile::default(), target_dir().join("e2e").join(name)).await
     };
     PLANE.get_or_try_init(start).await
