@@ -80,8 +80,10 @@ async fn scraped(State(scrape): State<Scrape>) -> Result<([(&'static str, &'stat
     let refreshed = metrics.clone();
     let of_legacy = move |legacy: &Legacy, _| refreshed.refresh_legacy(legacy);
     let legacy = OptionFuture::from(legacy.as_ref().map(|legacy| refresh(legacy, of_legacy)));
-    // Also without an answer there is something to show.
-    let _ = timeout(UP_TO_DATE, join3(grants, bootstrap, legacy)).await;
+    if metrics.leads() {
+        // Also without an answer there is something to show.
+        let _ = timeout(UP_TO_DATE, join3(grants, bootstrap, legacy)).await;
+    }
     let text = metrics.encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text))
 }
@@ -137,4 +139,22 @@ async fn connection(stream: TcpStream, routes: Router) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
     let _ = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standby_shows_no_states() {
+        let (grants, mut grants_asked) = mpsc::channel(1);
+        let (legacy, mut legacy_asked) = mpsc::channel(1);
+        let metrics = Arc::new(Metrics::default());
+        let scrape = Scrape { metrics: metrics.clone(), grants, bootstrap: None, legacy: Some(legacy) };
+        assert!(scraped(State(scrape.clone())).await.is_ok());
+        assert!(grants_asked.try_recv().is_err() && legacy_asked.try_recv().is_err());
+        metrics.turned(true, chrono::TimeDelta::zero());
+        assert!(scraped(State(scrape)).await.is_ok());
+        assert!(grants_asked.try_recv().is_ok() && legacy_asked.try_recv().is_ok(), "the leader does");
+    }
 }

@@ -337,11 +337,13 @@ impl Metrics {
         }
     }
 
-    /// Takes over states, which are not counted. Tokens are those of the leader: a standby shows none.
+    /// Whether this process acts. States are the leader's: a standby shows none.
+    pub fn leads(&self) -> bool {
+        self.leader.get() != 0
+    }
+
+    /// Takes over states, which are not counted.
     pub fn refresh(&self, grants: &Grants) {
-        if self.leader.get() == 0 {
-            return;
-        }
         self.held.set(gauge(grants.tokens_held()));
         self.anchors.set(gauge(grants.anchor_count()));
         self.tokens_by_key(grants.tokens_by_key().map(|(key, count)| (key, gauge(count))).collect());
