@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// Tells and counts; lets the tokens be watched when they are needed.
+/// Tells and counts; lets the tokens be watched while they are needed.
 pub struct BootstrapHost {
     /// The counts.
     pub metrics: Arc<Metrics>,
@@ -64,13 +64,11 @@ impl Host<Bootstrap> for BootstrapHost {
         for count in bootstrap.counts() {
             self.metrics.bootstrap.count(count);
         }
-        if bootstrap.needs_tokens() {
-            optional::need(&self.needed);
-        }
+        optional::need(&self.needed, bootstrap.needs_tokens());
     }
 }
 
-/// Starts the watches: that of the tokens when they are needed, that of the ConfigMap if it is signed.
+/// Starts the watches: that of the tokens while they are needed, that of the ConfigMap if it is signed.
 pub fn watch(
     tasks: &mut JoinSet<()>,
     client: &Client,
@@ -79,26 +77,27 @@ pub fn watch(
     needed: watch::Receiver<bool>,
     inputs: &mpsc::Sender<Input<Bootstrap>>,
 ) {
-    let watch = |kind, namespace: &str| Watch {
+    let watch = |kind, namespace: &str, needed| Watch {
         kind,
         number: 0,
         scope: Some(namespace.into()),
         inputs: inputs.clone(),
         metrics: Some(metrics.clone()),
         absent_pause: None,
+        needed,
     };
     let policies =
         optional::policies::<BootstrapTokenPolicy, _, _>(client.clone(), inputs.clone(), BootstrapChange::Policy);
     tasks.spawn(policies);
-    let tokens = watch(TOKENS, NAMESPACE).follow(
+    let tokens = watch(TOKENS, NAMESPACE, Some(needed)).follow(
         KubeApi::<BootstrapSecret>::namespaced(client.clone(), NAMESPACE),
         Config::default().fields(&format!("type={SECRET_TYPE}")),
         |secret: BootstrapSecret| Some((version(&secret.metadata), BootstrapToken::read(secret))),
         BootstrapChange::Token,
     );
-    tasks.spawn(optional::once(needed, tokens));
+    tasks.spawn(tokens);
     if signs {
-        tasks.spawn(watch("configmaps (cluster-info)", cluster_info::NAMESPACE).follow(
+        tasks.spawn(watch("configmaps (cluster-info)", cluster_info::NAMESPACE, None).follow(
             KubeApi::<PartialObjectMeta<ConfigMap>>::namespaced(client.clone(), cluster_info::NAMESPACE),
             Config::default().fields(&format!("metadata.name={}", cluster_info::NAME)),
             |object| Some((version(&object.metadata), ())),

@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     events::Reporter,
     metrics::Metrics,
-    optional::{self, once},
+    optional,
     turn::{Host, Input},
     watch::Watch,
 };
@@ -40,7 +40,7 @@ use crate::{
     },
 };
 
-/// Tells and counts; lets everything be watched once there is a policy.
+/// Tells and counts; lets everything be watched while there is a policy.
 pub struct LegacyHost {
     /// The counts.
     pub metrics: Arc<Metrics>,
@@ -67,9 +67,7 @@ impl Host<Legacy> for LegacyHost {
     }
 
     fn turned(&mut self, legacy: &mut Legacy, _: Time) {
-        if legacy.is_needed() {
-            optional::need(&self.needed);
-        }
+        optional::need(&self.needed, legacy.is_needed());
     }
 }
 
@@ -88,34 +86,30 @@ pub fn watch(
         inputs: inputs.clone(),
         metrics: Some(metrics.clone()),
         absent_pause: None,
+        needed: Some(needed.clone()),
     };
     let policies = optional::policies::<LegacyTokenPolicy, _, _>(client.clone(), inputs.clone(), LegacyChange::Policy);
-    let tokens = watch("secrets (legacy tokens)", None).follow(
+    tasks.spawn(policies);
+    tasks.spawn(watch("secrets (legacy tokens)", None).follow(
         Api::<PartialObjectMeta<Secret>>::all(client.clone()),
         Config::default().fields(&format!("type={SECRET_TYPE}")),
         |object| Some((version(&object.metadata), LegacyToken::read(object.metadata))),
         LegacyChange::Token,
-    );
-    let namespaces = watch("namespaces", None).follow(
+    ));
+    tasks.spawn(watch("namespaces", None).follow(
         Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
         Config::default(),
         |object| Some((version(&object.metadata), object.metadata.labels.unwrap_or_default())),
         LegacyChange::Namespace,
-    );
-    let tracking = watch("configmaps (legacy tokens)", Some(TRACKING_NAMESPACE)).follow(
+    ));
+    tasks.spawn(watch("configmaps (legacy tokens)", Some(TRACKING_NAMESPACE)).follow(
         Api::<ConfigMap>::namespaced(client.clone(), TRACKING_NAMESPACE),
         Config::default().fields(&format!("metadata.name={TRACKING}")),
         |map| Some((version(&map.metadata), map.data.as_ref().and_then(|data| day_end(data.get("since")?)))),
         LegacyChange::Tracking,
-    );
-    let pods = references::<PodReferences>(watch("pods", None), client);
-    let accounts = references::<AccountReferences>(watch("serviceaccounts (legacy tokens)", None), client);
-    tasks.spawn(policies);
-    tasks.spawn(once(needed.clone(), tokens));
-    tasks.spawn(once(needed.clone(), namespaces));
-    tasks.spawn(once(needed.clone(), tracking));
-    tasks.spawn(once(needed.clone(), pods));
-    tasks.spawn(once(needed.clone(), accounts));
+    ));
+    tasks.spawn(references::<PodReferences>(watch("pods", None), client));
+    tasks.spawn(references::<AccountReferences>(watch("serviceaccounts (legacy tokens)", None), client));
 }
 
 /// Follows those objects of a kind that refer to a Secret.

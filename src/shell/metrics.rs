@@ -306,6 +306,11 @@ impl Metrics {
         self.last_events.get_or_create(&KindLabel { kind }).set(chrono::Utc::now().timestamp());
     }
 
+    /// Nobody watches this kind any more.
+    pub fn unwatched(&self, kind: &'static str) {
+        self.last_events.remove(&KindLabel { kind });
+    }
+
     /// A watch fails, or works again.
     pub fn watch_health(&self, scope: &Scope, kind: &'static str, fails: bool) {
         let labels = WatchLabels { kind, namespace: scope.as_deref().unwrap_or_default().to_owned() };

@@ -1,5 +1,5 @@
 //! Kinds that a component of `config/` brings: their watch is quiet while they are not installed, and what they are about is
-//! watched only once there is a policy.
+//! watched only while there is a policy.
 
 use std::time::Duration;
 
@@ -39,23 +39,23 @@ pub async fn policies<K, P, C>(
     P: Policy,
     C: Controller,
 {
-    let watch =
-        Watch { kind: P::PLURAL, number: 0, scope: None, inputs, metrics: None, absent_pause: Some(LOOK_AGAIN) };
+    let watch = Watch {
+        kind: P::PLURAL,
+        number: 0,
+        scope: None,
+        inputs,
+        metrics: None,
+        absent_pause: Some(LOOK_AGAIN),
+        needed: None,
+    };
     let api = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<K>(&()));
     let read = |policy: DynamicObject| Some((version(&policy.metadata), Stored::parse(policy)));
     watch.follow(api, Config::default(), read, change).await;
 }
 
-/// Follows what policies are about. Without anybody left to need it nothing is watched.
-pub async fn once(mut needed: watch::Receiver<bool>, follow: impl Future<Output = ()>) {
-    if needed.wait_for(|needed| *needed).await.is_ok() {
-        follow.await;
-    }
-}
-
-/// From now on it is needed.
-pub fn need(needed: &watch::Sender<bool>) {
-    needed.send_if_modified(|needed| !std::mem::replace(needed, true));
+/// Whether what policies are about is needed from now on.
+pub fn need(needed: &watch::Sender<bool>, is: bool) {
+    needed.send_if_modified(|needed| std::mem::replace(needed, is) != is);
 }
 
 /// The kind is not installed, or not for this operator: that is no fault. The API server tells a stranger that it may not look
@@ -67,6 +67,6 @@ pub fn watch_health<P: Policy>(component: &str, kind: &'static str, failure: Opt
             info!(kind, "no {} is read: the component {component} is not installed", P::KIND);
         }
         Some(failure) => warn!(kind, "{}", failure.message),
-        None => info!(kind, "the watch works again"),
+        None => info!(kind, "the watch fails no more"),
     }
 }

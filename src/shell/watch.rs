@@ -14,7 +14,10 @@ use kube::{
     runtime::watcher::{self, Config},
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use super::{metrics::Metrics, turn::Input};
 use crate::api::token_policy::TokenPolicy;
@@ -66,6 +69,7 @@ pub fn start(
             inputs: inputs.clone(),
             metrics: Some(metrics.clone()),
             absent_pause: None,
+            needed: None,
         };
         let demanded = demanded.clone();
         tasks.spawn(watch(KINDS[0]).follow(
@@ -129,10 +133,12 @@ pub struct Watch<C: Controller> {
     pub metrics: Option<Arc<Metrics>>,
     /// Pause after the answer that there is no such kind, or not for us; `None`: as after any other error.
     pub absent_pause: Option<Duration>,
+    /// It watches only while this is true; `None`: always.
+    pub needed: Option<watch::Receiver<bool>>,
 }
 
 impl<C: Controller> Watch<C> {
-    /// Follows for ever; ends only when the controller's task has ended.
+    /// Follows while it is needed; ends only when the controller's task has ended.
     pub async fn follow<K, V>(
         self,
         api: Api<K>,
@@ -143,6 +149,32 @@ impl<C: Controller> Watch<C> {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let config = config.timeout(RENEW_SECONDS);
+        let Some(mut needed) = self.needed.clone() else { return self.watch(&api, &config, &read, change).await };
+        while needed.wait_for(|needed| *needed).await.is_ok() {
+            tokio::select! {
+                () = self.watch(&api, &config, &read, change) => return,
+                _ = async { needed.wait_for(|needed| !needed).await.is_ok() } => {}
+            }
+            self.tell_health(None).await;
+            if !self.tell(Input::Change(self.number, change(WatchEvent::Stopped))).await {
+                return;
+            }
+            if let Some(metrics) = &self.metrics {
+                metrics.unwatched(self.kind);
+            }
+        }
+    }
+
+    /// Watches for ever; ends only when the controller's task has ended.
+    async fn watch<K, V>(
+        &self,
+        api: &Api<K>,
+        config: &Config,
+        read: &impl Fn(K) -> Option<(u64, V)>,
+        change: fn(WatchEvent<V>) -> C::Change,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
         let mut errors = 0;
         loop {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
@@ -164,7 +196,7 @@ impl<C: Controller> Watch<C> {
                     errors = 0;
                     self.tell_health(None).await;
                 }
-                if let Some(event) = watch_event(step, &read)
+                if let Some(event) = watch_event(step, read)
                     && !self.tell(Input::Change(self.number, change(event))).await
                 {
                     return;

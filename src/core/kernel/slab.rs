@@ -54,6 +54,10 @@ impl<T> Slab<T> {
         let row = self.chunks.get_mut(chunk)?.get_mut(at)?.take()?;
         self.free.push(id);
         self.len -= 1;
+        // One chunk stays: a table of few calls is empty again and again.
+        if self.len == 0 && self.chunks.len() > 1 {
+            *self = Self::default();
+        }
         Some(row)
     }
 
@@ -87,5 +91,16 @@ mod tests {
         assert_eq!(slab.remove(ids[3]), None);
         assert_eq!(slab.insert(7), ids[3]);
         assert_eq!(slab.iter().filter(|(_, row)| **row == 7).count(), 2);
+    }
+
+    #[test]
+    fn an_empty_slab_gives_its_room_back() {
+        let mut slab = Slab::default();
+        let ids: Vec<u32> = (0..600).map(|n| slab.insert(n)).collect();
+        for id in ids {
+            assert!(slab.remove(id).is_some());
+        }
+        assert_eq!((slab.chunks.len(), slab.free.capacity()), (0, 0));
+        assert_eq!((slab.insert(7), slab.get(0)), (0, Some(&7)));
     }
 }

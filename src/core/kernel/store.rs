@@ -25,6 +25,8 @@ pub enum WatchEvent<V> {
     Applied(Key, u64, V),
     /// The watch says this object was deleted, as of this resourceVersion.
     Deleted(Key, u64),
+    /// Nobody watches any more: nothing is known until the next list is complete.
+    Stopped,
 }
 
 impl<V> WatchEvent<V> {
@@ -33,7 +35,7 @@ impl<V> WatchEvent<V> {
     pub fn key(&self) -> Option<&Key> {
         match self {
             Self::Item(key, ..) | Self::Applied(key, ..) => Some(key),
-            Self::Listing | Self::Listed | Self::Deleted(..) => None,
+            Self::Listing | Self::Listed | Self::Deleted(..) | Self::Stopped => None,
         }
     }
 }
@@ -162,6 +164,10 @@ impl<V, L> Store<V, L> {
             if let Ok(entry) = ids.find_entry(row.hash, |known| *known == id) {
                 entry.remove();
             }
+            // It would keep the room of its fullest hour.
+            if ids.is_empty() {
+                *ids = HashTable::new();
+            }
         }
     }
 
@@ -180,7 +186,16 @@ impl<V, L> Store<V, L> {
                 self.shown(scope, &key, version, value, false, link).into_iter().collect()
             }
             WatchEvent::Deleted(key, version) => self.deleted(scope, &key, version).into_iter().collect(),
+            WatchEvent::Stopped => self.stop(scope),
         }
+    }
+
+    /// As after a list that names nothing, and yet nothing is listed.
+    fn stop(&mut self, scope: u16) -> Vec<Changed<V>> {
+        self.lists[usize::from(scope)].number += 1;
+        let gone = self.finish(scope);
+        self.lists[usize::from(scope)].complete = false;
+        gone
     }
 
     /// Takes an object in. Within one watch resourceVersions grow; an older one is news from before a write of our own. A
@@ -342,6 +357,18 @@ mod tests {
         list(&mut store, &[("a", 50)]);
         list(&mut store, &[("a", 20)]);
         assert_eq!((get(&store, "a"), store.newest(0)), (Some(20), 20));
+    }
+
+    #[test]
+    fn a_watch_that_stopped_leaves_nothing_and_nothing_counts_as_listed() {
+        let mut store = Names::new(1, 7);
+        list(&mut store, &[("a", 1), ("b", 2)]);
+        assert_eq!(apply(&mut store, 0, WatchEvent::Stopped), ["a", "b"]);
+        assert!(!store.listed(0));
+        (0..2).for_each(|id| store.release(id));
+        assert_eq!((store.len(), store.lists[0].ids.capacity()), (0, 0));
+        list(&mut store, &[("a", 1)]);
+        assert_eq!((store.listed(0), get(&store, "a")), (true, Some(1)), "of the same version as before");
     }
 
     #[test]

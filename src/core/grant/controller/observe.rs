@@ -233,6 +233,8 @@ impl Grants {
                 self.target_step(scope, WatchEvent::Listed, None, now);
                 self.listed(scope, now);
             }
+            // Only watches of optional kinds stop.
+            WatchEvent::Stopped => {}
         }
     }
 
@@ -357,6 +359,8 @@ impl Grants {
                 self.anchor_step(scope, WatchEvent::Listed, None, now);
                 self.listed(scope, now);
             }
+            // Only watches of optional kinds stop.
+            WatchEvent::Stopped => {}
         }
     }
 
