@@ -93,7 +93,7 @@ pub struct LegacyTokenPolicySpec {
             .message("somebody must have the time to miss it; write 24h or more")
     )]
     pub delete_after: Duration,
-    /// Labels of Secrets that are reported only.
+    /// Labels of Secrets that are reported only: other policies leave them alone as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::selector")]
     pub keep: Option<LabelSelector>,
@@ -125,7 +125,7 @@ pub struct LegacyTokenPolicyStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready and Stalled.
+    /// Ready, Stalled and Overlapping.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     #[schemars(schema_with = "schema::conditions")]
@@ -148,7 +148,7 @@ pub struct LegacyTokenCounts {
     pub quarantined: i32,
     /// A pod refers to the Secret, so nothing is done to it.
     pub mounted: i32,
-    /// The field keep selects the Secret, so nothing is done to it.
+    /// The field keep of this policy, or of another one that is for the Secret, selects it, so nothing is done to it.
     pub kept: i32,
     /// When the token was last used cannot be known, so nothing is done to it.
     pub unknown: i32,
@@ -175,6 +175,9 @@ pub struct LegacyTokenFinding {
     /// The day of the last use, as Kubernetes recorded it; none if it recorded none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<String>,
+    /// Why the state is Unknown, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Pods and accounts that refer to the Secret, at most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub referred_by: Vec<String>,

@@ -8,6 +8,8 @@ pub mod references;
 pub mod status;
 pub mod token;
 
+use std::collections::BTreeMap;
+
 use strum::IntoStaticStr;
 
 use super::{Time, id::Name};
@@ -28,6 +30,11 @@ pub const TRACKING_NAMESPACE: &str = "kube-system";
 /// Its name.
 pub const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 
+/// Why nobody knows since when a token is unused, and what to do.
+const NO_RECORD: &str = "it has no label kubernetes.io/legacy-token-last-used, and no ConfigMap says since when uses are recorded: see the condition Ready";
+const NO_DAY: &str = "its label kubernetes.io/legacy-token-last-used is no day: remove the label, and the API server writes it again at the next use";
+const NO_LIFT: &str = "nobody knows when its quarantine was lifted: delete the Secret if nobody needs it, or remove its label kubernetes.io/legacy-token-invalid-since, and its last use counts again";
+
 /// What is known besides the Secret itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
@@ -37,6 +44,8 @@ pub struct Surroundings {
     pub tracked: Option<Time>,
     /// A pod refers to the Secret.
     pub mounted: bool,
+    /// A policy that is for the Secret keeps it, this one or another.
+    pub kept: bool,
     /// Everything is known that a write needs.
     pub acts: bool,
 }
@@ -48,7 +57,7 @@ pub enum LegacyState {
     Quarantined,
     /// A pod refers to it.
     Mounted,
-    /// The policy keeps it.
+    /// A policy keeps it.
     Kept,
     /// Nobody knows when it was last used.
     Unknown,
@@ -69,15 +78,17 @@ pub enum LegacyAct {
 
 /// Since when a token is unused: the end of the day of its last use, else the first day on which uses were recorded; its
 /// creation if that is later, as a copy or a restored backup has the label of the Secret before. One that somebody lifted
-/// from quarantine counts as used then, and nobody knows when that was if the Secret does not say.
-#[must_use]
-pub fn idle_since(token: &LegacyToken, tracked: Option<Time>) -> Option<Time> {
+/// from quarantine counts as used then.
+///
+/// # Errors
+/// With the reason why nobody knows, and what to do.
+pub fn idle_since(token: &LegacyToken, tracked: Option<Time>) -> Result<Time, &'static str> {
     let used = match &token.last_used {
-        Some(day) => day.end?,
-        None => tracked?,
+        Some(day) => day.end.ok_or(NO_DAY)?,
+        None => tracked.ok_or(NO_RECORD)?,
     };
-    let used = used.max(token.created);
-    if let Quarantine::Lifted(at) = token.quarantine { Some(used.max(at?)) } else { Some(used) }
+    let lifted = if let Quarantine::Lifted(at) = token.quarantine { at.ok_or(NO_LIFT)? } else { used };
+    Ok(used.max(token.created).max(lifted))
 }
 
 /// The state of a Secret by a policy.
@@ -86,17 +97,18 @@ pub fn state(around: Surroundings, token: &LegacyToken, policy: &LegacyPolicy) -
     match idle_since(token, around.tracked) {
         _ if matches!(token.quarantine, Quarantine::Since(_)) => LegacyState::Quarantined,
         _ if around.mounted => LegacyState::Mounted,
-        _ if policy.keeps(token) => LegacyState::Kept,
-        None => LegacyState::Unknown,
-        Some(idle) if idle + policy.unused_for <= around.now => LegacyState::Unused,
-        Some(_) => LegacyState::Used,
+        _ if around.kept => LegacyState::Kept,
+        Err(_) => LegacyState::Unknown,
+        Ok(idle) if idle + policy.unused_for <= around.now => LegacyState::Unused,
+        Ok(_) => LegacyState::Used,
     }
 }
 
-/// Decides about a Secret for one of its policies. One of which nobody knows when it was used is never touched.
+/// Decides about a Secret for one of its policies. One is never touched of which nobody knows when it was used, or that a pod
+/// refers to or a policy keeps, also when somebody has just lifted its quarantine.
 #[must_use]
 pub fn decide(around: Surroundings, token: &LegacyToken, name: &Name, policy: &LegacyPolicy) -> LegacyAct {
-    let idle = idle_since(token, around.tracked).filter(|_| !token.terminating);
+    let idle = idle_since(token, around.tracked).ok().filter(|_| !token.terminating && !around.mounted && !around.kept);
     let Some(idle) = idle else { return LegacyAct::Wait(None) };
     let unused_at = idle + policy.unused_for;
     let act = |at: Time, least: LegacyMode, step: LegacyStep| {
@@ -108,22 +120,23 @@ pub fn decide(around: Surroundings, token: &LegacyToken, name: &Name, policy: &L
             LegacyAct::Wait(None)
         }
     };
-    match (state(around, token, policy), token.quarantine) {
+    match token.quarantine {
         _ if token.was_lifted => act(around.now, LegacyMode::Quarantine, LegacyStep::Lift),
-        (LegacyState::Quarantined, Quarantine::Since(Some(since))) if !around.mounted && !policy.keeps(token) => {
+        // Since nobody knows when.
+        Quarantine::Since(None) => LegacyAct::Wait(None),
+        Quarantine::Since(Some(since)) => {
             let since = since.max(token.created);
             let step = LegacyStep::Delete { policy: name.clone(), since };
             act(unused_at.max(since + policy.delete_after), LegacyMode::Delete, step)
         }
-        (LegacyState::Used | LegacyState::Unused, _) => {
+        Quarantine::No | Quarantine::Lifted(_) => {
             let step = LegacyStep::Quarantine { policy: name.clone(), idle, today: around.now.date_naive() };
             act(unused_at, LegacyMode::Quarantine, step)
         }
-        _ => LegacyAct::Wait(None),
     }
 }
 
-/// What the policies that are for a Secret want: the first step that one of them takes, else the earliest wait.
+/// What the policies that are for a Secret want: the step of the first of them, by name, that takes one, else the earliest wait.
 #[must_use]
 pub fn decide_all<'a>(
     around: Surroundings,
@@ -131,6 +144,7 @@ pub fn decide_all<'a>(
     policies: impl Iterator<Item = (&'a Name, &'a LegacyPolicy)>,
 ) -> LegacyAct {
     let mut until = None;
+    let policies: BTreeMap<&Name, &LegacyPolicy> = policies.collect();
     for (name, policy) in policies {
         match decide(around, token, name, policy) {
             LegacyAct::Wait(at) => until = until.into_iter().chain(at).min(),

@@ -84,14 +84,13 @@ impl Reporter {
             LegacyNews::Done(step) => {
                 info!(secret, "{}", event.message());
                 self.metrics.legacy.news(step);
-                for event in Event::of_legacy(event, step) {
-                    self.publish(event);
-                }
             }
-            // It does not belong to a single Secret.
             LegacyNews::Failing(failure) => {
                 warn!(secret, reason = failure.reason.into_str(), "{}", failure.message);
             }
+        }
+        for event in Event::of_legacy(event) {
+            self.publish(event);
         }
     }
 
@@ -178,19 +177,20 @@ impl Event {
     }
 
     /// About the Secret, and about the account whose token it holds; each is related to the other.
-    fn of_legacy(event: &LegacyEvent, step: &LegacyStep) -> [Self; 2] {
+    fn of_legacy(event: &LegacyEvent) -> [Self; 2] {
         let Key { namespace, name } = &event.secret;
         let reference = |kind: &str, name: &str, uid: &str| json!({"apiVersion": "v1", "kind": kind, "namespace": &**namespace, "name": name, "uid": uid});
         let secret = reference("Secret", name, &event.uid);
         let account = reference("ServiceAccount", &event.account.0, &event.account.1);
+        let (reason, action) = event.what.reason_and_action();
         [(secret.clone(), account.clone()), (account, secret)].map(|(regarding, related)| Self {
             namespace: namespace.clone(),
             regarding,
             related: Some(related),
-            reason: step.reason(),
-            action: step.action(),
+            reason,
+            action,
             note: event.message(),
-            warning: *step != LegacyStep::Lift,
+            warning: !matches!(event.what, LegacyNews::Done(LegacyStep::Lift)),
         })
     }
 

@@ -55,8 +55,9 @@ impl Host<Legacy> for LegacyHost {
         self.metrics.decided("legacy", count, took);
     }
 
-    /// Events count what answers bring.
-    fn answered(&self, _: &Outcome) {}
+    fn answered(&self, outcome: &Outcome) {
+        self.metrics.answered(outcome);
+    }
 
     fn report(&self, news: LegacyEvent) {
         self.reporter.report_legacy(&news);

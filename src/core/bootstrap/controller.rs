@@ -26,7 +26,7 @@ use crate::{
         id::{Key, Uid},
         kernel::{
             controller::{Controller, Outcome},
-            policies::{Policies, Policy as _, Stored, unreadable},
+            policies::{Policies, Stored},
             slab::Slab,
             store::WatchEvent,
             tended::{End, Ended, Found, LONGEST_PAUSE, Tended, Tending},
@@ -42,8 +42,6 @@ const LONGEST_CAP_PAUSE: TimeDelta = TimeDelta::minutes(1);
 
 /// Name of the watch of the tokens.
 pub const TOKENS: &str = "secrets (bootstrap tokens)";
-/// Name of calls about single tokens.
-const CALLS: &str = "calls";
 
 /// A step of a watch.
 #[derive(Debug)]
@@ -62,8 +60,6 @@ enum BootstrapCall {
     /// About a token, under its own ticket.
     Token(u32),
     Sign(Signing),
-    /// The status of the policy in this row, which has this UID.
-    Status(u32, Uid),
 }
 
 /// What can be done to a token.
@@ -159,11 +155,8 @@ impl Bootstrap {
         }
     }
 
-    /// Something about tokens has changed. The failure of calls is over when it is for the last of them.
+    /// Something about tokens has changed.
     fn changed(&mut self, now: Time) {
-        if !self.tokens.fails() {
-            self.policies.note(CALLS, None, now);
-        }
         self.policies.mark_all(now);
         self.sign_soon(now);
     }
@@ -193,9 +186,8 @@ impl Bootstrap {
             }
             Verdict::Keep => None,
         };
-        self.tokens.rest(id, until);
-        if !self.tokens.fails() {
-            self.policies.note(CALLS, None, now);
+        if self.tokens.rest(id, until) {
+            self.policies.mark_all(now);
         }
     }
 
@@ -209,7 +201,7 @@ impl Bootstrap {
     }
 
     fn token_answered(&mut self, ticket: u32, answer: Answer, now: Time) -> Outcome {
-        let Some(Ended { key, object, step, end }) = self.tokens.answered(ticket, answer, now) else {
+        let Some(Ended { key, object, step, end, is_news }) = self.tokens.answered(ticket, answer, now) else {
             return Outcome::default();
         };
         if let Some(TokenStep::Delete(_)) = step {
@@ -221,50 +213,46 @@ impl Bootstrap {
             }));
         }
         let failure = if let End::Failed(failure) = &end { Some(failure.clone()) } else { None };
-        self.events.extend(self.told(step, end).map(|what| BootstrapEvent { object: key, uid: object.uid, what }));
-        if failure.is_some() {
-            self.policies.note(CALLS, failure.clone(), now);
-        }
+        let what = match (end, step) {
+            (End::Done, Some(TokenStep::Delete(why))) => Some(BootstrapNews::Deleted(why)),
+            (End::Done, Some(TokenStep::Cap(cap))) => Some(BootstrapNews::Capped(cap)),
+            (End::Failed(failure), _) if is_news => Some(BootstrapNews::Failing(failure)),
+            _ => None,
+        };
+        self.events.extend(what.map(|what| BootstrapEvent { object: key, uid: object.uid, what }));
         self.changed(now);
         Outcome { failure, ..Outcome::default() }
     }
+}
 
-    /// Ten thousand tokens that cannot be deleted for one reason are one piece of news.
-    fn told(&self, step: Option<TokenStep>, end: End) -> Option<BootstrapNews> {
-        match (end, step) {
-            (End::Done, Some(TokenStep::Delete(why))) => Some(BootstrapNews::Deleted(why)),
-            (End::Done, Some(TokenStep::Cap(cap))) => Some(BootstrapNews::Capped(cap)),
-            (End::Failed(failure), _) => {
-                self.policies.is_new(CALLS, &failure).then_some(BootstrapNews::Failing(failure))
-            }
-            _ => None,
-        }
+fn status(
+    tokens: &Tending<BootstrapToken>,
+    policies: &Policies<BootstrapPolicy>,
+    id: u32,
+    now: Time,
+) -> Option<BootstrapTokenPolicyStatus> {
+    if !tokens.listed() && !policies.failures().contains_key(TOKENS) {
+        return None;
     }
+    let (_, stored, before) = policies.get(id)?;
+    let mut known: Vec<(&Key, &BootstrapToken)> = tokens.iter().collect();
+    known.sort_unstable_by_key(|(key, _)| *key);
+    let (policy, context) = (stored.asks.as_ref().ok()?, context(tokens, policies, now));
+    Some(status::summarise(policy, stored.generation, before, known.into_iter(), context))
+}
 
-    fn status(&self, id: u32, now: Time) -> Option<BootstrapTokenPolicyStatus> {
-        if !self.tokens.listed() && !self.policies.failures().contains_key(TOKENS) {
-            return None;
-        }
-        let (name, stored, before) = self.policies.get(id)?;
-        let mut tokens: Vec<(&Key, &BootstrapToken)> = self.tokens.iter().collect();
-        tokens.sort_unstable_by_key(|(key, _)| *key);
-        Some(match &stored.asks {
-            Ok(policy) => status::summarise(policy, stored.generation, before, tokens.into_iter(), self.context(now)),
-            Err(error) => BootstrapTokenPolicyStatus {
-                conditions: unreadable(BootstrapPolicy::KIND, name, error, &before.conditions, now),
-                ..BootstrapTokenPolicyStatus::default()
-            },
-        })
-    }
-
-    fn context(&self, now: Time) -> BootstrapContext<'_> {
-        let enforced = self.policies.acting().filter(|(_, policy)| policy.enforces);
-        BootstrapContext {
-            now,
-            policies: self.policies.len(),
-            strictest: enforced.filter_map(|(name, policy)| Some((policy.max_age?, &**name))).min(),
-            failure: self.policies.failures().values().next(),
-        }
+fn context<'a>(
+    tokens: &'a Tending<BootstrapToken>,
+    policies: &'a Policies<BootstrapPolicy>,
+    now: Time,
+) -> BootstrapContext<'a> {
+    let enforced = policies.acting().filter(|(_, policy)| policy.enforces);
+    let calls = tokens.failures().map(|(_, failure)| failure);
+    BootstrapContext {
+        now,
+        policies: policies.len(),
+        strictest: enforced.filter_map(|(name, policy)| Some((policy.max_age?, &**name))).min(),
+        failure: policies.failures().values().chain(calls).next(),
     }
 }
 
@@ -383,22 +371,15 @@ impl Controller for Bootstrap {
     }
 
     fn take_status(&mut self, most: usize, now: Time) -> Option<(u32, Request)> {
-        while let Some(id) = self.policies.due(most, now) {
-            let status = self.status(id, now);
-            if let Some((uid, request)) = self.policies.write(id, status) {
-                return Some((self.calls.insert(BootstrapCall::Status(id, uid)), request));
-            }
-        }
-        None
+        self.policies.take(most, now, |policies, id| status(&self.tokens, policies, id, now))
     }
 
     fn answered(&mut self, ticket: u32, answer: Answer, now: Time) -> Outcome {
-        match self.calls.remove(ticket) {
+        self.policies.answered(ticket, answer, now).unwrap_or_else(|answer| match self.calls.remove(ticket) {
             Some(BootstrapCall::Token(ticket)) => self.token_answered(ticket, answer, now),
             Some(BootstrapCall::Sign(signing)) => self.sign_answered(signing, answer, now),
-            Some(BootstrapCall::Status(id, uid)) => self.policies.written(id, uid, answer, now),
             None => Outcome::default(),
-        }
+        })
     }
 
     fn next_wake(&self, free: bool, writes: usize, now: Time) -> Option<Time> {

@@ -6,10 +6,12 @@ use std::{collections::BTreeMap, fmt::Debug};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::DynamicObject;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
 
 use super::{
     controller::Outcome,
     outbox::Outbox,
+    slab::Slab,
     store::{Changed, Store, WatchEvent},
 };
 use crate::core::{
@@ -21,6 +23,9 @@ use crate::core::{
     reason::FailureReason,
     request::{self, Answer, Request},
 };
+
+/// Tickets of statuses have this bit: no slab gets so large that those of objects had it.
+const STATUS: u32 = 1 << 31;
 
 /// What a policy of one kind asks for.
 pub trait Policy: Sized {
@@ -90,6 +95,8 @@ struct PolicyLink<S> {
 pub struct Policies<P: Policy> {
     store: Store<Stored<P>, PolicyLink<P::Status>>,
     outbox: Outbox<u32>,
+    /// Writes under way: the row, and the UID of the policy in it.
+    calls: Slab<(u32, Uid)>,
     /// Watches that fail, and calls of the kinds that fail.
     failures: BTreeMap<&'static str, Failure>,
 }
@@ -98,7 +105,12 @@ impl<P: Policy> Policies<P> {
     /// None known. `seed` is random.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { store: Store::new(1, seed), outbox: Outbox::default(), failures: BTreeMap::new() }
+        Self {
+            store: Store::new(1, seed),
+            outbox: Outbox::default(),
+            calls: Slab::default(),
+            failures: BTreeMap::new(),
+        }
     }
 
     /// How many there are.
@@ -183,9 +195,20 @@ impl<P: Policy> Policies<P> {
         &self.failures
     }
 
-    /// The next policy whose status may be written; [`Policies::write`] follows.
-    pub fn due(&mut self, most: usize, now: Time) -> Option<u32> {
-        self.outbox.take(most, now)
+    /// The next write of a status that differs from the stored one; `status` computes that of a policy that parses.
+    pub fn take(
+        &mut self,
+        most: usize,
+        now: Time,
+        status: impl Fn(&Self, u32) -> Option<P::Status>,
+    ) -> Option<(u32, Request)> {
+        while let Some(id) = self.outbox.take(most, now) {
+            let status = self.unreadable(id, now).or_else(|| status(self, id));
+            if let Some((uid, request)) = self.write(id, status) {
+                return Some((STATUS | self.calls.insert((id, uid)), request));
+            }
+        }
+        None
     }
 
     /// A policy, and the status that it has or is about to have.
@@ -195,8 +218,20 @@ impl<P: Policy> Policies<P> {
         Some((&link.name, stored, link.written.as_ref().unwrap_or(&stored.status)))
     }
 
+    /// The status of a policy that does not parse.
+    fn unreadable(&self, id: u32, now: Time) -> Option<P::Status> {
+        let (name, stored, before) = self.get(id)?;
+        let error = stored.asks.as_ref().err()?;
+        let message = format!("{} {name} does not parse: {error}", P::KIND);
+        let Failure { reason, message, .. } = Failure::new(FailureReason::PolicyUnreadable, &message);
+        let before = serde_json::to_value(before).ok()?["conditions"].take();
+        let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
+        let draft = |kind, status| Draft::new(kind, status, reason.into_str(), &message).since(&before, 0, now);
+        serde_json::from_value(json!({"conditions": [draft("Ready", false), draft("Stalled", true)]})).ok()
+    }
+
     /// The write of this status, unless it has it, with the UID of the policy.
-    pub fn write(&mut self, id: u32, status: Option<P::Status>) -> Option<(Uid, Request)> {
+    fn write(&mut self, id: u32, status: Option<P::Status>) -> Option<(Uid, Request)> {
         let write = self.get(id).zip(status).filter(|((.., before), status)| *before != status);
         let Some(((name, stored, _), status)) = write else {
             self.outbox.unchanged(id);
@@ -211,7 +246,18 @@ impl<P: Policy> Policies<P> {
     }
 
     /// Takes in how a write ended.
-    pub fn written(&mut self, id: u32, uid: Uid, answer: Answer, now: Time) -> Outcome {
+    ///
+    /// # Errors
+    /// With the answer, when the ticket is not of a status.
+    pub fn answered(&mut self, ticket: u32, answer: Answer, now: Time) -> Result<Outcome, Answer> {
+        if ticket & STATUS == 0 {
+            return Err(answer);
+        }
+        let call = self.calls.remove(ticket & !STATUS);
+        Ok(call.map(|(id, uid)| self.written(id, uid, answer, now)).unwrap_or_default())
+    }
+
+    fn written(&mut self, id: u32, uid: Uid, answer: Answer, now: Time) -> Outcome {
         if self.store.get(id).map(|stored| Uid::read(&stored.uid)) != Some(uid) {
             return Outcome::default();
         }
@@ -227,13 +273,4 @@ impl<P: Policy> Policies<P> {
     pub fn next_wake(&self, most: usize, now: Time) -> Option<Time> {
         self.outbox.next_wake(most, now)
     }
-}
-
-/// The conditions of a policy that does not parse.
-#[must_use]
-pub fn unreadable(kind: &str, name: &str, error: &str, before: &[Condition], now: Time) -> Vec<Condition> {
-    let failure = Failure::new(FailureReason::PolicyUnreadable, &format!("{kind} {name} does not parse: {error}"));
-    let draft = |kind, status| Draft::new(kind, status, failure.reason.into_str(), &failure.message);
-    let conditions = [draft("Ready", false), draft("Stalled", true)];
-    conditions.into_iter().map(|draft| draft.since(before, 0, now)).collect()
 }

@@ -18,6 +18,7 @@ use crate::core::{
     Time,
     failure::Failure,
     id::{Key, Uid},
+    reason::FailureReason,
     request::{Answer, Request},
     schedule::quick_retry,
 };
@@ -95,6 +96,8 @@ pub struct Ended<V: Tended> {
     pub step: Option<V::Step>,
     /// Its end.
     pub end: End,
+    /// It failed, and no other object fails for that reason: a thousand are one piece of news.
+    pub is_news: bool,
 }
 
 /// The end of a call.
@@ -162,12 +165,6 @@ impl<V: Tended> Tending<V> {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.queue.ready_count()
-    }
-
-    /// Whether a call about one of them failed, and has not worked since.
-    #[must_use]
-    pub fn fails(&self) -> bool {
-        !self.failing.is_empty()
     }
 
     /// The objects whose last call failed, and how.
@@ -266,12 +263,12 @@ impl<V: Tended> Tending<V> {
         Some(id)
     }
 
-    /// Nothing is to be done until then.
-    pub fn rest(&mut self, id: u32, until: Option<Time>) {
-        self.recovered(id);
+    /// Nothing is to be done until then; whether a failure is over by that.
+    pub fn rest(&mut self, id: u32, until: Option<Time>) -> bool {
         if let Some(at) = until {
             self.judge_at(id, at);
         }
+        self.recovered(id)
     }
 
     /// Begins a step.
@@ -305,13 +302,18 @@ impl<V: Tended> Tending<V> {
             Err(refusal) if refusal.code == Some(409) && step.is_some() => End::Conflict,
             Err(refusal) => End::Failed(refusal.failure),
         };
+        let is_news = matches!(&end, End::Failed(failure) if !self.fails_for(failure.reason));
         if end == End::Conflict {
             self.bump(id);
             self.begin(id, object.clone(), None);
         } else {
             self.settle(id, step.as_ref(), &end, now);
         }
-        Some(Ended { key, object, step, end })
+        Some(Ended { key, object, step, end, is_news })
+    }
+
+    fn fails_for(&self, reason: FailureReason) -> bool {
+        self.failing.values().any(|failure| failure.reason == reason)
     }
 
     /// Our own call says how things are before the watch does.
@@ -340,9 +342,9 @@ impl<V: Tended> Tending<V> {
         link.failures
     }
 
-    fn recovered(&mut self, id: u32) {
+    fn recovered(&mut self, id: u32) -> bool {
         self.store.link_mut(id).into_iter().for_each(|link| link.failures = 0);
-        self.failing.remove(&id);
+        self.failing.remove(&id).is_some()
     }
 
     fn settle(&mut self, id: u32, step: Option<&V::Step>, end: &End, now: Time) {

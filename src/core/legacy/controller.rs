@@ -7,30 +7,26 @@ use super::{
     event::{LegacyEvent, LegacyNews},
     policy::LegacyPolicy,
     references::{By, References},
-    status::{self, LegacyContext},
     token::LegacyToken,
 };
 use chrono::TimeDelta;
 
 use crate::{
-    api::legacy_token_policy::{LegacyMode, LegacyTokenCounts, LegacyTokenPolicyStatus},
+    api::legacy_token_policy::LegacyTokenCounts,
     core::{
         Time,
         failure::Failure,
-        id::{Name, Uid},
+        id::{Key, Name},
         kernel::{
             controller::{Controller, Outcome},
-            policies::{Policies, Policy as _, Stored, unreadable},
-            slab::Slab,
-            store::{Store, WatchEvent},
+            policies::{Policies, Stored},
+            store::{Changed, Store, WatchEvent},
             tended::{End, Ended, Tending},
         },
         request::{Answer, Request},
     },
 };
 
-/// Name of calls about single Secrets.
-const CALLS: &str = "calls";
 /// Pause between two steps. Each is two events, and ten events a second are sent: half of them are left to others.
 const PACE: TimeDelta = TimeDelta::milliseconds(400);
 
@@ -52,54 +48,83 @@ pub enum LegacyChange {
     Tracking(WatchEvent<Option<Time>>),
 }
 
-/// A call under way.
+/// What the watches show.
 #[derive(Debug)]
-enum LegacyCall {
-    /// About a Secret, under its own ticket.
-    Token(u32),
-    /// The status of the policy in this row, which has this UID.
-    Status(u32, Uid),
+pub struct Known {
+    pub(super) tokens: Tending<LegacyToken>,
+    pub(super) references: References,
+    pub(super) namespaces: Store<Labels, ()>,
+    tracking: Store<Option<Time>, ()>,
 }
 
 /// Everything known.
 #[derive(Debug)]
 pub struct Legacy {
-    tokens: Tending<LegacyToken>,
+    known: Known,
     policies: Policies<LegacyPolicy>,
-    references: References,
-    namespaces: Store<Labels, ()>,
-    tracking: Store<Option<Time>, ()>,
-    calls: Slab<LegacyCall>,
     events: Vec<LegacyEvent>,
     /// When the last step began.
     stepped: Option<Time>,
 }
 
-/// Takes a step of a watch in; whether anything changed.
-fn changes<V>(store: &mut Store<V, ()>, event: WatchEvent<V>) -> bool {
-    let listed = matches!(event, WatchEvent::Listed);
-    let changed = store.apply(0, event, |_| ());
-    let any = !changed.is_empty();
-    for changed in changed {
-        store.release(changed.id);
+/// Takes a step of a watch in; whether something else is known now, once all is. The next of many objects that a list names is no
+/// reason to judge every Secret.
+fn changes<V: PartialEq>(store: &mut Store<V, ()>, event: WatchEvent<V>) -> bool {
+    let mut changes = matches!(event, WatchEvent::Listed);
+    for Changed { id, before } in store.apply(0, event, |_| ()) {
+        changes |= store.listed(0) && before.as_ref() != store.get(id);
+        store.release(id);
     }
-    listed || any
+    changes
+}
+
+impl Known {
+    pub(super) fn tracked(&self) -> Option<Time> {
+        self.tracking.iter().find_map(|(_, since, ())| *since?)
+    }
+
+    pub(super) fn listed(&self) -> bool {
+        self.tokens.listed() && self.references.listed() && self.namespaces.listed(0) && self.tracking.listed(0)
+    }
+
+    /// Whether everything is known that a write needs.
+    pub(super) fn acts(&self, policies: &Policies<LegacyPolicy>) -> bool {
+        self.listed() && policies.failures().is_empty() && self.tracked().is_some()
+    }
+
+    pub(super) fn is_for(&self, policy: &LegacyPolicy, namespace: &str) -> bool {
+        policy.is_for(|| self.namespaces.find(0, "", namespace).and_then(|id| self.namespaces.get(id)))
+    }
+
+    pub(super) fn around(
+        &self,
+        key: &Key,
+        token: &LegacyToken,
+        policies: &Policies<LegacyPolicy>,
+        now: Time,
+    ) -> Surroundings {
+        let keeps = |policy: &LegacyPolicy| policy.keeps(token) && self.is_for(policy, &key.namespace);
+        Surroundings {
+            now,
+            tracked: self.tracked(),
+            mounted: self.references.is_mounted(key),
+            kept: policies.acting().any(|(_, policy)| keeps(policy)),
+            acts: self.acts(policies),
+        }
+    }
 }
 
 impl Legacy {
     /// Nothing known. `seed` is random.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
+        let known = Known {
             tokens: Tending::new(seed),
-            policies: Policies::new(seed),
             references: References::new(seed),
             namespaces: Store::new(1, seed),
             tracking: Store::new(1, seed),
-            calls: Slab::default(),
-            events: Vec::new(),
-            stepped: None,
-        }
+        };
+        Self { known, policies: Policies::new(seed), events: Vec::new(), stepped: None }
     }
 
     /// Whether anything but policies has to be watched at all.
@@ -116,21 +141,7 @@ impl Legacy {
     /// Secrets that wait to be judged.
     #[must_use]
     pub fn queue_length(&self) -> usize {
-        self.tokens.waiting()
-    }
-
-    fn tracked(&self) -> Option<Time> {
-        self.tracking.iter().find_map(|(_, since, ())| *since?)
-    }
-
-    fn listed(&self) -> bool {
-        self.tokens.listed() && self.references.listed() && self.namespaces.listed(0) && self.tracking.listed(0)
-    }
-
-    /// Whether everything is known that a write needs.
-    fn acts(&self) -> bool {
-        let watches = self.policies.failures().keys().all(|kind| *kind == CALLS);
-        self.listed() && watches && self.tracked().is_some()
+        self.known.tokens.waiting()
     }
 
     /// Until when no Secret is judged, since one was written just now. A clock that went back ends the pause.
@@ -138,88 +149,35 @@ impl Legacy {
         self.stepped.filter(|at| *at <= now).map(|at| at + PACE).filter(|until| *until > now)
     }
 
-    fn is_for(&self, policy: &LegacyPolicy, namespace: &str) -> bool {
-        policy.is_for(self.namespaces.find(0, "", namespace).and_then(|id| self.namespaces.get(id)))
-    }
-
-    /// Something about Secrets has changed. The failure of calls is over when it is for the last of them.
-    fn changed(&mut self, now: Time) {
-        if !self.tokens.fails() {
-            self.policies.note(CALLS, None, now);
+    /// Decides about one Secret, and begins the call that it needs.
+    fn judge(&mut self, id: u32, now: Time) {
+        let Some((key, token)) = self.known.tokens.get(id) else { return };
+        let policies = self.policies.acting().filter(|(_, policy)| self.known.is_for(policy, &key.namespace));
+        match decide_all(self.known.around(key, token, &self.policies, now), token, policies) {
+            LegacyAct::Step(step) => {
+                self.stepped = Some(now);
+                self.known.tokens.step(id, step);
+            }
+            LegacyAct::Wait(until) => drop(self.known.tokens.rest(id, until)),
         }
         self.policies.mark_all(now);
     }
 
-    /// Decides about one Secret, and begins the call that it needs.
-    fn judge(&mut self, id: u32, now: Time) {
-        let Some((key, token)) = self.tokens.get(id) else { return };
-        let policies = self.policies.acting().filter(|(_, policy)| self.is_for(policy, &key.namespace));
-        let (tracked, mounted) = (self.tracked(), self.references.is_mounted(key));
-        match decide_all(Surroundings { now, tracked, mounted, acts: self.acts() }, token, policies) {
-            LegacyAct::Step(step) => {
-                self.stepped = Some(now);
-                self.tokens.step(id, step);
-            }
-            LegacyAct::Wait(until) => self.tokens.rest(id, until),
-        }
-        self.changed(now);
-    }
-
     fn token_answered(&mut self, ticket: u32, answer: Answer, now: Time) -> Outcome {
-        let Some(Ended { key, object, step, end }) = self.tokens.answered(ticket, answer, now) else {
+        let Some(Ended { key, object, step, end, is_news }) = self.known.tokens.answered(ticket, answer, now) else {
             return Outcome::default();
         };
         let failure = if let End::Failed(failure) = &end { Some(failure.clone()) } else { None };
         let what = match (end, step) {
             (End::Done, Some(step)) => Some(LegacyNews::Done(step)),
-            // A thousand Secrets that cannot be written for one reason are one piece of news.
-            (End::Failed(failure), _) => self.policies.is_new(CALLS, &failure).then_some(LegacyNews::Failing(failure)),
+            (End::Failed(failure), _) if is_news => Some(LegacyNews::Failing(failure)),
             _ => None,
         };
         let event =
             |what| LegacyEvent { secret: key, uid: object.uid.to_string().into(), account: object.account, what };
         self.events.extend(what.map(event));
-        if failure.is_some() {
-            self.policies.note(CALLS, failure.clone(), now);
-        }
-        self.changed(now);
+        self.policies.mark_all(now);
         Outcome { failure, ..Outcome::default() }
-    }
-
-    /// A watch that fails, or a call about a Secret that a policy is to act on.
-    fn failure(&self, id: u32) -> Option<&Failure> {
-        let watch = self.policies.failures().iter().find(|(kind, _)| **kind != CALLS).map(|(_, failure)| failure);
-        let policy = self.policies.get(id).and_then(|(_, stored, _)| stored.asks.as_ref().ok());
-        let policy = policy.filter(|policy| policy.mode > LegacyMode::Report);
-        let mut calls =
-            self.tokens.failures().filter(|(key, _)| policy.is_some_and(|it| self.is_for(it, &key.namespace)));
-        watch.or_else(|| Some(calls.next()?.1))
-    }
-
-    fn status(&self, id: u32, now: Time) -> Option<LegacyTokenPolicyStatus> {
-        let failure = self.failure(id);
-        if !self.listed() && failure.is_none() {
-            return None;
-        }
-        let (name, stored, before) = self.policies.get(id)?;
-        Some(match &stored.asks {
-            Ok(policy) => {
-                let secrets = self.tokens.iter().filter(|(key, _)| self.is_for(policy, &key.namespace));
-                let context = LegacyContext {
-                    now,
-                    generation: stored.generation,
-                    tracked: self.tracked(),
-                    references: &self.references,
-                    acts: self.acts(),
-                    failure,
-                };
-                status::summarise(policy, before, secrets, context)
-            }
-            Err(error) => LegacyTokenPolicyStatus {
-                conditions: unreadable(LegacyPolicy::KIND, name, error, &before.conditions, now),
-                ..LegacyTokenPolicyStatus::default()
-            },
-        })
     }
 }
 
@@ -230,25 +188,25 @@ impl Controller for Legacy {
     fn observe(&mut self, _: u16, change: LegacyChange, now: Time) {
         let concerns_all = match change {
             LegacyChange::Policy(event) => self.policies.observe(event, now),
-            LegacyChange::Namespace(event) => changes(&mut self.namespaces, event),
-            LegacyChange::Tracking(event) => changes(&mut self.tracking, event),
+            LegacyChange::Namespace(event) => changes(&mut self.known.namespaces, event),
+            LegacyChange::Tracking(event) => changes(&mut self.known.tracking, event),
             LegacyChange::Token(event) => {
-                if self.tokens.observe(event, now) {
-                    self.changed(now);
+                if self.known.tokens.observe(event, now) {
+                    self.policies.mark_all(now);
                 }
                 false
             }
             LegacyChange::References(by, event) => {
                 let listed = matches!(event, WatchEvent::Listed);
-                for key in self.references.observe(by, event) {
-                    self.tokens.judge(&key, now);
+                for key in self.known.references.observe(by, event) {
+                    self.known.tokens.judge(&key, now);
                 }
                 listed
             }
         };
         if concerns_all {
-            self.tokens.judge_all(now);
-            self.changed(now);
+            self.known.tokens.judge_all(now);
+            self.policies.mark_all(now);
         }
     }
 
@@ -257,45 +215,35 @@ impl Controller for Legacy {
         let works = failure.is_none();
         let before = self.policies.note(kind, failure, now);
         if works && before.is_some() {
-            self.tokens.judge_all(now);
+            self.known.tokens.judge_all(now);
         }
         before
     }
 
     fn take(&mut self, decisions: &mut usize, now: Time) -> Option<(u32, Request)> {
-        self.tokens.wake(now);
+        self.known.tokens.wake(now);
         loop {
-            if let Some((ticket, request)) = self.tokens.call() {
-                return Some((self.calls.insert(LegacyCall::Token(ticket)), request));
+            if let Some(call) = self.known.tokens.call() {
+                return Some(call);
             }
             if self.paused(now).is_some() {
                 return None;
             }
-            let id = self.tokens.due(decisions)?;
+            let id = self.known.tokens.due(decisions)?;
             self.judge(id, now);
         }
     }
 
     fn take_status(&mut self, most: usize, now: Time) -> Option<(u32, Request)> {
-        while let Some(id) = self.policies.due(most, now) {
-            let status = self.status(id, now);
-            if let Some((uid, request)) = self.policies.write(id, status) {
-                return Some((self.calls.insert(LegacyCall::Status(id, uid)), request));
-            }
-        }
-        None
+        self.policies.take(most, now, |policies, id| self.known.status(policies, id, now))
     }
 
     fn answered(&mut self, ticket: u32, answer: Answer, now: Time) -> Outcome {
-        match self.calls.remove(ticket) {
-            Some(LegacyCall::Token(ticket)) => self.token_answered(ticket, answer, now),
-            Some(LegacyCall::Status(id, uid)) => self.policies.written(id, uid, answer, now),
-            None => Outcome::default(),
-        }
+        self.policies.answered(ticket, answer, now).unwrap_or_else(|answer| self.token_answered(ticket, answer, now))
     }
 
     fn next_wake(&self, free: bool, writes: usize, now: Time) -> Option<Time> {
-        let due = self.tokens.next_wake(now).filter(|_| free).map(|at| at.max(self.paused(now).unwrap_or(at)));
+        let due = self.known.tokens.next_wake(now).filter(|_| free).map(|at| at.max(self.paused(now).unwrap_or(at)));
         due.into_iter().chain(self.policies.next_wake(writes, now)).min()
     }
 

@@ -32,24 +32,15 @@ pub enum LegacyNews {
     Failing(Failure),
 }
 
-impl LegacyStep {
-    /// The event's reason.
+impl LegacyNews {
+    /// The event's reason and action.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason_and_action(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Quarantine { .. } => "LegacyTokenQuarantined",
-            Self::Lift => "LegacyTokenLifted",
-            Self::Delete { .. } => "LegacyTokenDeleted",
-        }
-    }
-
-    /// The event's action.
-    #[must_use]
-    pub const fn action(&self) -> &'static str {
-        match self {
-            Self::Quarantine { .. } => "Quarantine",
-            Self::Lift => "Lift",
-            Self::Delete { .. } => "Delete",
+            Self::Done(step @ LegacyStep::Quarantine { .. }) => ("LegacyTokenQuarantined", step.into()),
+            Self::Done(step @ LegacyStep::Lift) => ("LegacyTokenLifted", step.into()),
+            Self::Done(step @ LegacyStep::Delete { .. }) => ("LegacyTokenDeleted", step.into()),
+            Self::Failing(failure) => (failure.reason.into_str(), "Write"),
         }
     }
 }

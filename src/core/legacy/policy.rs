@@ -52,7 +52,7 @@ impl Policy for LegacyPolicy {
 }
 
 impl LegacyPolicy {
-    /// Whether it only reports on a Secret.
+    /// Whether it only reports on a Secret, and protects it from other policies.
     #[must_use]
     pub fn keeps(&self, token: &LegacyToken) -> bool {
         self.keep.as_ref().is_some_and(|keep| keep.matches(&token.labels))
@@ -60,8 +60,8 @@ impl LegacyPolicy {
 
     /// Whether it is for a namespace with these labels.
     #[must_use]
-    pub fn is_for(&self, namespace: Option<&BTreeMap<String, String>>) -> bool {
-        let selects = |selector: &Selector| namespace.is_some_and(|labels| selector.matches(labels));
+    pub fn is_for<'a>(&self, namespace: impl FnOnce() -> Option<&'a BTreeMap<String, String>>) -> bool {
+        let selects = |selector: &Selector| namespace().is_some_and(|labels| selector.matches(labels));
         self.namespaces.as_ref().is_none_or(selects)
     }
 }
@@ -79,7 +79,7 @@ pub(crate) mod tests {
     fn reports_by_default_on_everything() {
         let policy = policy("{}");
         assert_eq!((policy.mode, policy.unused_for), (LegacyMode::Report, TimeDelta::days(365)));
-        assert!(policy.is_for(None));
+        assert!(policy.is_for(|| None));
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! From what is known of the Secrets to the status of a policy.
 
 use super::{
-    LegacyState, Surroundings, TRACKING, TRACKING_NAMESPACE, idle_since, policy::LegacyPolicy, references::References,
-    state, token::LegacyToken,
+    LegacyState, TRACKING, TRACKING_NAMESPACE, controller::Known, idle_since, policy::LegacyPolicy, state,
+    token::LegacyToken,
 };
 use crate::{
     api::legacy_token_policy::{LegacyMode, LegacyTokenCounts, LegacyTokenFinding, LegacyTokenPolicyStatus},
-    core::{Time, condition::Draft, failure::Failure, id::Key, meta::text},
+    core::{
+        Time,
+        condition::Draft,
+        failure::Failure,
+        id::{Key, Name},
+        kernel::policies::Policies,
+        meta::text,
+    },
 };
 
 /// Secrets listed at most: a status must stay readable and small.
@@ -14,52 +21,113 @@ const MAX_FINDINGS: usize = 50;
 /// Referrers of each that are listed at most: a Deployment may have a thousand pods.
 const MAX_REFERRERS: usize = 8;
 
-/// The policy as a whole.
-#[derive(Clone, Copy, Debug)]
-pub struct LegacyContext<'a> {
-    /// Now.
-    pub now: Time,
-    /// The policy's generation.
-    pub generation: i64,
-    /// Since when uses are recorded.
-    pub tracked: Option<Time>,
-    /// Who refers to Secrets.
-    pub references: &'a References,
-    /// Everything is known that a write needs.
-    pub acts: bool,
-    /// A watch or a write that fails.
-    pub failure: Option<&'a Failure>,
-}
-
-/// Computes the status of a policy over the Secrets that it is for. Condition times move only when a status flips, compared to
-/// `before`.
-#[must_use]
-pub fn summarise<'a>(
-    policy: &LegacyPolicy,
-    before: &LegacyTokenPolicyStatus,
-    secrets: impl Iterator<Item = (&'a Key, &'a LegacyToken)>,
-    context: LegacyContext<'_>,
-) -> LegacyTokenPolicyStatus {
-    let LegacyContext { now, tracked, references, acts, .. } = context;
-    let mut counts = LegacyTokenCounts::default();
-    let mut known = Vec::new();
-    for (key, token) in secrets {
-        let around = Surroundings { now, tracked, mounted: references.is_mounted(key), acts };
-        let state = state(around, token, policy);
-        count(&mut counts, state);
-        // One whose age nobody knows comes last.
-        known.push((idle_since(token, tracked).unwrap_or(Time::MAX_UTC), key, token, state));
+impl Known {
+    /// Computes the status of the policy in this row, once everything is listed or a watch fails. Condition times move only when
+    /// a status flips.
+    pub(super) fn status(
+        &self,
+        policies: &Policies<LegacyPolicy>,
+        id: u32,
+        now: Time,
+    ) -> Option<LegacyTokenPolicyStatus> {
+        let (name, stored, before) = policies.get(id)?;
+        let watch = policies.failures().values().next();
+        if !self.listed() && watch.is_none() {
+            return None;
+        }
+        let policy = stored.asks.as_ref().ok()?;
+        let failure = watch.or_else(|| self.failure(policy));
+        let (counts, findings) = self.inventory(policy, policies, now);
+        let ready = self.ready(&counts, failure, self.acts(policies));
+        let drafts = [Some(ready), failure.map(stalled), self.overlapping(name, policy, policies)];
+        let since = |draft: Draft| draft.since(&before.conditions, stored.generation, now);
+        Some(LegacyTokenPolicyStatus {
+            observed_generation: Some(stored.generation),
+            conditions: drafts.into_iter().flatten().map(since).collect(),
+            tokens: Some(counts),
+            findings,
+        })
     }
-    known.sort_unstable_by_key(|(idle, key, ..)| (*idle, *key));
-    known.truncate(MAX_FINDINGS);
-    let findings = known.into_iter().map(|(_, key, token, state)| finding(references, key, token, state)).collect();
-    let conditions = [Some(ready(policy, &counts, context)), context.failure.map(stalled)];
-    let since = |draft: Draft| draft.since(&before.conditions, context.generation, now);
-    LegacyTokenPolicyStatus {
-        observed_generation: Some(context.generation),
-        conditions: conditions.into_iter().flatten().map(since).collect(),
-        tokens: Some(counts),
-        findings,
+
+    /// A call about a Secret that this policy is to act on.
+    fn failure(&self, policy: &LegacyPolicy) -> Option<&Failure> {
+        let acts = policy.mode > LegacyMode::Report;
+        let mut failures = self.tokens.failures().filter(|(key, _)| acts && self.is_for(policy, &key.namespace));
+        Some(failures.next()?.1)
+    }
+
+    fn inventory(
+        &self,
+        policy: &LegacyPolicy,
+        policies: &Policies<LegacyPolicy>,
+        now: Time,
+    ) -> (LegacyTokenCounts, Vec<LegacyTokenFinding>) {
+        let mut counts = LegacyTokenCounts::default();
+        let mut known = Vec::new();
+        for (key, token) in self.tokens.iter().filter(|(key, _)| self.is_for(policy, &key.namespace)) {
+            let around = self.around(key, token, policies, now);
+            let (state, idle) = (state(around, token, policy), idle_since(token, around.tracked));
+            count(&mut counts, state);
+            // One whose age nobody knows comes last.
+            known.push((idle.unwrap_or(Time::MAX_UTC), key, token, state));
+        }
+        // To sort a hundred thousand would take much longer.
+        if known.len() > MAX_FINDINGS {
+            known.select_nth_unstable_by_key(MAX_FINDINGS, |(idle, key, ..)| (*idle, *key));
+            known.truncate(MAX_FINDINGS);
+        }
+        known.sort_unstable_by_key(|(idle, key, ..)| (*idle, *key));
+        (counts, known.into_iter().map(|(_, key, token, state)| self.finding(key, token, state)).collect())
+    }
+
+    fn finding(&self, key: &Key, token: &LegacyToken, state: LegacyState) -> LegacyTokenFinding {
+        let why = idle_since(token, self.tracked()).err().filter(|_| state == LegacyState::Unknown);
+        LegacyTokenFinding {
+            namespace: key.namespace.to_string(),
+            secret: key.name.to_string(),
+            service_account: token.account.0.to_string(),
+            state: <&str>::from(state).into(),
+            created: text(token.created),
+            last_used: token.last_used.as_ref().map(|day| day.text.to_string()),
+            message: why.map(Into::into),
+            referred_by: self.references.to(key).take(MAX_REFERRERS).map(ToString::to_string).collect(),
+        }
+    }
+
+    fn ready(&self, counts: &LegacyTokenCounts, failure: Option<&Failure>, acts: bool) -> Draft {
+        if let Some(failure) = failure {
+            let until = if acts { "" } else { "; until then nothing is quarantined or deleted" };
+            return Draft::new("Ready", false, failure.reason.into_str(), &format!("{}{until}", failure.message));
+        }
+        if self.tracked().is_none() {
+            let message = format!(
+                "ConfigMap {TRACKING_NAMESPACE}/{TRACKING} does not say since which day uses are recorded, so Secrets without a \
+                 label of their last use are Unknown, and nothing is quarantined or deleted; the API server writes it again \
+                 within half an hour, and then counts from that day: find out who removes it"
+            );
+            return Draft::new("Ready", false, "UsesNotRecorded", &message);
+        }
+        let LegacyTokenCounts { total, unused, quarantined, unknown, .. } = counts;
+        let message = format!(
+            "{total} Secrets with legacy tokens, {unused} unused, {quarantined} quarantined, {unknown} unknown"
+        );
+        Draft::new("Ready", true, "Evaluated", &message)
+    }
+
+    /// Several policies for a namespace are legal, but not always meant.
+    fn overlapping(&self, name: &Name, policy: &LegacyPolicy, policies: &Policies<LegacyPolicy>) -> Option<Draft> {
+        let namespaces = || self.namespaces.iter().filter_map(|(_, labels, ())| labels);
+        let both = |other: &LegacyPolicy, labels| policy.is_for(|| Some(labels)) && other.is_for(|| Some(labels));
+        let others = policies.acting().filter(|(it, _)| *it != name);
+        let others = others.filter(|(_, other)| namespaces().any(|labels| both(other, labels)));
+        let mut names: Vec<&str> = others.map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        let message = format!(
+            "LegacyTokenPolicy {} is for some of the same namespaces: a Secret there is quarantined or deleted as soon as one \
+             of the policies says so, and left alone if one of them keeps it",
+            names.join(", ")
+        );
+        (!names.is_empty()).then(|| Draft::new("Overlapping", true, "SeveralPolicies", &message))
     }
 }
 
@@ -75,36 +143,6 @@ fn count(counts: &mut LegacyTokenCounts, state: LegacyState) {
     } += 1;
 }
 
-fn finding(references: &References, key: &Key, token: &LegacyToken, state: LegacyState) -> LegacyTokenFinding {
-    LegacyTokenFinding {
-        namespace: key.namespace.to_string(),
-        secret: key.name.to_string(),
-        service_account: token.account.0.to_string(),
-        state: <&str>::from(state).into(),
-        created: text(token.created),
-        last_used: token.last_used.as_ref().map(|day| day.text.to_string()),
-        referred_by: references.to(key).take(MAX_REFERRERS).map(ToString::to_string).collect(),
-    }
-}
-
 fn stalled(failure: &Failure) -> Draft {
     Draft::new("Stalled", true, failure.reason.into_str(), &failure.message)
-}
-
-fn ready(policy: &LegacyPolicy, counts: &LegacyTokenCounts, context: LegacyContext<'_>) -> Draft {
-    if let Some(failure) = context.failure {
-        let until = if context.acts { "" } else { "; until then nothing is quarantined or deleted" };
-        return Draft::new("Ready", false, failure.reason.into_str(), &format!("{}{until}", failure.message));
-    }
-    if context.tracked.is_none() && policy.mode > LegacyMode::Report {
-        let message = format!(
-            "ConfigMap {TRACKING_NAMESPACE}/{TRACKING} does not say since which day uses are recorded, so nothing is \
-             quarantined or deleted; the API server writes it again within half an hour, and then counts from that day: find \
-             out who removes it"
-        );
-        return Draft::new("Ready", false, "UsesNotRecorded", &message);
-    }
-    let LegacyTokenCounts { total, unused, quarantined, .. } = counts;
-    let message = format!("{total} Secrets with legacy tokens, {unused} unused, {quarantined} quarantined");
-    Draft::new("Ready", true, "Evaluated", &message)
 }

@@ -27,14 +27,15 @@ fn used(day: &str) -> LegacyToken {
 }
 
 fn around(now: Time) -> Surroundings {
-    Surroundings { now, tracked: Some(midnight(-100)), mounted: false, acts: true }
+    Surroundings { now, tracked: Some(midnight(-100)), mounted: false, kept: false, acts: true }
 }
 
 const THIRTY: &str = r#"{"mode":"Quarantine","unusedFor":"720h"}"#;
 const DELETE: &str = r#"{"mode":"Delete","unusedFor":"720h","deleteAfter":"240h"}"#;
 
 fn act(around: Surroundings, token: &LegacyToken, spec: &str) -> LegacyAct {
-    decide(around, token, &"p".into(), &policy(spec))
+    let policy = policy(spec);
+    decide(Surroundings { kept: policy.keeps(token), ..around }, token, &"p".into(), &policy)
 }
 
 fn is_quarantined(act: &LegacyAct) -> bool {
@@ -60,10 +61,10 @@ fn a_token_is_unused_from_the_end_of_the_day_of_its_last_use() {
 #[test]
 fn without_a_use_the_later_of_creation_and_first_recorded_day_counts() {
     let old = token(json!({}), json!({}));
-    assert_eq!(idle_since(&old, Some(midnight(-100))), Some(midnight(-100)));
+    assert_eq!(idle_since(&old, Some(midnight(-100))), Ok(midnight(-100)));
     let new = token(json!({}), json!({"creationTimestamp": "2027-01-14T08:00:00Z"}));
-    assert_eq!(idle_since(&new, Some(midnight(-100))), Some(at(-1)));
-    assert_eq!((idle_since(&old, None), idle_since(&used("2027-01-15"), None)), (None, Some(midnight(0))));
+    assert_eq!(idle_since(&new, Some(midnight(-100))), Ok(at(-1)));
+    assert_eq!((idle_since(&old, None), idle_since(&used("2027-01-15"), None)), (Err(NO_RECORD), Ok(midnight(0))));
 }
 
 #[test]
@@ -172,12 +173,34 @@ fn a_removed_label_is_remembered_until_it_is_written_down() {
 }
 
 #[test]
+fn one_that_pods_refer_to_or_a_policy_keeps_is_not_written_either_when_it_was_lifted() {
+    let lifted = LegacyToken { was_lifted: true, ..used("2020-01-01") };
+    let lift = |around| act(around, &lifted, DELETE);
+    assert_eq!(lift(around(at(0))), LegacyAct::Step(LegacyStep::Lift));
+    assert_eq!(lift(Surroundings { mounted: true, ..around(at(0)) }), LegacyAct::Wait(None));
+    let keeping = r#"{"mode":"Delete","keep":{"matchExpressions":[{"key":"a","operator":"DoesNotExist"}]}}"#;
+    assert_eq!(act(around(at(0)), &lifted, keeping), LegacyAct::Wait(None));
+}
+
+#[test]
+fn a_day_that_nobody_can_count_from_is_none() {
+    for day in ["+262142-12-30", "-0001-01-01", "10000-01-01", "+2020-1-01", "2020-1-1", "2020-13-01"] {
+        assert_eq!(token::day_end(day), None, "{day}");
+    }
+    let endless = Surroundings { tracked: token::day_end("9999-12-31"), ..around(at(0)) };
+    assert!(matches!(act(endless, &token(json!({}), json!({})), THIRTY), LegacyAct::Wait(Some(_))));
+}
+
+#[test]
 fn of_several_policies_the_first_that_acts_counts() {
     let names = ["a", "b", "c"].map(Name::from);
     let policies = [policy("{}"), policy(r#"{"mode":"Quarantine","unusedFor":"48h"}"#), policy(THIRTY)];
     let all = |now| decide_all(around(now), &used("2027-01-15"), names.iter().zip(&policies));
     assert_eq!(all(at(0)), LegacyAct::Wait(Some(midnight(2))));
     assert!(matches!(all(midnight(2)), LegacyAct::Step(LegacyStep::Quarantine { policy, .. }) if policy == "b"));
+    let backwards = names.iter().zip(&policies).rev();
+    let first = decide_all(around(midnight(30)), &used("2027-01-15"), backwards);
+    assert!(matches!(first, LegacyAct::Step(LegacyStep::Quarantine { policy, .. }) if policy == "b"), "by name");
 }
 
 #[test]
@@ -193,6 +216,7 @@ fn each_secret_is_in_one_state() {
         (around(at(0)), token(json!({"keep": "me"}), json!({})), LegacyState::Kept),
         (around(at(0)), lifted("2027-01-14T00:00:00Z"), LegacyState::Used),
     ] {
+        let around = Surroundings { kept: keep.keeps(&token), ..around };
         assert_eq!(state(around, &token, &keep), wanted, "{token:?}");
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{Days, NaiveDate, NaiveTime};
+use chrono::{Days, NaiveDate, NaiveTime, TimeDelta};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use secrecy::SecretString;
 use serde_json::json;
+use strum::IntoStaticStr;
 
 use super::{ACCOUNT, INVALID_SINCE, LAST_USED};
 use crate::core::{
@@ -16,6 +17,9 @@ use crate::core::{
     meta,
     request::{self, Request, Verb, secret_path},
 };
+
+/// Longest pause after a step that failed: nothing is late by it.
+const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 
 /// A day as a label has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +65,7 @@ pub struct LegacyToken {
 }
 
 /// What can be done to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
 pub enum LegacyStep {
     /// The API server is to refuse the token.
     Quarantine {
@@ -92,8 +96,9 @@ impl Day {
 /// The end of a day in UTC, as Kubernetes writes days.
 #[must_use]
 pub fn day_end(text: &str) -> Option<Time> {
-    // chrono also reads days without leading zeros, which Kubernetes does not.
-    let day = text.parse::<NaiveDate>().ok().filter(|day| day.to_string() == text)?;
+    // chrono also reads days without leading zeros, which Kubernetes does not, and such that are too late to count from.
+    let is_plain = |day: &NaiveDate| text.len() == "YYYY-MM-DD".len() && day.to_string() == text;
+    let day = text.parse::<NaiveDate>().ok().filter(is_plain)?;
     Some(day.checked_add_days(Days::new(1))?.and_time(NaiveTime::MIN).and_utc())
 }
 
@@ -173,5 +178,9 @@ impl Tended for LegacyToken {
     fn found(what: &str, body: &SecretString) -> Result<Found<Self>, Failure> {
         let meta = request::metadata(what, body)?;
         Ok(Some((meta::version(&meta), Self::read(meta))))
+    }
+
+    fn longest_pause(_: Option<&LegacyStep>) -> TimeDelta {
+        LONGEST_PAUSE
     }
 }

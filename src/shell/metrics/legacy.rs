@@ -37,7 +37,7 @@ impl LegacyMetrics {
 
     /// Counts what was done.
     pub fn news(&self, step: &LegacyStep) {
-        self.steps.get_or_create(&StepLabel { step: step.action() }).inc();
+        self.steps.get_or_create(&StepLabel { step: step.into() }).inc();
     }
 
     /// Takes over what is a state and not a count. A policy that is gone has no series.

@@ -116,9 +116,9 @@ fn one_that_works_does_not_end_the_failure_of_another() {
     assert_eq!(name, "b");
     done(&mut controller, other, at(0));
     fail(&mut controller, at(10));
-    assert_eq!((failing(&controller.news()), controller.policies.failures().len()), (1, 1));
+    assert_eq!((failing(&controller.news()), controller.tokens.failures().count()), (1, 1));
     controller.observe(0, BootstrapChange::Token(WatchEvent::Deleted(key("a"), 9)), at(11));
-    assert_eq!(controller.policies.failures().len(), 0, "what is gone does not fail");
+    assert_eq!(controller.tokens.failures().count(), 0, "what is gone does not fail");
 }
 
 #[test]

@@ -3,7 +3,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::core::{
-    id::Key,
     legacy::{INVALID_SINCE, LAST_USED},
     reason::FailureReason,
     request::{Refusal, Verb},
@@ -60,7 +59,9 @@ fn policy(legacy: &mut Legacy, version: u64, spec: Value, status: Value) {
 }
 
 fn named_policy(name: &str, legacy: &mut Legacy, version: u64, spec: Value, status: Value) {
-    let mut policy = json!({"metadata": {"name": name, "uid": name, "generation": 1}});
+    // A status comes with no new generation.
+    let generation = if status.is_null() { version } else { 1 };
+    let mut policy = json!({"metadata": {"name": name, "uid": name, "generation": generation}});
     (policy["spec"], policy["status"]) = (spec, status);
     let stored = Stored::parse(serde_json::from_value(policy).unwrap());
     legacy.observe(0, LegacyChange::Policy(WatchEvent::Applied(Key::new("", name), version, stored)), at(0));
@@ -194,7 +195,7 @@ fn a_secret_is_deleted_with_uid_and_version_after_its_quarantine() {
     legacy.answered(ticket, Ok("{}".into()), at(0));
     let message = legacy.news()[0].message();
     assert!(message.contains("quarantined on 2020-01-01"), "{message}");
-    assert_eq!(legacy.tokens.iter().count(), 0);
+    assert_eq!(legacy.known.tokens.iter().count(), 0);
 }
 
 /// One of several Secrets that nobody has used since 2020.
@@ -227,14 +228,143 @@ fn a_call_that_fails_concerns_the_policies_that_act_there() {
     named_policy("report", &mut legacy, 3, json!({}), Value::Null);
     seen(&mut legacy, 1, json!({}), at(0));
     let (ticket, _) = next(&mut legacy, at(0)).unwrap();
-    let failure = Failure::new(FailureReason::Forbidden, "no");
-    legacy.answered(ticket, Err(Box::new(Refusal { code: Some(403), object: None, failure })), at(0));
+    refuse(&mut legacy, ticket, FailureReason::Forbidden, at(0));
     let written = std::iter::from_fn(|| legacy.take_status(8, at(1)));
     let ready = |request: &Request| body(request)["status"]["conditions"][0]["status"].clone();
     let mut all: Vec<_> = written.map(|(_, request)| (request.path.clone(), ready(&request))).collect();
     all.sort_by(|one, other| one.0.cmp(&other.0));
     let ready: Vec<&Value> = all.iter().map(|(_, ready)| ready).collect();
     assert_eq!(ready, ["True", "False", "True"], "b, p, report: {all:?}");
+}
+
+fn refuse(legacy: &mut Legacy, ticket: u32, reason: FailureReason, now: Time) -> Outcome {
+    let failure = Failure::new(reason, "no");
+    legacy.answered(ticket, Err(Box::new(Refusal { code: Some(403), object: None, failure })), now)
+}
+
+#[test]
+fn a_right_that_is_lost_while_secrets_are_quarantined_is_told_once_and_counted() {
+    let mut legacy = mode("Quarantine");
+    (1..3).for_each(|n| unused(&mut legacy, &format!("s{n}"), n));
+    for (n, now) in [at(0), at(1), at(9), at(10)].into_iter().enumerate() {
+        let (ticket, _) = next(&mut legacy, now).unwrap();
+        // Another one fails for another reason by turns.
+        let reason = if n % 2 == 0 { FailureReason::Forbidden } else { FailureReason::AdmissionDenied };
+        assert!(refuse(&mut legacy, ticket, reason, now).failure.is_some_and(|failure| failure.reason == reason));
+    }
+    let told: Vec<_> = legacy.news().iter().map(|event| event.what.reason_and_action()).collect();
+    assert_eq!(told, [("Forbidden", "Write"), ("AdmissionDenied", "Write")]);
+}
+
+#[test]
+fn what_cannot_be_written_is_tried_again_after_a_minute_at_last() {
+    let mut legacy = mode("Quarantine");
+    unused(&mut legacy, "s", 1);
+    let mut tries = 0;
+    for second in 0..600 {
+        if let Some((ticket, _)) = next(&mut legacy, at(second)) {
+            refuse(&mut legacy, ticket, FailureReason::Forbidden, at(second));
+            tries += 1;
+        }
+    }
+    assert!((9..40).contains(&tries), "{tries} in ten minutes");
+}
+
+#[test]
+fn a_namespace_wakes_no_secret_before_all_are_listed_and_only_if_its_labels_change() {
+    let mut legacy = mode("Quarantine");
+    seen(&mut legacy, 1, json!({LAST_USED: "2027-01-15"}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none());
+    let sleeps = |legacy: &Legacy| legacy.known.tokens.next_wake(at(0)).is_some_and(|until| until > at(9));
+    let namespace = |legacy: &mut Legacy, event| legacy.observe(0, LegacyChange::Namespace(event), at(0));
+    let labels = |team: &str| [("team".into(), team.into())].into();
+    namespace(&mut legacy, WatchEvent::Applied(Key::new("", "ci"), 2, labels("a")));
+    assert!(sleeps(&legacy), "nothing but its annotations");
+    namespace(&mut legacy, WatchEvent::Applied(Key::new("", "ci"), 3, labels("b")));
+    assert!(!sleeps(&legacy));
+    let mut new = Legacy::new(7);
+    seen(&mut new, 1, json!({}), at(0));
+    assert!(next(&mut new, at(0)).is_none());
+    namespace(&mut new, WatchEvent::Listing);
+    namespace(&mut new, WatchEvent::Item(Key::new("", "ci"), 1, labels("a")));
+    assert_eq!(new.known.tokens.next_wake(at(0)), None, "the first of a list");
+    namespace(&mut new, WatchEvent::Listed);
+    assert!(new.known.tokens.next_wake(at(0)).is_some());
+}
+
+#[test]
+fn a_secret_that_one_policy_keeps_is_left_alone_by_the_others() {
+    let mut legacy = mode("Delete");
+    let keep = json!({"matchLabels": {"keep": "me"}});
+    let elsewhere = json!({"keep": keep, "namespaceSelector": {"matchLabels": {"team": "b"}}});
+    named_policy("elsewhere", &mut legacy, 2, elsewhere, Value::Null);
+    seen(&mut legacy, 1, json!({"keep": "me"}), at(0));
+    let (ticket, _) = next(&mut legacy, at(0)).expect("a policy for another namespace protects nothing here");
+    refuse(&mut legacy, ticket, FailureReason::Conflict, at(0));
+    named_policy("keeper", &mut legacy, 3, json!({ "keep": keep }), Value::Null);
+    assert!(next(&mut legacy, at(100)).is_none());
+    let counts = |request: &Request| body(request)["status"]["tokens"]["kept"].clone();
+    let written = std::iter::from_fn(|| legacy.take_status(8, at(101)));
+    let kept: BTreeMap<_, _> = written.map(|(_, request)| (request.path.clone(), counts(&request))).collect();
+    assert_eq!(kept.into_values().collect::<Vec<_>>(), [json!(0), json!(1), json!(1)], "elsewhere, keeper, p");
+}
+
+/// The condition Overlapping of each policy, by name.
+fn overlapping(legacy: &mut Legacy, now: Time) -> Vec<Value> {
+    let written = std::iter::from_fn(|| legacy.take_status(8, now));
+    let bodies: BTreeMap<_, _> = written.map(|(_, request)| (request.path.clone(), body(&request))).collect();
+    let condition = |body: &Value| {
+        let all = body["status"]["conditions"].as_array().unwrap().clone();
+        all.into_iter().find(|it| it["type"] == "Overlapping").map_or(Value::Null, |it| it["message"].clone())
+    };
+    bodies.values().map(condition).collect()
+}
+
+#[test]
+fn policies_for_the_same_namespaces_say_so() {
+    let mut legacy = mode("Quarantine");
+    let team = |team: &str| json!({"namespaceSelector": {"matchLabels": {"team": team}}});
+    named_policy("a", &mut legacy, 2, team("a"), Value::Null);
+    named_policy("b", &mut legacy, 3, team("b"), Value::Null);
+    let messages = overlapping(&mut legacy, at(1));
+    let begins = |nth: usize, text: &str| messages[nth].as_str().is_some_and(|message| message.starts_with(text));
+    assert!(begins(0, "LegacyTokenPolicy p is for") && messages[1].is_null(), "no namespace has team=b: {messages:?}");
+    assert!(begins(2, "LegacyTokenPolicy a is for"), "{messages:?}");
+}
+
+#[test]
+fn a_lift_in_mode_report_is_remembered_until_the_mode_is_quarantine_again() {
+    let mut legacy = mode("Quarantine");
+    seen(&mut legacy, 1, json!({INVALID_SINCE: "2027-01-15"}), at(0));
+    policy(&mut legacy, 2, json!({"mode": "Report", "unusedFor": "48h"}), Value::Null);
+    seen(&mut legacy, 2, json!({}), at(1));
+    assert!(next(&mut legacy, at(1)).is_none());
+    policy(&mut legacy, 3, json!({"mode": "Quarantine"}), Value::Null);
+    let (_, request) = next(&mut legacy, at(2)).unwrap();
+    assert_eq!(body(&request)["metadata"]["labels"], json!({INVALID_SINCE: ""}));
+}
+
+#[test]
+fn watches_that_stopped_leave_nothing_and_nothing_is_written_until_they_have_listed_again() {
+    let mut legacy = mode("Quarantine");
+    seen(&mut legacy, 1, json!({}), at(0));
+    legacy.observe(0, LegacyChange::Policy(WatchEvent::Deleted(Key::new("", "p"), 9)), at(0));
+    assert!(!legacy.is_needed());
+    for stopped in [
+        LegacyChange::Token(WatchEvent::Stopped),
+        LegacyChange::References(By::Pod, WatchEvent::Stopped),
+        LegacyChange::References(By::Account, WatchEvent::Stopped),
+        LegacyChange::Namespace(WatchEvent::Stopped),
+        LegacyChange::Tracking(WatchEvent::Stopped),
+    ] {
+        legacy.observe(0, stopped, at(0));
+    }
+    let known = (legacy.known.tokens.iter().count(), legacy.known.namespaces.len(), legacy.known.tracking.len());
+    assert_eq!((known, legacy.next_wake(true, 0, at(0))), ((0, 0, 0), None));
+    policy(&mut legacy, 10, json!({"mode": "Quarantine"}), Value::Null);
+    seen(&mut legacy, 1, json!({}), at(1));
+    tracking(&mut legacy, 1, Some(at(-86_400)));
+    assert!(legacy.is_needed() && next(&mut legacy, at(1)).is_none(), "pods are not listed");
 }
 
 /// The status that is written now.
@@ -275,6 +405,25 @@ fn the_longest_unused_fifty_are_listed_and_all_are_counted() {
     let findings = written["findings"].as_array().unwrap();
     assert_eq!((findings.len(), &written["tokens"]["total"]), (50, &json!(60)));
     assert_eq!((&findings[0]["secret"], &findings[49]["lastUsed"]), (&json!("s19"), &json!("2020-03-10")));
+}
+
+#[test]
+fn a_report_says_why_nobody_knows_when_a_token_was_used() {
+    let mut legacy = mode("Report");
+    tracking(&mut legacy, 2, None);
+    let mut unlabelled = meta(1, json!({}));
+    unlabelled["labels"] = json!({});
+    let token = LegacyToken::read(serde_json::from_value(unlabelled).unwrap());
+    legacy.observe(0, LegacyChange::Token(WatchEvent::Applied(key(), 1, token)), at(0));
+    let written = status(&mut legacy, at(1)).unwrap();
+    let ready = &written["conditions"][0];
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("UsesNotRecorded")));
+    let finding = &written["findings"][0];
+    assert_eq!(finding["state"], "Unknown");
+    assert!(finding["message"].as_str().unwrap().ends_with("see the condition Ready"), "{finding}");
+    tracking(&mut legacy, 3, Some(at(-86_400)));
+    let written = status(&mut legacy, at(3)).unwrap();
+    assert_eq!((&written["findings"][0]["state"], &written["findings"][0]["message"]), (&json!("Used"), &Value::Null));
 }
 
 #[test]
