@@ -40,6 +40,8 @@ impl Lab {
         let overlay = with_component(plane.dir().join("overlay-legacy"), "legacy-token-policy")?;
         apply_overlay(plane, overlay).await?;
         plane.kubectl_ok(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]).await?;
+        // The kind may have been installed a moment ago.
+        eventually(SOON, "no policy is left", async || plane.kubectl_ok(["delete", "ltpol", "--all"]).await).await?;
         plane.create_namespace(namespace).await?;
         limits::widen(&plane.client().await?, namespace).await?;
         plane.kubectl_ok(["-n", namespace, "create", "serviceaccount", "robot"]).await?;
@@ -122,6 +124,16 @@ impl Lab {
         self.quarantined(name).await
     }
 
+    /// Quarantines these Secrets by hand, and lifts that by removing the label.
+    pub async fn lifted_unseen(&self, secrets: &[&str]) -> Result<()> {
+        for secret in secrets {
+            self.label(secret, INVALID_SINCE, Some(OLD)).await?;
+            self.state(secret, "Quarantined").await?;
+            self.label(secret, INVALID_SINCE, None).await?;
+        }
+        Ok(())
+    }
+
     /// A policy for this namespace alone.
     pub async fn policy(&self, mut spec: Value) -> Result<()> {
         let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": self.namespace}});
@@ -167,6 +179,16 @@ impl Lab {
             event.note.clone().context("no note")
         };
         eventually(SOON, &format!("the event {reason} on {kind} {name}"), check).await
+    }
+
+    /// The kinds of the objects that have an event of this reason, in order.
+    pub async fn told_of(&self, reason: &str) -> Result<Vec<String>> {
+        let events: Api<Event> = Api::namespaced(self.plane.client().await?, &self.namespace);
+        let told = events.list(&ListParams::default()).await?.items.into_iter();
+        let told = told.filter(|event| event.reason.as_deref() == Some(reason));
+        let mut kinds: Vec<String> = told.filter_map(|event| event.regarding?.kind).collect();
+        kinds.sort();
+        Ok(kinds)
     }
 
     /// The writes of this verb to this Secret.

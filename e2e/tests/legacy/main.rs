@@ -3,6 +3,7 @@
 mod belt;
 mod lab;
 mod migration;
+mod policies;
 
 use anyhow::{Result, ensure};
 use lab::{INVALID_SINCE, LAST_USED, Lab, OLD};
@@ -135,13 +136,17 @@ async fn mounted_and_kept_secrets_are_left_alone_and_all_of_them_without_a_recor
     let status = lab.status("uses are not recorded", |status| says(status, "UsesNotRecorded")).await?;
     let counts = json!({"total": 4, "quarantined": 0, "mounted": 1, "kept": 1, "unknown": 1, "used": 0, "unused": 1});
     ensure!(status["tokens"] == counts && lab.writes("PATCH", "") == 0, "{status}");
+    let odd = lab.state("odd", "Unknown").await?;
+    ensure!(odd["message"].as_str().is_some_and(|text| text.contains("is no day: remove the label")), "{odd}");
     lab.record_uses_since(Some(OLD)).await?;
     lab.quarantined("old").await?;
     let mounted = lab.state("mounted", "Mounted").await?;
     ensure!(mounted["referredBy"] == json!(["pod/pod"]), "{mounted}");
-    ensure!(lab.writes("PATCH", "") == 1, "more than one Secret was written");
+    lab.lifted_unseen(&["mounted", "kept"]).await?;
+    lab.fence("fence").await?;
+    ensure!(lab.writes("PATCH", "") == 2, "more than the old one and the fence were written");
     lab.plane.kubectl_ok(["-n", "untouched", "delete", "pod", "pod", "--force", "--grace-period=0"]).await?;
-    lab.quarantined("mounted").await
+    lab.told("Secret", "mounted", "LegacyTokenLifted").await.map(drop)
 }
 
 #[tokio::test]
