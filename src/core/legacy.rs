@@ -32,8 +32,9 @@ pub const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking
 
 /// Why nobody knows since when a token is unused, and what to do.
 const NO_RECORD: &str = "it has no label kubernetes.io/legacy-token-last-used, and no ConfigMap says since when uses are recorded: see the condition Ready";
-const NO_DAY: &str = "its label kubernetes.io/legacy-token-last-used is no day: remove the label, and the API server writes it again at the next use";
-const NO_LIFT: &str = "nobody knows when its quarantine was lifted: delete the Secret if nobody needs it, or remove its label kubernetes.io/legacy-token-invalid-since, and its last use counts again";
+const NO_DAY: &str = "its label kubernetes.io/legacy-token-last-used is no day: set it to today's, as YYYY-MM-DD; without the label, the day since when uses are recorded counts";
+const NO_LIFT: &str = "nobody knows when its quarantine was lifted: delete the Secret if nobody needs it, else let spec.keep of the policy select it";
+const NO_START: &str = "its label kubernetes.io/legacy-token-invalid-since is no day, so nobody knows since when it is quarantined: set it to a day, as YYYY-MM-DD, or to nothing to lift the quarantine";
 
 /// What is known besides the Secret itself.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,7 @@ pub enum LegacyAct {
 
 /// Since when a token is unused: the end of the day of its last use, else the first day on which uses were recorded; its
 /// creation if that is later, as a copy or a restored backup has the label of the Secret before. One that somebody lifted
-/// from quarantine counts as used then.
+/// from quarantine counts as used then, and one that a pod referred to until that pod went.
 ///
 /// # Errors
 /// With the reason why nobody knows, and what to do.
@@ -88,7 +89,7 @@ pub fn idle_since(token: &LegacyToken, tracked: Option<Time>) -> Result<Time, &'
         None => tracked.ok_or(NO_RECORD)?,
     };
     let lifted = if let Quarantine::Lifted(at) = token.quarantine { at.ok_or(NO_LIFT)? } else { used };
-    Ok(used.max(token.created).max(lifted))
+    Ok(used.max(token.created).max(lifted).max(token.released.unwrap_or(used)))
 }
 
 /// The state of a Secret by a policy.

@@ -176,22 +176,25 @@ impl Event {
         }
     }
 
-    /// About the Secret, and about the account whose token it holds; each is related to the other.
-    fn of_legacy(event: &LegacyEvent) -> [Self; 2] {
+    /// About the Secret, and about the account whose token it holds, if that is known; each is related to the other.
+    fn of_legacy(event: &LegacyEvent) -> Vec<Self> {
         let Key { namespace, name } = &event.secret;
         let reference = |kind: &str, name: &str, uid: &str| json!({"apiVersion": "v1", "kind": kind, "namespace": &**namespace, "name": name, "uid": uid});
         let secret = reference("Secret", name, &event.uid);
         let account = reference("ServiceAccount", &event.account.0, &event.account.1);
         let (reason, action) = event.what.reason_and_action();
-        [(secret.clone(), account.clone()), (account, secret)].map(|(regarding, related)| Self {
+        let has_account = !event.account.0.is_empty();
+        let objects = [(secret.clone(), account.clone()), (account, secret)].into_iter();
+        let event = |(regarding, related)| Self {
             namespace: namespace.clone(),
             regarding,
-            related: Some(related),
+            related: Some(related).filter(|_| has_account),
             reason,
             action,
             note: event.message(),
             warning: !matches!(event.what, LegacyNews::Done(LegacyStep::Lift)),
-        })
+        };
+        objects.take(if has_account { 2 } else { 1 }).map(event).collect()
     }
 
     fn object(&self, now: &str, instance: &str) -> Value {

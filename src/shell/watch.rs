@@ -191,8 +191,8 @@ impl<C: Controller> Watch<C> {
                         continue;
                     }
                 };
-                // Init comes before the API server is asked for a list.
-                if errors > 0 && !matches!(step, watcher::Event::Init) {
+                // Init comes before the API server is asked for a list, and until InitDone much of the list may be missing.
+                if errors > 0 && !matches!(step, watcher::Event::Init | watcher::Event::InitApply(_)) {
                     errors = 0;
                     self.tell_health(None).await;
                 }

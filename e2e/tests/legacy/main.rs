@@ -3,6 +3,7 @@
 mod belt;
 mod lab;
 mod migration;
+mod neighbours;
 mod policies;
 
 use anyhow::{Result, ensure};
@@ -111,10 +112,10 @@ async fn a_secret_is_deleted_after_its_quarantine_unless_somebody_tried_to_use_i
 }
 
 /// A pod that is never started refers to a Secret as well as any other.
-fn pod(secret: &str) -> String {
+fn pod(namespace: &str, secret: &str) -> String {
     let container = json!({"name": "c", "image": "c", "env": [
         {"name": "T", "valueFrom": {"secretKeyRef": {"name": secret, "key": "token"}}}]});
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "namespace": "untouched"},
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "namespace": namespace},
         "spec": {"containers": [container], "automountServiceAccountToken": false}})
     .to_string()
 }
@@ -127,7 +128,7 @@ async fn mounted_and_kept_secrets_are_left_alone_and_all_of_them_without_a_recor
     lab.token("mounted", json!({ LAST_USED: OLD })).await?;
     lab.token("kept", json!({ LAST_USED: OLD, "keep": "me" })).await?;
     lab.token("odd", json!({ LAST_USED: "yesterday" })).await?;
-    lab.plane.apply(&pod("mounted")).await?;
+    lab.plane.apply(&pod("untouched", "mounted")).await?;
     let keep = json!({"matchLabels": {"keep": "me"}});
     lab.policy(json!({"mode": "Delete", "unusedFor": "24h", "deleteAfter": "24h", "keep": keep})).await?;
     let says = |status: &serde_json::Value, reason| {
@@ -137,7 +138,7 @@ async fn mounted_and_kept_secrets_are_left_alone_and_all_of_them_without_a_recor
     let counts = json!({"total": 4, "quarantined": 0, "mounted": 1, "kept": 1, "unknown": 1, "used": 0, "unused": 1});
     ensure!(status["tokens"] == counts && lab.writes("PATCH", "") == 0, "{status}");
     let odd = lab.state("odd", "Unknown").await?;
-    ensure!(odd["message"].as_str().is_some_and(|text| text.contains("is no day: remove the label")), "{odd}");
+    ensure!(odd["message"].as_str().is_some_and(|text| text.contains("is no day: set it to")), "{odd}");
     lab.record_uses_since(Some(OLD)).await?;
     lab.quarantined("old").await?;
     let mounted = lab.state("mounted", "Mounted").await?;

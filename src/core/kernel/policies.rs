@@ -130,6 +130,12 @@ impl<P: Policy> Policies<P> {
         acting.filter_map(|(name, stored)| Some((name, stored.asks.as_ref().ok()?)))
     }
 
+    /// One that does not parse, if there is any.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&Name> {
+        self.iter().find(|(_, stored)| !stored.terminating && stored.asks.is_err()).map(|(name, _)| name)
+    }
+
     /// Takes a step of the watch in; whether somebody asks for something else now.
     pub fn observe(&mut self, event: WatchEvent<Stored<P>>, now: Time) -> bool {
         let listed = matches!(event, WatchEvent::Listed);
@@ -203,7 +209,7 @@ impl<P: Policy> Policies<P> {
         status: impl Fn(&Self, u32) -> Option<P::Status>,
     ) -> Option<(u32, Request)> {
         while let Some(id) = self.outbox.take(most, now) {
-            let status = self.unreadable(id, now).or_else(|| status(self, id));
+            let status = self.told_unreadable(id, now).or_else(|| status(self, id));
             if let Some((uid, request)) = self.write(id, status) {
                 return Some((STATUS | self.calls.insert((id, uid)), request));
             }
@@ -219,15 +225,17 @@ impl<P: Policy> Policies<P> {
     }
 
     /// The status of a policy that does not parse.
-    fn unreadable(&self, id: u32, now: Time) -> Option<P::Status> {
+    fn told_unreadable(&self, id: u32, now: Time) -> Option<P::Status> {
         let (name, stored, before) = self.get(id)?;
         let error = stored.asks.as_ref().err()?;
         let message = format!("{} {name} does not parse: {error}", P::KIND);
         let Failure { reason, message, .. } = Failure::new(FailureReason::PolicyUnreadable, &message);
         let before = serde_json::to_value(before).ok()?["conditions"].take();
         let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
-        let draft = |kind, status| Draft::new(kind, status, reason.into_str(), &message).since(&before, 0, now);
-        serde_json::from_value(json!({"conditions": [draft("Ready", false), draft("Stalled", true)]})).ok()
+        let at = stored.generation;
+        let draft = |kind, status| Draft::new(kind, status, reason.into_str(), &message).since(&before, at, now);
+        let conditions = [draft("Ready", false), draft("Stalled", true)];
+        serde_json::from_value(json!({"observedGeneration": at, "conditions": conditions})).ok()
     }
 
     /// The write of this status, unless it has it, with the UID of the policy.

@@ -42,6 +42,11 @@ pub trait Tended: Clone + Debug {
     /// Takes over what the object before knew and no watch shows.
     fn follow(&mut self, _before: &Self) {}
 
+    /// Whether it is judged before the others.
+    fn is_urgent(&self) -> bool {
+        false
+    }
+
     /// The call of a step. It names UID and resourceVersion, so that it never meets another object.
     fn request(&self, key: &Key, step: &Self::Step) -> Request;
 
@@ -161,6 +166,11 @@ impl<V: Tended> Tending<V> {
         self.store.get_mut(id)
     }
 
+    /// The object of this name, to note what no watch shows.
+    pub fn named_mut(&mut self, key: &Key) -> Option<&mut V> {
+        self.store.get_mut(self.store.find(0, &key.namespace, &key.name)?)
+    }
+
     /// Objects that wait to be judged.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -244,7 +254,8 @@ impl<V: Tended> Tending<V> {
             }
         }
         while let Some(id) = self.queue.woken(now) {
-            self.queue.ready(id, LANE, now);
+            let is_urgent = self.store.get(id).is_some_and(V::is_urgent);
+            self.queue.ready(id, LANE, if is_urgent { Time::UNIX_EPOCH } else { now });
         }
         back
     }

@@ -27,8 +27,10 @@ use crate::{
     },
 };
 
-/// Pause between two steps. Each is two events, and ten events a second are sent: half of them are left to others.
+/// Pause after a step. Each is two events, and ten events a second are sent: half of them are left to others.
 const PACE: TimeDelta = TimeDelta::milliseconds(400);
+/// Pause after a step that failed, and sends no event: many that are refused do not hold up the others.
+const PACE_OF_FAILURES: TimeDelta = TimeDelta::milliseconds(40);
 
 /// Labels of a namespace.
 type Labels = BTreeMap<String, String>;
@@ -63,8 +65,8 @@ pub struct Legacy {
     known: Known,
     policies: Policies<LegacyPolicy>,
     events: Vec<LegacyEvent>,
-    /// When the last step began.
-    stepped: Option<Time>,
+    /// When the last step began, or failed, and the pause after it.
+    stepped: Option<(Time, TimeDelta)>,
 }
 
 /// Takes a step of a watch in; whether something else is known now, once all is. The next of many objects that a list names is no
@@ -87,9 +89,19 @@ impl Known {
         self.tokens.listed() && self.references.listed() && self.namespaces.listed(0) && self.tracking.listed(0)
     }
 
-    /// Whether everything is known that a write needs.
+    /// Whether everything is known that a write needs: a policy that does not parse may keep any Secret.
     pub(super) fn acts(&self, policies: &Policies<LegacyPolicy>) -> bool {
-        self.listed() && policies.failures().is_empty() && self.tracked().is_some()
+        let watched = self.listed() && policies.failures().is_empty();
+        watched && self.tracked().is_some() && policies.unreadable().is_none()
+    }
+
+    /// A pod or an account has begun or ceased to refer to a Secret. A pod that goes may come back at once.
+    fn referred(&mut self, by: By, key: &Key, now: Time) {
+        let is_free = by == By::Pod && !self.references.is_mounted(key);
+        if let Some(token) = self.tokens.named_mut(key).filter(|_| is_free) {
+            token.released = Some(now);
+        }
+        self.tokens.judge(key, now);
     }
 
     pub(super) fn is_for(&self, policy: &LegacyPolicy, namespace: &str) -> bool {
@@ -146,7 +158,7 @@ impl Legacy {
 
     /// Until when no Secret is judged, since one was written just now. A clock that went back ends the pause.
     fn paused(&self, now: Time) -> Option<Time> {
-        self.stepped.filter(|at| *at <= now).map(|at| at + PACE).filter(|until| *until > now)
+        self.stepped.filter(|(at, _)| *at <= now).map(|(at, pause)| at + pause).filter(|until| *until > now)
     }
 
     /// Decides about one Secret, and begins the call that it needs.
@@ -155,7 +167,7 @@ impl Legacy {
         let policies = self.policies.acting().filter(|(_, policy)| self.known.is_for(policy, &key.namespace));
         match decide_all(self.known.around(key, token, &self.policies, now), token, policies) {
             LegacyAct::Step(step) => {
-                self.stepped = Some(now);
+                self.stepped = Some((now, PACE));
                 self.known.tokens.step(id, step);
             }
             LegacyAct::Wait(until) => drop(self.known.tokens.rest(id, until)),
@@ -168,6 +180,9 @@ impl Legacy {
             return Outcome::default();
         };
         let failure = if let End::Failed(failure) = &end { Some(failure.clone()) } else { None };
+        if failure.is_some() {
+            self.stepped = Some((now, PACE_OF_FAILURES));
+        }
         let what = match (end, step) {
             (End::Done, Some(step)) => Some(LegacyNews::Done(step)),
             (End::Failed(failure), _) if is_news => Some(LegacyNews::Failing(failure)),
@@ -191,15 +206,17 @@ impl Controller for Legacy {
             LegacyChange::Namespace(event) => changes(&mut self.known.namespaces, event),
             LegacyChange::Tracking(event) => changes(&mut self.known.tracking, event),
             LegacyChange::Token(event) => {
+                // Those of a long list's beginning were judged before the list had ended.
+                let listed = matches!(event, WatchEvent::Listed);
                 if self.known.tokens.observe(event, now) {
                     self.policies.mark_all(now);
                 }
-                false
+                listed
             }
             LegacyChange::References(by, event) => {
                 let listed = matches!(event, WatchEvent::Listed);
                 for key in self.known.references.observe(by, event) {
-                    self.known.tokens.judge(&key, now);
+                    self.known.referred(by, &key, now);
                 }
                 listed
             }

@@ -55,7 +55,8 @@ impl LegacyEvent {
     #[must_use]
     pub fn message(&self) -> String {
         let Key { namespace, name } = &self.secret;
-        let head = format!("Secret {namespace}/{name} with a token of ServiceAccount {}", self.account.0);
+        let account = if self.account.0.is_empty() { "that nobody knows" } else { &*self.account.0 };
+        let head = format!("Secret {namespace}/{name} with a token of ServiceAccount {account}");
         match &self.what {
             LegacyNews::Done(LegacyStep::Quarantine { policy, idle, .. }) => {
                 let idle = text(*idle);

@@ -1,8 +1,12 @@
 //! From what is known of the Secrets to the status of a policy.
 
 use super::{
-    LegacyState, TRACKING, TRACKING_NAMESPACE, controller::Known, idle_since, policy::LegacyPolicy, state,
-    token::LegacyToken,
+    LegacyState, NO_START, TRACKING, TRACKING_NAMESPACE,
+    controller::Known,
+    idle_since,
+    policy::LegacyPolicy,
+    state,
+    token::{LegacyToken, Quarantine},
 };
 use crate::{
     api::legacy_token_policy::{LegacyMode, LegacyTokenCounts, LegacyTokenFinding, LegacyTokenPolicyStatus},
@@ -13,6 +17,7 @@ use crate::{
         id::{Key, Name},
         kernel::policies::Policies,
         meta::text,
+        reason::FailureReason,
     },
 };
 
@@ -38,7 +43,7 @@ impl Known {
         let policy = stored.asks.as_ref().ok()?;
         let failure = watch.or_else(|| self.failure(policy));
         let (counts, findings) = self.inventory(policy, policies, now);
-        let ready = self.ready(&counts, failure, self.acts(policies));
+        let ready = self.ready(&counts, failure, policies);
         let drafts = [Some(ready), failure.map(stalled), self.overlapping(name, policy, policies)];
         let since = |draft: Draft| draft.since(&before.conditions, stored.generation, now);
         Some(LegacyTokenPolicyStatus {
@@ -68,8 +73,8 @@ impl Known {
             let around = self.around(key, token, policies, now);
             let (state, idle) = (state(around, token, policy), idle_since(token, around.tracked));
             count(&mut counts, state);
-            // One whose age nobody knows comes last.
-            known.push((idle.unwrap_or(Time::MAX_UTC), key, token, state));
+            // One of which nobody knows may be unused since it was made.
+            known.push((idle.unwrap_or(token.created), key, token, state));
         }
         // To sort a hundred thousand would take much longer.
         if known.len() > MAX_FINDINGS {
@@ -81,7 +86,11 @@ impl Known {
     }
 
     fn finding(&self, key: &Key, token: &LegacyToken, state: LegacyState) -> LegacyTokenFinding {
-        let why = idle_since(token, self.tracked()).err().filter(|_| state == LegacyState::Unknown);
+        let why = match (state, token.quarantine) {
+            (LegacyState::Unknown, _) => idle_since(token, self.tracked()).err(),
+            (_, Quarantine::Since(None)) => Some(NO_START),
+            _ => None,
+        };
         LegacyTokenFinding {
             namespace: key.namespace.to_string(),
             secret: key.name.to_string(),
@@ -94,10 +103,17 @@ impl Known {
         }
     }
 
-    fn ready(&self, counts: &LegacyTokenCounts, failure: Option<&Failure>, acts: bool) -> Draft {
+    fn ready(&self, counts: &LegacyTokenCounts, failure: Option<&Failure>, policies: &Policies<LegacyPolicy>) -> Draft {
         if let Some(failure) = failure {
-            let until = if acts { "" } else { "; until then nothing is quarantined or deleted" };
+            let until = if self.acts(policies) { "" } else { "; until then nothing is quarantined or deleted" };
             return Draft::new("Ready", false, failure.reason.into_str(), &format!("{}{until}", failure.message));
+        }
+        if let Some(name) = policies.unreadable() {
+            let message = format!(
+                "LegacyTokenPolicy {name} does not parse, and may keep Secrets of any namespace: mend or delete it; until then \
+                 nothing is quarantined or deleted"
+            );
+            return Draft::new("Ready", false, FailureReason::PolicyUnreadable.into_str(), &message);
         }
         if self.tracked().is_none() {
             let message = format!(

@@ -220,3 +220,12 @@ fn each_secret_is_in_one_state() {
         assert_eq!(state(around, &token, &keep), wanted, "{token:?}");
     }
 }
+
+#[test]
+fn texts_of_others_are_bounded() {
+    for name in ["a/b", "a\nb", &"y".repeat(254)] {
+        let annotations =
+            json!({"kubernetes.io/service-account.name": name, "kubernetes.io/service-account.uid": "u".repeat(37)});
+        assert_eq!(token(json!({}), json!({"annotations": annotations})).account, ("".into(), "".into()));
+    }
+}

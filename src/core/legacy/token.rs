@@ -15,11 +15,15 @@ use crate::core::{
     id::{Key, Name, Uid},
     kernel::tended::{Found, Tended},
     meta,
+    names::is_object_name,
     request::{self, Request, Verb, secret_path},
 };
 
 /// Longest pause after a step that failed: nothing is late by it.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(1);
+
+/// Length of a UID.
+const UID_LENGTH: usize = 36;
 
 /// A day as a label has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub struct LegacyToken {
     pub terminating: bool,
     /// For the `keep` selectors of policies.
     pub labels: BTreeMap<String, String>,
-    /// The account whose token it holds, and its UID.
+    /// The account whose token it holds, and its UID; empty where the Secret has no legal ones.
     pub account: (Name, Box<str>),
     /// When it was created.
     pub created: Time,
@@ -62,6 +66,8 @@ pub struct LegacyToken {
     pub quarantine: Quarantine,
     /// Somebody has just removed the label, and nothing in the Secret says so.
     pub was_lifted: bool,
+    /// When the last pod that referred to it went, as far as this process saw that.
+    pub released: Option<Time>,
 }
 
 /// What can be done to it.
@@ -106,7 +112,10 @@ impl LegacyToken {
     /// Reads the metadata of a Secret of the type.
     #[must_use]
     pub fn read(meta: ObjectMeta) -> Self {
-        let annotation = |key: &str| meta::annotation(&meta, key).unwrap_or_default();
+        // Anybody may have written these, of any length.
+        let text = |key: &str| meta::annotation(&meta, key).unwrap_or_default();
+        let name = Some(text(ACCOUNT)).filter(|name| is_object_name(name)).unwrap_or_default();
+        let uid = Some(text("kubernetes.io/service-account.uid")).filter(|uid| uid.len() <= UID_LENGTH);
         let created = meta::created(&meta).time();
         Self {
             quarantine: match meta::label(&meta, INVALID_SINCE) {
@@ -114,7 +123,7 @@ impl LegacyToken {
                 Some("") => Quarantine::Lifted(written(&meta, INVALID_SINCE)),
                 Some(text) => Quarantine::Since(day_end(text)),
             },
-            account: (annotation(ACCOUNT).into(), annotation("kubernetes.io/service-account.uid").into()),
+            account: (name.into(), uid.unwrap_or_default().into()),
             last_used: meta::label(&meta, LAST_USED).map(Day::read),
             version: meta::version(&meta),
             terminating: meta.deletion_timestamp.is_some(),
@@ -122,6 +131,7 @@ impl LegacyToken {
             labels: meta.labels.unwrap_or_default(),
             created,
             was_lifted: false,
+            released: None,
         }
     }
 
@@ -151,10 +161,22 @@ impl Tended for LegacyToken {
         self.uid
     }
 
-    /// A label that is gone leaves no trace in the Secret.
+    /// A label that is gone leaves no trace in the Secret: tools that replace the whole object take them away.
     fn follow(&mut self, before: &Self) {
-        let was = before.was_lifted || matches!(before.quarantine, Quarantine::Since(_));
-        self.was_lifted = was && self.quarantine == Quarantine::No && before.uid == self.uid;
+        if before.uid != self.uid {
+            return;
+        }
+        let had_label = before.was_lifted || before.quarantine != Quarantine::No;
+        self.was_lifted = had_label && self.quarantine == Quarantine::No;
+        self.released = self.released.max(before.released);
+        if self.last_used.is_none() {
+            self.last_used.clone_from(&before.last_used);
+        }
+    }
+
+    /// Somebody waits for it, maybe with a consumer that fails.
+    fn is_urgent(&self) -> bool {
+        self.was_lifted
     }
 
     fn request(&self, key: &Key, step: &LegacyStep) -> Request {

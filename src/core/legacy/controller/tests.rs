@@ -129,17 +129,8 @@ fn nothing_is_written_while_something_is_not_known() {
     legacy.watch_health(0, "pods", None, at(0));
     assert!(next(&mut legacy, at(0)).is_none(), "uses are not recorded");
     tracking(&mut legacy, 3, Some(at(0)));
-    assert!(next(&mut legacy, at(0)).is_some());
-}
-
-#[test]
-fn a_pod_that_goes_frees_its_secret_at_once() {
-    let mut legacy = mode("Quarantine");
-    pods(&mut legacy, 4, &["s"]);
-    seen(&mut legacy, 1, json!({}), at(0));
-    assert!(next(&mut legacy, at(0)).is_none());
-    legacy.observe(0, LegacyChange::References(By::Pod, WatchEvent::Deleted(Key::new("ci", "pod"), 9)), at(1));
-    assert!(next(&mut legacy, at(1)).is_some());
+    assert!(next(&mut legacy, at(0)).is_none(), "the pod went just now");
+    assert!(next(&mut legacy, at(400 * 86_400)).is_some());
 }
 
 #[test]
@@ -436,4 +427,99 @@ fn a_status_says_why_nothing_is_done() {
     let ready = status(&mut legacy, at(3)).unwrap()["conditions"][0].clone();
     assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("Forbidden")));
     assert!(ready["message"].as_str().unwrap().ends_with("nothing is quarantined or deleted"), "{ready}");
+}
+
+#[test]
+fn a_secret_that_was_judged_before_the_list_had_ended_is_judged_again() {
+    let mut legacy = Legacy::new(7);
+    list(&mut legacy, LegacyChange::Policy, Vec::new());
+    policy(&mut legacy, 1, json!({"mode": "Quarantine"}), Value::Null);
+    list(&mut legacy, |event| LegacyChange::References(By::Account, event), Vec::new());
+    list(&mut legacy, LegacyChange::Namespace, vec![(Key::new("", "ci"), BTreeMap::new())]);
+    tracking(&mut legacy, 1, Some(at(-86_400)));
+    pods(&mut legacy, 1, &[]);
+    let token = LegacyToken::read(serde_json::from_value(meta(1, json!({}))).unwrap());
+    legacy.observe(0, LegacyChange::Token(WatchEvent::Listing), at(0));
+    legacy.observe(0, LegacyChange::Token(WatchEvent::Item(key(), 1, token)), at(0));
+    assert!(next(&mut legacy, at(0)).is_none(), "the list goes on");
+    legacy.observe(0, LegacyChange::Token(WatchEvent::Listed), at(1));
+    assert!(next(&mut legacy, at(1)).is_some());
+}
+
+#[test]
+fn a_secret_is_left_alone_after_its_last_pod_went() {
+    let mut legacy = mode("Quarantine");
+    pods(&mut legacy, 2, &["s"]);
+    seen(&mut legacy, 1, json!({}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none(), "a pod refers to it");
+    legacy.observe(0, LegacyChange::References(By::Pod, WatchEvent::Deleted(Key::new("ci", "pod"), 3)), at(5));
+    assert!(next(&mut legacy, at(5)).is_none(), "the pod may come back");
+    seen(&mut legacy, 2, json!({"more": "labels"}), at(6));
+    let days = |days: i64| at(5 + 86_400 * days);
+    assert!(next(&mut legacy, days(30) - TimeDelta::seconds(10)).is_none(), "unusedFor has not gone by");
+    assert!(next(&mut legacy, days(400)).is_some());
+}
+
+/// A tool that replaces the whole object takes labels away that others wrote.
+#[test]
+fn labels_that_are_taken_away_are_not_forgotten() {
+    let mut legacy = mode("Quarantine");
+    seen(&mut legacy, 1, json!({LAST_USED: "2027-01-15"}), at(0));
+    let mut bare = meta(2, json!({}));
+    bare["labels"] = json!({});
+    let bare = |version: u64| {
+        bare["resourceVersion"] = version.to_string().into();
+        WatchEvent::Applied(key(), version, LegacyToken::read(serde_json::from_value(bare.clone()).unwrap()))
+    };
+    let mut bare = bare;
+    legacy.observe(0, LegacyChange::Token(bare(2)), at(1));
+    assert!(next(&mut legacy, at(1)).is_none(), "it was used today");
+    seen(&mut legacy, 3, json!({INVALID_SINCE: "", LAST_USED: "2020-01-01"}), at(2));
+    legacy.observe(0, LegacyChange::Token(bare(4)), at(3));
+    let (_, request) = next(&mut legacy, at(3)).unwrap();
+    assert_eq!(body(&request)["metadata"]["labels"], json!({INVALID_SINCE: ""}), "the lift is written down again");
+}
+
+#[test]
+fn a_policy_that_does_not_parse_stops_all_writes_and_every_policy_says_so() {
+    let mut legacy = mode("Quarantine");
+    named_policy("keeper", &mut legacy, 2, json!({"mode": "Later", "keep": {}}), Value::Null);
+    seen(&mut legacy, 1, json!({}), at(0));
+    assert!(next(&mut legacy, at(0)).is_none());
+    let told: Vec<Value> =
+        std::iter::from_fn(|| legacy.take_status(9, at(2))).map(|(_, request)| body(&request)).collect();
+    assert_eq!(told.len(), 2);
+    for status in told.iter().map(|told| &told["status"]) {
+        assert_eq!(status["conditions"][0]["reason"], "PolicyUnreadable", "{status}");
+        assert!(status["observedGeneration"].as_i64() > Some(0), "{status}");
+    }
+    named_policy("keeper", &mut legacy, 3, json!({"mode": "Report"}), Value::Null);
+    assert!(next(&mut legacy, at(3)).is_some());
+}
+
+#[test]
+fn a_lift_comes_before_a_backlog_and_refusals_hold_up_nobody() {
+    let mut legacy = mode("Quarantine");
+    for n in 0..50 {
+        let token = LegacyToken::read(serde_json::from_value(meta(1, json!({}))).unwrap());
+        legacy.observe(
+            0,
+            LegacyChange::Token(WatchEvent::Applied(Key::new("ci", format!("a{n:02}")), 1, token)),
+            at(0),
+        );
+    }
+    seen(&mut legacy, 1, json!({INVALID_SINCE: "2027-01-15"}), at(0));
+    seen(&mut legacy, 2, json!({}), at(0));
+    let (_, request) = next(&mut legacy, at(0)).unwrap();
+    assert_eq!(body(&request)["metadata"]["labels"], json!({INVALID_SINCE: ""}));
+    let (mut now, mut refused) = (at(1), 0);
+    while now < at(5) {
+        if let Some((ticket, _)) = next(&mut legacy, now) {
+            let failure = Failure::new(FailureReason::AdmissionDenied, "patch");
+            legacy.answered(ticket, Err(Box::new(Refusal { code: Some(403), object: None, failure })), now);
+            refused += 1;
+        }
+        now += TimeDelta::milliseconds(40);
+    }
+    assert!(refused >= 50, "{refused} of 50 were tried within 4 s");
 }
