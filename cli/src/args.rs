@@ -28,13 +28,13 @@ pub struct ClusterArgs {
     #[arg(short, long, global = true, value_parser = namespace)]
     pub namespace: Option<String>,
     /// Context of the kubeconfig.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_parser = NonEmptyStringValueParser::new())]
     pub context: Option<String>,
     /// Kubeconfig. By default KUBECONFIG or ~/.kube/config.
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// User to impersonate.
-    #[arg(long = "as", global = true, value_name = "USER")]
+    #[arg(long = "as", global = true, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
 }
 
@@ -65,12 +65,13 @@ pub enum Command {
 #[derive(Debug, Arguments)]
 pub struct Status {
     /// Name of a policy. By default all.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub policy: Option<String>,
     /// Every namespace.
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
     /// Labels of the policies, as in kubectl get -l.
-    #[arg(short = 'l', long, value_name = "LABELS")]
+    #[arg(short = 'l', long, value_name = "LABELS", value_parser = labels)]
     pub selector: Option<String>,
     /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
@@ -83,19 +84,19 @@ pub struct Status {
 #[command(group = ArgGroup::new("choice").required(true))]
 pub struct Order {
     /// Names of policies.
-    #[arg(group = "choice", value_name = "POLICY")]
+    #[arg(group = "choice", value_name = "POLICY", value_parser = NonEmptyStringValueParser::new())]
     pub policies: Vec<String>,
     /// Policies with these labels, as in kubectl get -l.
-    #[arg(short = 'l', long, group = "choice", value_name = "LABELS")]
+    #[arg(short = 'l', long, group = "choice", value_name = "LABELS", value_parser = labels)]
     pub selector: Option<String>,
     /// The tokens of one Secret.
-    #[arg(long, group = "choice", value_name = "NAME")]
+    #[arg(long, group = "choice", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub secret: Option<String>,
     /// The tokens of one ServiceAccount.
-    #[arg(long, group = "choice", value_name = "NAME")]
+    #[arg(long, group = "choice", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub account: Option<String>,
     /// One token, by its jti.
-    #[arg(long, group = "choice", value_name = "ID")]
+    #[arg(long, group = "choice", value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub token_id: Option<String>,
     /// Every policy.
     #[arg(long, group = "choice")]
@@ -123,6 +124,12 @@ fn namespace(text: &str) -> Result<String, String> {
     if is_namespace(text) { Ok(text.to_owned()) } else { Err(hint.to_owned()) }
 }
 
+/// The API server takes an empty selector, as that of an empty variable, for all objects.
+fn labels(text: &str) -> Result<String, String> {
+    let hint = "no labels would mean every policy; write some, as team=a";
+    if text.trim().is_empty() { Err(hint.to_owned()) } else { Ok(text.to_owned()) }
+}
+
 fn policy(text: &str) -> Result<String, String> {
     let hint =
         "a policy's name has at most 253 lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
@@ -139,7 +146,7 @@ pub struct Print {
     /// Name of the Secret.
     pub secret: String,
     /// Key of the Secret. By default the one that holds a token.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub key: Option<String>,
     /// Prints on a terminal, too.
     #[arg(short, long)]
@@ -153,7 +160,7 @@ pub struct Verify {
     #[arg(default_value = "-", value_name = "SECRET|FILE|-")]
     pub source: String,
     /// Audience that the token must be for.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub audience: Option<String>,
     /// Format of the output. By default text for people.
     #[arg(short, long, value_enum)]
@@ -164,7 +171,7 @@ pub struct Verify {
 pub struct Migrate {
     /// Name of a Secret with a legacy token.
     pub secret: String,
-    /// Name of the policy. By default that of the Secret.
+    /// Name of the policy, and, with -bound behind it, of its Secret. By default that of the old Secret.
     #[arg(long, value_parser = policy)]
     pub name: Option<String>,
 }
@@ -238,6 +245,31 @@ mod tests {
             let args = Args::try_parse_from(line.split(' ')).unwrap();
             assert_eq!((args.cluster.namespace.as_deref(), args.cluster.user.as_deref()), (Some("ci"), Some("me")));
         }
+    }
+
+    #[test]
+    fn an_empty_variable_never_means_all() {
+        for line in [
+            "revoke -l @ --yes",
+            "rotate -A --selector @",
+            "status -l @",
+            "status @",
+            "revoke @",
+            "revoke --secret @",
+            "revoke --account @",
+            "revoke --token-id @",
+            "revoke a --as @",
+            "revoke a --context @",
+            "print a --key @",
+            "verify a --audience @",
+        ] {
+            let parsed = |value: &str| {
+                let words = line.split(' ').map(|word| if word == "@" { value } else { word });
+                Args::try_parse_from(["kubectl-tokenward"].into_iter().chain(words))
+            };
+            assert!(parsed("x").is_ok() && parsed("").is_err(), "{line}");
+        }
+        assert!(Args::try_parse_from(["kubectl-tokenward", "revoke", "-l", " \t"]).is_err());
     }
 
     #[test]
