@@ -6,6 +6,7 @@ pub mod hygiene;
 pub mod migrate;
 pub mod order;
 pub mod print;
+pub mod proxy;
 pub mod signature;
 pub mod status;
 pub mod target;

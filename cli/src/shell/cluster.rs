@@ -1,6 +1,6 @@
 //! Calls to the API server, with the rights that the person has.
 
-use std::fmt;
+use std::{env, fmt};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chrono::DateTime;
@@ -13,7 +13,7 @@ use kube::{
     Api, Client, Config, Error, Resource,
     api::{ApiResource, DynamicObject, ListParams},
     client::Body,
-    config::{AuthInfo, KubeConfigOptions},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -27,6 +27,7 @@ use super::file;
 use crate::{
     args::ClusterArgs,
     core::{
+        proxy::proxy,
         target::Target,
         token::Claims,
         verify::{Review, Rights},
@@ -47,7 +48,13 @@ pub struct Right {
 
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.verb, self.resource)?;
+        match self.resource.split_once('/') {
+            // Behind a slash, kubectl expects the name of an object.
+            Some((resource, part)) if !resource.is_empty() => {
+                write!(f, "{} {resource} --subresource={part}", self.verb)?;
+            }
+            _ => write!(f, "{} {}", self.verb, self.resource)?,
+        }
         match &self.namespace {
             Some(namespace) => write!(f, " -n {namespace}"),
             None if NAMESPACED.iter().any(|kind| self.resource.starts_with(kind)) => write!(f, " -A"),
@@ -228,9 +235,35 @@ pub fn post(path: &str, body: &Value) -> Result<Request<Vec<u8>>> {
 async fn config(args: &ClusterArgs) -> Result<Config> {
     let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
     match file::chosen(args)? {
-        None if args.context.is_none() => Config::incluster().context("there is no kubeconfig, and this is no Pod"),
-        found => Ok(Config::from_custom_kubeconfig(found.unwrap_or_default(), &options).await?),
+        None if args.context.is_none() => {
+            let config = Config::incluster().context("there is no kubeconfig, and this is no Pod")?;
+            through_proxy(config, None)
+        }
+        found => configured(found.unwrap_or_default(), &options).await,
     }
+}
+
+/// The server of a kubeconfig, and the way there.
+pub async fn configured(kubeconfig: Kubeconfig, options: &KubeConfigOptions) -> Result<Config> {
+    let proxy = proxy_url(&kubeconfig, options.context.as_deref());
+    through_proxy(Config::from_custom_kubeconfig(kubeconfig, options).await?, proxy)
+}
+
+fn proxy_url(config: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let context = context.or(config.current_context.as_deref())?;
+    let context = config.contexts.iter().find(|one| one.name == context)?.context.as_ref()?;
+    let cluster = config.clusters.iter().find(|one| one.name == context.cluster)?.cluster.as_ref()?;
+    cluster.proxy_url.clone().filter(|url| !url.is_empty())
+}
+
+/// As kubectl: `proxy-url` of the kubeconfig counts for every address, and the environment else. The library would compare
+/// `NO_PROXY` with the address of the proxy itself.
+pub fn through_proxy(mut config: Config, named: Option<String>) -> Result<Config> {
+    let proxy = named.or_else(|| proxy(&config.cluster_url, |name| env::var(name).ok()));
+    // It may hold a password.
+    let parsed = proxy.map(|proxy| proxy.parse()).transpose();
+    config.proxy_url = parsed.map_err(|_| anyhow!("the proxy is no URL; correct proxy-url or HTTPS_PROXY"))?;
+    Ok(config)
 }
 
 /// How an API server says that it does not know a kind, or not even its group.
@@ -273,6 +306,7 @@ mod tests {
             ("rolebindings.rbac.authorization.k8s.io", "list rolebindings.rbac.authorization.k8s.io -A"),
             ("clusterroles.rbac.authorization.k8s.io", "list clusterroles.rbac.authorization.k8s.io"),
             ("/version", "list /version"),
+            ("serviceaccounts/token", "list serviceaccounts --subresource=token -A"),
         ] {
             assert_eq!(Right { verb: "list", resource, namespace: None }.to_string(), text);
         }

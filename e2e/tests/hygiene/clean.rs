@@ -125,7 +125,7 @@ async fn a_missing_right_is_named_and_never_nothing() -> Result<()> {
     let report = seen_by(clean().await?, "nobody").await?;
     ensure!(report.code == Some(0), "{:#}", report.rows);
     for (row, right) in [
-        ("bound tokens", "create serviceaccounts/token -n audit"),
+        ("bound tokens", "create serviceaccounts --subresource=token -n audit"),
         ("legacy token Secrets", "list secrets -A"),
         ("bootstrap tokens", "list secrets -n kube-system"),
         ("client certificates", "get configmaps -n kube-system"),

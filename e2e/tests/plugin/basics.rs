@@ -1,12 +1,18 @@
 //! The habits of kubectl.
 
 use super::{error, ok, said};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokenward_e2e::eventually;
 use tokenward_e2e::plugin::{program, search_path};
 use tokenward_e2e::scene::caller::grant;
 use tokenward_e2e::scene::{SOON, Scene, spec};
+use tokenward_e2e::target_dir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn a_wrong_command_line_ends_with_1_and_says_what_is_right() -> Result<()> {
@@ -18,6 +24,7 @@ async fn a_wrong_command_line_ends_with_1_and_says_what_is_right() -> Result<()>
         ("revoke", "<POLICY|--selector <LABELS>|--secret <NAME>|--account <NAME>|--token-id <ID>|--all>"),
         ("status --kubeconfig /none", "check --kubeconfig and --context"),
         ("status --context none", "check --kubeconfig and --context"),
+        ("revoke --all --yes --as ", "a value is required for '--as <USER>'"),
         ("status nobody", "there is no TokenPolicy nobody in namespace plugin-usage"),
     ] {
         let told = error(&scene, line).await?;
@@ -29,6 +36,63 @@ async fn a_wrong_command_line_ends_with_1_and_says_what_is_right() -> Result<()>
         "{none:?}"
     );
     ensure!(ok(&scene, "--help").await?.contains("Usage: kubectl tokenward"));
+    Ok(())
+}
+
+/// A proxy that connects whoever asks, and counts them.
+async fn proxy(asked: Arc<AtomicUsize>) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            asked.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(tunnel(client));
+        }
+    });
+    Ok(url)
+}
+
+async fn tunnel(client: TcpStream) -> Result<()> {
+    let mut client = BufReader::new(client);
+    let (mut line, mut first) = (String::new(), String::new());
+    while client.read_line(&mut line).await? > 2 {
+        first = if first.is_empty() { line.clone() } else { first };
+        line.clear();
+    }
+    let mut server = TcpStream::connect(first.split(' ').nth(1).context("no host")?).await?;
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn proxies_are_those_that_kubectl_takes() -> Result<()> {
+    let scene = Scene::start("plugin-proxy").await?;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let proxy = proxy(asked.clone()).await?;
+    let text = std::fs::read_to_string(scene.plane.kubeconfig())?;
+    let named = |url: &str| -> Result<PathBuf> {
+        let mut config: Value = serde_saphyr::from_str(&text)?;
+        config["clusters"][0]["cluster"]["proxy-url"] = url.into();
+        let path = target_dir().join("e2e").join(format!("proxy-{}.kubeconfig", url.len()));
+        std::fs::write(&path, config.to_string())?;
+        Ok(path)
+    };
+    let gone = "http://127.0.0.1:1";
+    // This machine is reached without the proxy of the environment; the kubeconfig's counts, whatever NO_PROXY says.
+    for (config, environment, works, through) in [
+        (scene.plane.kubeconfig().clone(), gone, true, false),
+        (named(&proxy)?, gone, true, true),
+        (named(gone)?, "", false, false),
+    ] {
+        let before = asked.load(Ordering::Relaxed);
+        let mut plugin = tokio::process::Command::new(program()?);
+        plugin.args(["status", "-n", &scene.namespace, "--kubeconfig"]).arg(&config);
+        let output = plugin.env("HTTPS_PROXY", environment).env("NO_PROXY", "127.0.0.1").output().await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() == works, "{}: {told}", config.display());
+        ensure!((asked.load(Ordering::Relaxed) > before) == through, "{}: {told}", config.display());
+    }
     Ok(())
 }
 
