@@ -95,14 +95,6 @@ impl Old {
         let (kept, lacking) = keys.partition(|key| shape.keys.contains(key));
         Self { place, source, account, format: shape.format, kept, lacking, server: shape.server }
     }
-
-    /// The name of the new Secret: that of the old one and a suffix, since the type of a Secret cannot change. As much of
-    /// the old name is kept as a name may be long.
-    pub fn successor(&self) -> String {
-        let old = &self.place.name;
-        let mut names = (0..=old.len()).rev().filter_map(|end| Some(format!("{}-bound", old.get(..end)?)));
-        names.find(|name| is_object_name(name)).unwrap_or_default()
-    }
 }
 
 /// Flags as a shell reads them.
@@ -222,6 +214,14 @@ fn words(way: Way) -> &'static str {
 }
 
 impl Move {
+    /// The name of the new Secret: that of the policy, mostly as the old Secret's, and a suffix, since the type of a Secret
+    /// cannot change. As much of the name is kept as a name may be long.
+    pub fn successor(&self) -> String {
+        let name = &self.name;
+        let mut names = (0..=name.len()).rev().filter_map(|end| Some(format!("{}-bound", name.get(..end)?)));
+        names.find(|name| is_object_name(name)).unwrap_or_default()
+    }
+
     pub fn policy(&self) -> Value {
         let Old { source, account, format, .. } = &self.old;
         json!({
@@ -230,7 +230,7 @@ impl Move {
             "metadata": {"name": self.name, "namespace": source.namespace},
             "spec": {
                 "serviceAccounts": {"names": [account]},
-                "secret": {"name": self.old.successor(), "format": format},
+                "secret": {"name": self.successor(), "format": format},
             },
         })
     }
@@ -293,6 +293,7 @@ impl Move {
             };
             text.extend(lines.iter().map(|line| format!("  {line}\n")));
         }
+        text += "Workloads without Pods at this moment (a CronJob, a Deployment scaled to 0) do not show here.\n";
         text + "Consumers outside of the cluster show in the audit log: `kubectl tokenward audit`.\n\n"
     }
 
@@ -323,7 +324,7 @@ impl Move {
     }
 
     fn point(&self) -> String {
-        let (old, new) = (&self.old, self.old.successor());
+        let (old, new) = (&self.old, self.successor());
         let mut text = format!(
             "Point each consumer to Secret {}/{new}, which has the keys {}. A consumer must read it again when it changes.\n",
             old.source.namespace,
@@ -514,10 +515,10 @@ mod tests {
         plan.labels = BTreeMap::from([LAST_USED, INVALID_SINCE].map(|key| (key.to_owned(), String::new())));
         let text = plan.comments();
         for words in [
-            "#   pod web: volume\n#   ServiceAccounts: not known; you lack a right\n",
+            "#   pod web: volume\n#   ServiceAccounts: not known; you lack a right\n# Workloads without Pods at this moment",
             "#      kubectl tokenward -n ci migrate old --name robot | kubectl apply -f -\n",
             "#    You lack a right for this: `kubectl auth can-i create secrets -n ci` says no.\n# 2. ",
-            "Secret ci/old-bound, which has the keys ca.crt, token. ",
+            "Secret ci/robot-bound, which has the keys ca.crt, token. ",
             "#    It lacks the keys extra, which no format writes.\n",
             "last used: never, or not recorded.\n",
         ] {
@@ -547,8 +548,8 @@ mod tests {
     fn the_new_secret_of_a_long_name_has_a_legal_one() {
         for old in ["a".repeat(247), "a".repeat(253), format!("{}.b.b.b", "a".repeat(247))] {
             let mut secret = of_type(&[]);
-            secret.metadata.name = Some(old);
-            let new = Old::read(&secret).unwrap().successor();
+            secret.metadata.name = Some(old.clone());
+            let new = Move { name: old, ..moved(Old::read(&secret).unwrap()) }.successor();
             assert!(is_object_name(&new) && new.ends_with("aa-bound"), "{new}");
         }
     }

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, fmt::Debug, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Resource, api::ListParams, core::NamespaceResourceScope};
+use kube::{
+    Api, Resource,
+    api::ListParams,
+    core::{DynamicObject, NamespaceResourceScope, PartialObjectMeta},
+};
 use serde::de::DeserializeOwned;
 use tokenward::record::{AccountReferences, PodReferences};
 
@@ -16,6 +20,7 @@ use crate::{
     args::{ClusterArgs, Migrate},
     core::{
         migrate::{Move, NEEDS, Old, Place, flags, referrers},
+        target::Target,
         verify::Learnt,
     },
 };
@@ -83,11 +88,22 @@ async fn missing(cluster: &Cluster, namespace: &str) -> Result<Vec<(u8, String)>
     Ok(missing)
 }
 
-/// Nobody else has a policy of this name.
+/// Nobody else has a policy or Secret of these names.
 async fn is_free(cluster: &Cluster, plan: &Move) -> Result<()> {
     let (name, namespace) = (&plan.name, &plan.old.source.namespace);
     let policies = output::shown("TokenPolicies", cluster.policies(Some(namespace), None).await)?;
     let taken = policies.iter().any(|policy| policy.metadata.name.as_ref() == Some(name) && !plan.is_of(&policy.data));
     ensure!(!taken, "there is another TokenPolicy {namespace}/{name}; choose a name with --name");
+    let (secret, api) = (plan.successor(), cluster.api::<Secret>(Some(namespace)));
+    let found = cluster.allowed("get", "secrets", Some(namespace), api.get_metadata_opt(&secret).await);
+    let found = output::shown("Secrets", found.map(|found| found.into_iter().collect()))?;
+    let is_own = |found: &PartialObjectMeta<DynamicObject>| {
+        Target::read(&found.metadata).is_some_and(|target| *target.record.policy == **name)
+    };
+    ensure!(
+        found.iter().all(is_own),
+        "there is another Secret {namespace}/{secret}, where the new token would be; choose a name with --name, which \
+         names the policy, and with -bound its Secret"
+    );
     Ok(())
 }

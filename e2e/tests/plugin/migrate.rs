@@ -122,7 +122,7 @@ async fn each_missing_right_is_named() -> Result<()> {
             "list pods",
             "list serviceaccounts",
             "create tokenpolicies.tokenward.dev",
-            "create serviceaccounts/token",
+            "create serviceaccounts --subresource=token",
             "create secrets",
             "patch secrets",
             "delete secrets",
@@ -147,11 +147,16 @@ async fn a_policy_of_another_is_not_overwritten() -> Result<()> {
         told.contains("there is another TokenPolicy plugin-migrate-taken/legacy; choose a name with --name"),
         "{told}"
     );
+    let foreign = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "taken-bound", "namespace": scene.namespace}});
+    scene.plane.apply(&foreign.to_string()).await?;
+    let told = error(&scene, "migrate legacy --name taken").await?;
+    ensure!(told.contains("there is another Secret plugin-migrate-taken/taken-bound, where"), "{told}");
     let printed = ok(&scene, "migrate legacy --name moved").await?;
     for _ in 0..2 {
         shell(&scene, commands(&printed)[0]).await?;
     }
     scene.ready("moved").await?;
+    ensure!(ok(&scene, "migrate legacy --name moved").await? == printed, "its own Secret is in its way");
     for (secret, words) in [
         ("p-deployer", "Secret plugin-migrate-taken/p-deployer is that of policy p already"),
         ("none", "there is no Secret none in namespace plugin-migrate-taken"),
