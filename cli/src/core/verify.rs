@@ -1,5 +1,7 @@
 //! `verify`: the checks of a token, each with its evidence.
 
+use std::collections::BTreeSet;
+
 use kube::core::DynamicObject;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -179,13 +181,16 @@ pub fn report(token: &SecretString, claims: &Claims, evidence: &Evidence, audien
     checks.push(source(&evidence.origin, now));
     checks.push(verdict(&checks, claims.legacy));
     let rules = evidence.rights.iter().flat_map(|rights| &rights.resource_rules);
+    // Several Roles may give the same.
+    let mut seen = BTreeSet::new();
+    let rights = rules.filter(|rule| !rule.is_for_everybody()).map(Rule::line).filter(|line| seen.insert(line.clone()));
     Report {
         id: claims.id.clone(),
         namespace: claims.namespace.clone(),
         service_account: claims.account.name.clone(),
         legacy: claims.legacy,
         checks,
-        rights: rules.filter(|rule| !rule.is_for_everybody()).map(Rule::line).collect(),
+        rights: rights.collect(),
     }
 }
 
@@ -357,6 +362,7 @@ mod tests {
         let review = json!({"authenticated": true, "user": {"username": "system:serviceaccount:ci:deployer"}, "audiences": ["https://api"]});
         let rights = json!({"resourceRules": [
             {"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"]},
+            {"verbs": ["get", "list"], "apiGroups": ["", "apps"], "resources": ["x"], "resourceNames": ["a"]},
             {"verbs": ["get", "list"], "apiGroups": ["", "apps"], "resources": ["x"], "resourceNames": ["a"]},
         ]});
         let origin =

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +26,14 @@ fn check(path: &Path) -> Result<()> {
 pub fn read(path: &Path) -> Result<String> {
     check(path)?;
     fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The text of a pipe or file that may end late or never. Bytes that are no text are replaced.
+pub fn capped(from: impl Read, name: &str) -> Result<String> {
+    let mut bytes = Vec::new();
+    from.take(MAX + 1).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
+    ensure!(bytes.len() as u64 <= MAX, "{name} has more than {} MiB; name another file", MAX >> 20);
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 pub fn kubeconfig(path: &Path) -> Result<Kubeconfig> {
@@ -95,6 +104,13 @@ mod tests {
             assert!(errors.iter().all(|why| why.to_string().contains(words)), "{errors:?}");
         }
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_that_never_ends_is_read_up_to_a_limit() {
+        assert_eq!(capped(&b"a\xff"[..], "x").unwrap(), "a\u{fffd}");
+        let why = capped(std::io::repeat(0), "standard input").unwrap_err().to_string();
+        assert_eq!(why, "standard input has more than 10 MiB; name another file");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `verify`.
 
-use std::{io, path::Path, process::ExitCode};
+use std::{fs::File, io, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use chrono::Utc;
@@ -11,6 +11,7 @@ use tokenward::record::{Time, names::is_object_name};
 
 use super::{
     cluster::{Cluster, MissingRight},
+    file::capped,
     output, secret,
 };
 use crate::{
@@ -49,10 +50,9 @@ async fn read(cluster: Result<&Cluster, &anyhow::Error>, source: &str) -> Result
     let how = "pipe a token in, as others can read a command line: … | kubectl tokenward verify -";
     ensure!(tokens(source).is_empty(), "the argument is a token, not the name of a Secret or file; {how}");
     match source {
-        "-" => Ok(tokens(&io::read_to_string(io::stdin())?)),
+        "-" => Ok(tokens(&capped(io::stdin(), "standard input")?)),
         path if path.contains('/') => {
-            let text = std::fs::read(Path::new(path)).with_context(|| format!("reading {path}"))?;
-            Ok(tokens(&String::from_utf8_lossy(&text)))
+            Ok(tokens(&capped(File::open(path).with_context(|| format!("reading {path}"))?, path)?))
         }
         name => {
             let legal = is_object_name(name);
