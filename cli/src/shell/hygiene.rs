@@ -61,9 +61,9 @@ pub async fn run(args: &ClusterArgs, hygiene: &Hygiene) -> Result<ExitCode> {
 async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Result<Facts> {
     let authentication = hygiene.authentication_config.as_deref().map(authentication).transpose()?;
     let webhook = hygiene.webhook_config.as_deref().map(file::kubeconfig).transpose()?;
-    let servers = match pods(cluster).await {
+    let (servers, unseen) = match pods(cluster).await {
         Ok(pods) => flags::servers(&pods),
-        Err(why) => Err(format!("{why:#}")),
+        Err(why) => (Err(format!("{why:#}")), Vec::new()),
     };
     let legacy = ListParams::default().fields(&format!("type={SECRET_TYPE}"));
     let (providers, webhook) = elsewhere::asked(oidc::providers(&servers, authentication.as_ref()), webhook).await;
@@ -86,6 +86,7 @@ async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Res
         providers,
         webhook,
         servers,
+        unseen,
         authentication,
     })
 }
@@ -100,7 +101,8 @@ fn authentication(file: &Path) -> Result<oidc::Authentication> {
 
 fn logins(args: &ClusterArgs, url: &str) -> Result<Logins> {
     let config = file::chosen(args)?.unwrap_or_default();
-    Ok(logins::logins(&config, url, |path| learnt(file::read(Path::new(path)))))
+    let context = args.context.as_deref().or(config.current_context.as_deref());
+    Ok(logins::logins(&config, url, context, |path| learnt(file::read(Path::new(path)))))
 }
 
 async fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {

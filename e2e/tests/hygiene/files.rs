@@ -93,8 +93,10 @@ async fn issuers_are_told_apart_by_what_was_asked_and_none_is_read_for_ever() ->
     let config = authentication("three.yaml", &[&small, &huge, &gone].map(|discovery| issuer(&server, discovery)))?;
     let report = report(shared().await?, &["--authentication-config", text(&config)?]).await?;
     report.shows("OIDC", "yes", &[&format!("{small} answers, and names that issuer")])?;
-    report.finds("OIDC", "medium", &format!("{gone} does not answer here"))?;
-    report.finds("OIDC", "medium", &format!("{huge} does not answer here: no whole answer of at most 256 KiB"))
+    report.shows("OIDC", "yes", &[&format!("{gone} does not answer this machine")])?;
+    report.finds_no("OIDC", &gone)?;
+    let whole = "holds no discovery document: no whole answer of at most 256 KiB";
+    report.finds("OIDC", "medium", &format!("{huge} {whole}"))
 }
 
 /// Each of them answers only once the other has been asked.

@@ -57,7 +57,8 @@ async fn a_webhook_is_found_with_its_cache_and_whether_it_answers() -> Result<()
     // Port 1 of loopback has no listener.
     let away = file("away.kubeconfig", &with_token("https://127.0.0.1:1", open.plane.ca_pem(), "x"))?;
     let gone = report(&open.plane, &["--webhook-config", away.to_str().context("path")?]).await?;
-    gone.finds("webhook", "medium", "https://127.0.0.1:1/ does not answer here")?;
+    gone.shows("webhook", "yes", &["https://127.0.0.1:1/ does not answer this machine"])?;
+    gone.finds_no("webhook", "127.0.0.1:1")?;
     let plain = file("plain.kubeconfig", &with_token("http://127.0.0.1:1", "", "x"))?;
     let plain = report(&open.plane, &["--webhook-config", plain.to_str().context("path")?]).await?;
     plain.finds("webhook", "critical", "sees each token, and may be anybody")

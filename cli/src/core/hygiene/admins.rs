@@ -35,7 +35,7 @@ pub fn row(facts: &Facts) -> Row {
 fn tokens(row: &mut Row, facts: &Facts, way: impl Fn(&str, &str) -> Option<&'static str>) {
     let mut secrets: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     let legacy: Vec<LegacySecret> = row.learn(&facts.legacy).into_iter().flatten().map(LegacySecret).collect();
-    for secret in legacy.iter().filter(|one| !one.is_quarantined()) {
+    for secret in legacy.iter().filter(|one| !super::legacy::is_refused(facts, one)) {
         secrets.entry((secret.namespace(), secret.account())).or_default().push(secret.name());
     }
     for ((namespace, account), all) in secrets {

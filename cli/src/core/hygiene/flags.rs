@@ -44,16 +44,22 @@ impl Flags {
     }
 }
 
-/// The flags of each kube-apiserver of these pods.
+/// The flags of each kube-apiserver of these pods, and why those of others cannot be seen.
 ///
 /// # Errors
-/// When there is none, or the flags of one cannot be seen.
-pub fn servers(pods: &[Pod]) -> Learnt<Vec<Flags>> {
+/// When there is none whose flags can be seen.
+pub fn servers(pods: &[Pod]) -> (Learnt<Vec<Flags>>, Vec<String>) {
     let none = format!(
         "namespace kube-system has no Pod with the label {LABELS}, as on managed clusters; look into the settings of \
          your provider"
     );
-    if pods.is_empty() { Err(none) } else { pods.iter().map(server).collect() }
+    let mut unseen = Vec::new();
+    let seen: Vec<Flags> = pods.iter().filter_map(|pod| server(pod).map_err(|why| unseen.push(why)).ok()).collect();
+    match (seen.is_empty(), unseen.is_empty()) {
+        (false, _) => (Ok(seen), unseen),
+        (true, false) => (Err(unseen.join("; ")), Vec::new()),
+        (true, true) => (Err(none), unseen),
+    }
 }
 
 fn server(pod: &Pod) -> Learnt<Flags> {
@@ -100,21 +106,23 @@ pub mod tests {
 
     #[test]
     fn a_control_plane_without_pods_is_managed() {
-        assert!(servers(&[]).unwrap_err().contains("component=kube-apiserver"));
+        assert!(servers(&[]).0.unwrap_err().contains("component=kube-apiserver"));
         let server = serde_json::json!([
             {"name": "first", "command": ["pause"]},
             {"name": "x", "command": ["/usr/bin/kube-apiserver"], "args": ["--a=b"]},
         ]);
-        assert_eq!(servers(&[pod(&server)]), Ok(vec![flags(&["--a=b"])]));
+        assert_eq!(servers(&[pod(&server)]), (Ok(vec![flags(&["--a=b"])]), vec![]));
     }
 
     #[test]
-    fn a_pod_that_cannot_be_read_leaves_the_flags_unknown() {
+    fn a_pod_that_cannot_be_read_is_told_and_hides_no_other() {
         let server = serde_json::json!([{"name": "x", "command": ["kube-apiserver", "--a=b"]}]);
         for command in [vec!["pause"], vec!["/bin/sh", "-c", "exec kube-apiserver --token-auth-file=/x"], vec![]] {
             let other = pod(&serde_json::json!([{"name": "x", "command": command}]));
-            let why = servers(&[pod(&server), other]).unwrap_err();
-            assert!(why.contains("Pod kube-system/one"), "{why}");
+            let (seen, unseen) = servers(&[pod(&server), other.clone()]);
+            assert_eq!(seen, Ok(vec![flags(&["--a=b"])]));
+            assert!(unseen[0].contains("Pod kube-system/one"), "{unseen:?}");
+            assert!(servers(&[other]).0.unwrap_err().contains("Pod kube-system/one"));
         }
     }
 }

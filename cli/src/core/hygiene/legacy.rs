@@ -5,6 +5,7 @@ use tokenward::record::{SECRET_TYPE, Time};
 
 use super::{
     Facts,
+    flags::Flags,
     logins::accounts,
     row::{Row, Severity, names},
     secrets::LegacySecret,
@@ -13,10 +14,13 @@ use crate::core::token::Claims;
 
 /// Days without use after which nobody seems to need a token.
 const UNUSED: i64 = 90;
+/// The flag by which the API server looks at the Secret and the account of a legacy token.
+const LOOKUP: &str = "service-account-lookup";
 
 pub fn row(facts: &Facts, now: Time) -> Row {
     let mut row = Row::new("legacy token Secrets");
     of_kubeconfig(&mut row, facts);
+    unchecked(&mut row, facts);
     let Some(secrets) = row.learn(&facts.legacy) else { return row };
     if secrets.is_empty() {
         row.seen(format!("no Secret has the type {SECRET_TYPE}"));
@@ -24,13 +28,33 @@ pub fn row(facts: &Facts, now: Time) -> Row {
         row.found(format!("Secrets of type {SECRET_TYPE}: {}", secrets.len()));
     }
     let (refused, live): (Vec<LegacySecret>, Vec<LegacySecret>) =
-        secrets.iter().map(LegacySecret).partition(LegacySecret::is_quarantined);
+        secrets.iter().map(LegacySecret).partition(|secret| is_refused(facts, secret));
     if !refused.is_empty() {
+        row.servers(facts, &format!("--{LOOKUP}"));
         let refused: Vec<String> = refused.iter().map(LegacySecret::name).collect();
         row.seen(format!("the API server refuses the tokens of {}", names(&refused)));
     }
     of_secrets(&mut row, facts, live, now);
     row
+}
+
+/// A kube-apiserver with `--service-account-lookup=false` looks at no Secret.
+fn is_blind(flags: &Flags) -> bool {
+    !flags.is_on(LOOKUP, true)
+}
+
+/// Whether every API server refuses the token of a Secret.
+pub fn is_refused(facts: &Facts, secret: &LegacySecret) -> bool {
+    secret.is_quarantined() && !facts.servers.iter().flatten().any(is_blind)
+}
+
+fn unchecked(row: &mut Row, facts: &Facts) {
+    if facts.servers.iter().flatten().any(is_blind) {
+        row.found(format!("kube-apiserver runs with --{LOOKUP}=false"));
+        let problem = "the API server accepts legacy tokens whose Secret or account is deleted, and those in quarantine, \
+                       and it records no uses";
+        row.finds(Severity::High, problem, format!("remove --{LOOKUP}=false from the flags of kube-apiserver"));
+    }
 }
 
 fn of_kubeconfig(row: &mut Row, facts: &Facts) {
@@ -64,7 +88,8 @@ fn finds(row: &mut Row, secrets: &[LegacySecret], which: &str, cure: &str) {
             Some("") => format!("{} (last used on an unknown day)", secret.name()),
             used => format!("{} (last used {})", secret.name(), used.unwrap_or("never")),
         };
-        let secrets: Vec<String> = secrets.iter().map(text).collect();
-        row.finds(Severity::High, format!("tokens {which} never expire: {}", names(&secrets)), cure);
+        let texts: Vec<String> = secrets.iter().map(text).collect();
+        let problem = format!("tokens {which} never expire: {}", names(&texts));
+        row.finds_in(Severity::High, problem, cure, secrets.iter().map(LegacySecret::name).collect());
     }
 }

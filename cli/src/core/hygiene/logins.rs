@@ -6,6 +6,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use http::Uri;
 use kube::config::{AuthInfo, Kubeconfig};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
@@ -45,30 +46,42 @@ pub struct Login {
 /// The users of a kubeconfig.
 #[derive(Debug)]
 pub struct Logins {
-    /// Those that a context has for this API server.
+    /// Those that a context has for this API server, and that of the context in use.
     pub here: Vec<Login>,
     /// The names of the others: they have no context, or one with another address, be it of the same cluster.
     pub elsewhere: Vec<String>,
 }
 
 /// The users that a kubeconfig has for the API server at this URL, and the others. No file of the others is read.
-pub fn logins(config: &Kubeconfig, url: &str, read: impl Fn(&str) -> Learnt<String>) -> Logins {
+pub fn logins(config: &Kubeconfig, url: &str, used: Option<&str>, read: impl Fn(&str) -> Learnt<String>) -> Logins {
     let is_here = |name: &str| {
         let cluster = config
             .clusters
             .iter()
             .find(|cluster| cluster.name == name)
             .and_then(|one| one.cluster.as_ref()?.server.as_ref());
-        cluster.is_some_and(|server| server.trim_end_matches('/') == url.trim_end_matches('/'))
+        cluster.is_some_and(|server| address(server) == address(url))
     };
-    let contexts = config.contexts.iter().filter_map(|context| context.context.as_ref());
-    let users: BTreeSet<&String> =
-        contexts.filter(|context| is_here(&context.cluster)).filter_map(|context| context.user.as_ref()).collect();
+    let is_used = |name: &str| used == Some(name);
+    let contexts = config.contexts.iter().filter_map(|one| Some((&one.name, one.context.as_ref()?)));
+    let users: BTreeSet<&String> = contexts
+        .filter(|(name, context)| is_used(name) || is_here(&context.cluster))
+        .filter_map(|(_, context)| context.user.as_ref())
+        .collect();
     let (here, elsewhere): (Vec<_>, Vec<_>) = config.auth_infos.iter().partition(|info| users.contains(&info.name));
     Logins {
         here: here.into_iter().filter_map(|info| Some(login(&info.name, info.auth_info.as_ref()?, &read))).collect(),
         elsewhere: elsewhere.into_iter().map(|info| info.name.clone()).collect(),
     }
+}
+
+/// A URL with its port, in the spelling that all spellings of it share.
+fn address(url: &str) -> String {
+    let text = url.trim_end_matches('/').to_lowercase();
+    let parsed: Option<Uri> = text.parse().ok();
+    let port = |uri: &Uri| uri.port_u16().or(if uri.scheme_str() == Some("http") { Some(80) } else { Some(443) });
+    let spelled = |uri: Uri| Some(format!("{}//{}:{}{}", uri.scheme_str()?, uri.host()?, port(&uri)?, uri.path()));
+    parsed.and_then(spelled).unwrap_or(text)
 }
 
 fn login(name: &str, info: &AuthInfo, read: impl Fn(&str) -> Learnt<String>) -> Login {
@@ -175,7 +188,28 @@ pub mod tests {
             "/empty" => Ok("\n".to_owned()),
             _ => Err(format!("reading {file}")),
         };
-        logins(&Kubeconfig::from_yaml(&config.to_string()).unwrap(), "https://api:6443/", read)
+        logins(&Kubeconfig::from_yaml(&config.to_string()).unwrap(), "https://api:6443/", None, read)
+    }
+
+    #[test]
+    fn spellings_of_an_address_are_one_and_the_user_in_use_is_always_judged() {
+        for (one, other, same) in [
+            ("HTTPS://Api:6443/", "https://api:6443", true),
+            ("https://api", "https://API:443/", true),
+            ("https://api/a", "https://api/b", false),
+            ("https://api:6443", "https://api:8443", false),
+            ("http://api", "https://api", false),
+        ] {
+            assert_eq!(address(one) == address(other), same, "{one} {other}");
+        }
+        let config = json!({
+            "clusters": [{"name": "c", "cluster": {"server": "https://other"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}, {"name": "y", "context": {"cluster": "c", "user": "v"}}],
+            "users": [{"name": "u", "user": {}}, {"name": "v", "user": {}}],
+        });
+        let config = Kubeconfig::from_yaml(&config.to_string()).unwrap();
+        let found = logins(&config, "https://api", Some("x"), |_| Err(String::new()));
+        assert_eq!((found.here.len(), found.here[0].name.as_str(), found.elsewhere), (1, "u", vec!["v".to_owned()]));
     }
 
     fn first(user: &Value) -> Login {

@@ -35,8 +35,10 @@ pub use row::{Row, Severity, draw, unchecked, worst};
 
 /// Everything that the report is made of. An `Err` says why it could not be learnt.
 pub struct Facts {
-    /// The flags of each kube-apiserver.
+    /// The flags of each kube-apiserver that shows them.
     pub servers: Learnt<Vec<Flags>>,
+    /// Why those of other ones cannot be seen.
+    pub unseen: Vec<String>,
     /// The lifetime that a request for the longest one was granted, in seconds.
     pub granted: Learnt<i64>,
     /// How long a token lives that a pod asks for an hour, in seconds.
@@ -65,9 +67,12 @@ pub struct Facts {
     pub webhook: Option<Learnt<webhook::Webhook>>,
 }
 
+/// The rows for which no flag counts.
+const FLAGLESS: [&str; 2] = ["client certificates", "authenticating proxy"];
+
 /// The report. Nothing in it is a token or a private key.
 pub fn report(facts: &Facts, now: Time) -> Vec<Row> {
-    vec![
+    let mut rows = vec![
         bound::row(facts, now),
         legacy::row(facts, now),
         bootstrap::row(facts, now),
@@ -78,5 +83,9 @@ pub fn report(facts: &Facts, now: Time) -> Vec<Row> {
         proxy::row(facts, now),
         anonymous::row(facts),
         admins::row(facts),
-    ]
+    ];
+    for row in rows.iter_mut().filter(|row| !FLAGLESS.contains(&row.strategy)) {
+        facts.unseen.iter().for_each(|why| row.unknown(why));
+    }
+    rows
 }

@@ -1,6 +1,6 @@
 //! OIDC, by flags or by a structured authentication configuration.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{
     Facts,
@@ -14,8 +14,11 @@ use crate::core::verify::Learnt;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Authentication {
+    #[serde(deserialize_with = "given")]
     api_version: String,
+    #[serde(deserialize_with = "given")]
     kind: String,
+    #[serde(deserialize_with = "given")]
     jwt: Vec<Jwt>,
     pub anonymous: Option<Anonymous>,
 }
@@ -32,35 +35,47 @@ impl Authentication {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Anonymous {
+    #[serde(deserialize_with = "given")]
     pub conditions: Vec<Path>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Path {
+    #[serde(deserialize_with = "given")]
     pub path: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Jwt {
+    #[serde(deserialize_with = "given")]
     issuer: Issuer,
+    #[serde(deserialize_with = "given")]
     claim_mappings: Mappings,
+    #[serde(deserialize_with = "given")]
+    claim_validation_rules: Vec<ClaimRule>,
+    #[serde(deserialize_with = "given")]
     user_validation_rules: Vec<Rule>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Issuer {
+    #[serde(deserialize_with = "given")]
     url: String,
-    #[serde(rename = "discoveryURL")]
+    #[serde(rename = "discoveryURL", deserialize_with = "given")]
     discovery_url: String,
+    #[serde(deserialize_with = "given")]
     certificate_authority: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Mappings {
+    #[serde(deserialize_with = "given")]
     username: Mapping,
+    #[serde(deserialize_with = "given")]
     groups: Mapping,
 }
 
@@ -68,14 +83,41 @@ struct Mappings {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 struct Mapping {
+    #[serde(deserialize_with = "given")]
     claim: String,
+    #[serde(deserialize_with = "given")]
     prefix: String,
+    #[serde(deserialize_with = "given")]
     expression: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Rule {
+    #[serde(deserialize_with = "given")]
     expression: String,
+}
+
+/// A claim must have a value, or an expression must be true.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+struct ClaimRule {
+    #[serde(deserialize_with = "given")]
+    claim: String,
+    #[serde(deserialize_with = "given")]
+    expression: String,
+}
+
+impl ClaimRule {
+    /// Whether it may keep names that begin with `system:` out of a mapping.
+    fn restricts(&self, mapping: &Mapping) -> bool {
+        self.expression.contains("system:") || (!self.claim.is_empty() && self.claim == mapping.claim)
+    }
+}
+
+/// A field that is there without a value has its default, as in Go.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(field: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(field)?.unwrap_or_default())
 }
 
 /// An issuer that the API server believes.
@@ -92,10 +134,13 @@ pub struct Provider {
     groups: Mapping,
     /// Rules that a user must pass.
     rules: Vec<String>,
+    /// Rules that the claims must pass.
+    claim_rules: Vec<ClaimRule>,
 }
 
-/// A provider, and the issuer that its discovery document names, if it was asked for.
-pub type Asked = (Provider, Option<Learnt<String>>);
+/// A provider, and what it answered, if it was asked and could be reached: the issuer that its discovery document names, or
+/// what is wrong with the answer.
+pub type Asked = (Provider, Option<Learnt<Learnt<String>>>);
 
 /// The issuers of flags and file.
 pub fn providers(servers: &Learnt<Vec<Flags>>, file: Option<&Authentication>) -> Vec<Provider> {
@@ -127,6 +172,7 @@ fn by_flags(flags: &Flags) -> Option<Provider> {
         username: Mapping { claim, prefix, ..Mapping::default() },
         groups: Mapping { claim: text("oidc-groups-claim"), prefix: text("oidc-groups-prefix"), ..Mapping::default() },
         rules: Vec::new(),
+        claim_rules: Vec::new(),
         issuer,
     })
 }
@@ -141,6 +187,7 @@ fn by_file(jwt: &Jwt) -> Provider {
         username: jwt.claim_mappings.username.clone(),
         groups: jwt.claim_mappings.groups.clone(),
         rules: jwt.user_validation_rules.iter().map(|rule| rule.expression.clone()).collect(),
+        claim_rules: jwt.claim_validation_rules.clone(),
     }
 }
 
@@ -189,23 +236,22 @@ fn of_kubeconfig(row: &mut Row, facts: &Facts) {
     }
 }
 
-fn reached(row: &mut Row, provider: &Provider, answer: Option<&Learnt<String>>) {
+fn reached(row: &mut Row, provider: &Provider, answer: Option<&Learnt<Learnt<String>>>) {
     let Provider { issuer, discovery, .. } = provider;
     match answer {
-        Some(Ok(named)) if named == issuer => row.seen(format!("{discovery} answers, and names that issuer")),
-        Some(Ok(named)) => {
+        Some(Ok(Ok(named))) if named == issuer => row.seen(format!("{discovery} answers, and names that issuer")),
+        Some(Ok(Ok(named))) => {
             let problem =
                 format!("{discovery} names the issuer {named}, so the API server refuses each token of {issuer}");
             row.finds(Severity::Medium, problem, "write the issuer as its discovery document does");
         }
-        Some(Err(why)) => {
-            let problem = format!("{discovery} does not answer here: {why}");
-            row.finds(
-                Severity::Medium,
-                problem,
-                "bring the issuer back, or remove it from the API server's configuration",
-            );
+        Some(Ok(Err(why))) => {
+            let problem = format!("{discovery} holds no discovery document: {why}");
+            let cure = "correct the issuer or its discoveryURL, or remove it from the API server's configuration";
+            row.finds(Severity::Medium, problem, cure);
         }
+        // The API server may have another way there, and trust other certificates.
+        Some(Err(why)) => row.unknown(format!("{discovery} does not answer this machine: {why}")),
         None => row.unknown(format!(
             "{discovery}: its CA is on the control plane's machine; --authentication-config can give it"
         )),
@@ -214,7 +260,7 @@ fn reached(row: &mut Row, provider: &Provider, answer: Option<&Learnt<String>>) 
 
 /// Names that an issuer may give out and that mean something to Kubernetes.
 fn mapped(row: &mut Row, provider: &Provider) {
-    let Provider { issuer, username, groups, rules, .. } = provider;
+    let Provider { issuer, username, groups, rules, claim_rules, .. } = provider;
     let cure =
         "set a prefix, for example \"oidc:\", or a userValidationRule that refuses names that begin with system:";
     for (mapping, name, gift) in [
@@ -224,11 +270,14 @@ fn mapped(row: &mut Row, provider: &Provider) {
         if rules.iter().any(|rule| refuses(rule, name)) {
             continue;
         }
-        let ruled = rules.iter().any(|rule| rule.contains(name) && rule.contains("system:"));
-        match if ruled { Reach::Unclear } else { mapping.reach() } {
-            Reach::Open => row.finds(Severity::High, format!("{issuer} may {gift}: {}", mapping.text()), cure),
-            Reach::Closed => {}
-            Reach::Unclear => row.unknown(format!("whether {issuer} may {gift}: {}", mapping.text())),
+        let ruled = rules.iter().any(|rule| rule.contains(name) && rule.contains("system:"))
+            || claim_rules.iter().any(|rule| rule.restricts(mapping));
+        match (mapping.reach(), ruled) {
+            (Reach::Open, false) => row.finds(Severity::High, format!("{issuer} may {gift}: {}", mapping.text()), cure),
+            (Reach::Closed, _) => {}
+            (Reach::Open, true) | (Reach::Unclear, _) => {
+                row.unknown(format!("whether {issuer} may {gift}: {}", mapping.text()));
+            }
         }
     }
 }
@@ -238,6 +287,10 @@ fn mapped(row: &mut Row, provider: &Provider) {
 fn refuses(rule: &str, name: &str) -> bool {
     let rule = rule.replace('"', "'").replace(char::is_whitespace, "");
     let terms: Vec<&str> = rule.split("&&").collect();
+    // A term is decisive only by itself: not in an alternative, behind a comment, or inside of brackets or a text.
+    if ["||", "?", "//"].iter().any(|token| rule.contains(token)) || !terms.iter().all(|term| is_whole(term)) {
+        return false;
+    }
     let refused = |one: &str| format!("!{one}.startsWith('system:')");
     let all = |term: &str| {
         let (each, rest) = term.strip_prefix("user.groups.all(")?.split_once(',')?;
@@ -248,6 +301,12 @@ fn refuses(rule: &str, name: &str) -> bool {
     terms.iter().any(is_refused)
 }
 
+/// Whether brackets and quotes end where they began.
+fn is_whole(term: &str) -> bool {
+    let count = |wanted| term.matches(wanted).count();
+    count('(') == count(')') && count('[') == count(']') && count('{') == count('}') && count('\'') % 2 == 0
+}
+
 /// Whether an issuer can make a name that begins with `system:`.
 enum Reach {
     Open,
@@ -256,13 +315,20 @@ enum Reach {
     Unclear,
 }
 
+/// Whether a name that begins with this can begin with `system:`.
+fn leads(prefix: &str) -> bool {
+    prefix.starts_with("system:") || "system:".starts_with(prefix)
+}
+
 impl Mapping {
     fn reach(&self) -> Reach {
         let Self { claim, prefix, expression } = self;
         // An expression without a text has no prefix; one with a text may add it, or compare with it.
         let bare = !expression.is_empty() && !expression.contains(['\'', '"']);
-        let given = !claim.is_empty() && (prefix.is_empty() || prefix.starts_with("system:"));
-        match (bare || given, expression.is_empty()) {
+        let given = !claim.is_empty() && leads(prefix);
+        let texts = expression.replace('"', "'").replace("startsWith('system:')", "");
+        let added = texts.split('\'').skip(1).step_by(2).any(|text| !text.is_empty() && leads(text));
+        match (bare || given || added, expression.is_empty()) {
             (true, _) => Reach::Open,
             (false, true) => Reach::Closed,
             (false, false) => Reach::Unclear,
@@ -315,7 +381,14 @@ jwt:
         assert_eq!(findings(&found), [open]);
         let rule = "  userValidationRules:\n  - {expression: \"user.groups.all(g, !g.startsWith('system:'))\"}\n";
         assert_eq!(findings(&of_file(&format!("{CONFIG}{rule}"))), [""; 0]);
-        for weak in ["g, g != 'system:nodes'", "g, !g.startsWith('system:') || true", "g, !g.startsWith('system:x')"] {
+        for weak in [
+            "g, g != 'system:nodes'",
+            "g, !g.startsWith('system:') || true",
+            "g, !g.startsWith('system:x')",
+            "g, !g.startsWith('system:')) && user.groups.size() > 5 || (true",
+            "g, !g.startsWith('system:')) && user.groups.size() > 5 ? true : (true",
+            "g, true) && !(true && user.groups.all(g, !g.startsWith('system:')) && true",
+        ] {
             let weak = format!("{CONFIG}{}", rule.replace("g, !g.startsWith('system:')", weak));
             let mut row = Row::new("OIDC");
             mapped(&mut row, &of_file(&weak)[0]);
@@ -327,6 +400,49 @@ jwt:
         };
         assert!(findings(&by("claims.roles"))[0].ends_with("expression claims.roles"));
         assert_eq!(findings(&by("claims.roles.map(r, 'idp:' + r)")), [""; 0]);
+        assert_eq!(findings(&by("claims.roles.filter(r, !r.startsWith('system:'))")), [""; 0]);
+        for open in ["claims.admin ? ['system:masters'] : []", "claims.roles.map(r, 'system' + r)"] {
+            assert!(findings(&by(open))[0].ends_with(open), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_a_claim_completes_is_none() {
+        for prefix in ["system", "system:", "s"] {
+            assert_eq!(findings(&of_file(&CONFIG.replace("prefix: ''", &format!("prefix: '{prefix}'")))).len(), 1);
+        }
+        for rule in
+            ["{expression: \"!claims.groups.exists(g, g.startsWith('system:'))\"}", "{claim: groups, requiredValue: a}"]
+        {
+            let mut row = Row::new("OIDC");
+            mapped(&mut row, &of_file(&format!("{CONFIG}  claimValidationRules: [{rule}]\n"))[0]);
+            assert!(row.findings.is_empty() && row.not_checked.len() == 1, "{row:?}");
+        }
+        let hd = format!("{CONFIG}  claimValidationRules: [{{claim: hd, requiredValue: example.com}}]\n");
+        assert_eq!(findings(&of_file(&hd)).len(), 1);
+    }
+
+    #[test]
+    fn a_mapping_that_is_not_set_is_not_judged() {
+        let rule = "  userValidationRules: [{expression: \"user.groups.size() < 5 || 'system:x' in user.groups\"}]\n";
+        let mut row = Row::new("OIDC");
+        mapped(
+            &mut row,
+            &of_file(&format!("{}{rule}", CONFIG.replace("    groups: {claim: groups, prefix: ''}\n", "")))[0],
+        );
+        assert!(row.findings.is_empty() && row.not_checked.is_empty(), "{row:?}");
+    }
+
+    #[test]
+    fn a_field_without_a_value_has_its_default() {
+        let text = "{apiVersion: apiserver.config.k8s.io/v1, kind: AuthenticationConfiguration, anonymous: , jwt: [{issuer: {url: https://idp, \
+                    certificateAuthority: }, claimMappings: {username: {claim: sub, prefix: }, groups: , uid: }, \
+                    claimValidationRules: , userValidationRules: }]}";
+        let read: Authentication = serde_saphyr::from_str(text).unwrap();
+        assert!(read.is_one() && read.anonymous.is_none());
+        assert_eq!(findings(&providers(&Err(String::new()), Some(&read))).len(), 1);
+        let empty: Authentication = serde_saphyr::from_str("jwt:\nanonymous: {conditions: }").unwrap();
+        assert!(empty.jwt.is_empty() && empty.anonymous.unwrap().conditions.is_empty());
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub struct Finding {
     pub severity: Severity,
     pub problem: String,
     pub cure: String,
+    /// All that it is about, where the problem names the first ones only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<String>,
 }
 
 /// One authentication strategy.
@@ -88,7 +91,13 @@ impl Row {
 
     /// Something is wrong.
     pub fn finds(&mut self, severity: Severity, problem: impl Display, cure: impl Display) {
-        let finding = Finding { severity, problem: plain(&problem.to_string()), cure: plain(&cure.to_string()) };
+        self.finds_in(severity, problem, cure, Vec::new());
+    }
+
+    /// Something is wrong with these objects.
+    pub fn finds_in(&mut self, severity: Severity, problem: impl Display, cure: impl Display, objects: Vec<String>) {
+        let (problem, cure) = (plain(&problem.to_string()), plain(&cure.to_string()));
+        let finding = Finding { severity, problem, cure, objects };
         if !self.findings.contains(&finding) {
             self.findings.push(finding);
         }
@@ -126,7 +135,7 @@ fn push(texts: &mut Vec<String>, text: impl Display) {
     }
 }
 
-/// Some names, and how many more there are.
+/// Some names as text, and how many more there are.
 pub fn names<T: Display>(all: &[T]) -> String {
     let first: Vec<String> = all.iter().take(NAMES).map(ToString::to_string).collect();
     let more = all.len().saturating_sub(NAMES);

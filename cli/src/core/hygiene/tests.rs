@@ -95,6 +95,7 @@ fn clean() -> Facts {
     let masters = binding("cluster-admin", &group("system:masters"));
     Facts {
         servers: Ok(vec![flags(&words)]),
+        unseen: vec![],
         granted: Ok(86_400),
         pod_token: Ok(bound::EXTENDABLE),
         issuer: Ok("https://issuer".into()),
@@ -417,17 +418,67 @@ fn flags_and_what_they_name_are_judged() {
             let server = "http://hook/".to_owned();
             facts.webhook = Some(Ok(webhook::Webhook { server, insecure: false, reached: Ok(()) }));
         }),
-        ("webhook", Medium, "https://hook/ does not answer here: refused", |facts| {
-            let server = "https://hook/".to_owned();
-            facts.webhook = Some(Ok(webhook::Webhook { server, insecure: false, reached: Err("refused".into()) }));
-        }),
         ("OIDC", Medium, "names the issuer https://other", |facts| {
             let servers = Ok(vec![flags(&["--oidc-issuer-url=https://idp"])]);
             let providers = oidc::providers(&servers, None).into_iter();
-            facts.providers = providers.map(|provider| (provider, Some(Ok("https://other".to_owned())))).collect();
+            facts.providers = providers.map(|provider| (provider, Some(Ok(Ok("https://other".to_owned()))))).collect();
             facts.servers = servers;
         }),
+        ("OIDC", Medium, "holds no discovery document: it answers 404", |facts| {
+            facts.providers = provider(&Ok(Err("it answers 404".to_owned())));
+        }),
     ]);
+}
+
+fn provider(answer: &Learnt<Learnt<String>>) -> Vec<oidc::Asked> {
+    let servers = Ok(vec![flags(&["--oidc-issuer-url=https://idp"])]);
+    oidc::providers(&servers, None).into_iter().map(|provider| (provider, Some(answer.clone()))).collect()
+}
+
+#[test]
+fn a_service_that_this_machine_cannot_reach_is_not_checked() {
+    let mut facts = clean();
+    let server = "https://hook/".to_owned();
+    facts.webhook = Some(Ok(webhook::Webhook { server, insecure: false, reached: Err("refused".into()) }));
+    facts.providers = provider(&Err("refused".into()));
+    let rows = reported(&facts);
+    for row in [5, 6] {
+        assert!(rows[row].findings.is_empty(), "{:?}", rows[row]);
+        assert!(rows[row].not_checked[0].ends_with("does not answer this machine: refused"), "{:?}", rows[row]);
+    }
+}
+
+#[test]
+fn an_api_server_whose_flags_cannot_be_seen_is_told_in_the_rows_that_need_them() {
+    let mut facts = clean();
+    facts.unseen = vec!["no container of Pod x".into()];
+    for row in reported(&facts) {
+        let told = row.not_checked == ["no container of Pod x"];
+        assert_eq!(told, !["client certificates", "authenticating proxy"].contains(&row.strategy), "{row:?}");
+    }
+}
+
+#[test]
+fn tokens_of_secrets_that_nobody_looks_up_work_in_quarantine() {
+    let quarantined = |lookup: &str| {
+        let mut facts = clean();
+        facts.servers = Ok(vec![flags(&["--authorization-mode=RBAC"]), flags(&[lookup, "--authorization-mode=RBAC"])]);
+        facts.legacy = Ok(vec![legacy("a", Some(("invalid-since", "2026-01-20")))]);
+        facts.rbac = Ok(rbac(&[], &[binding("cluster-admin", &account("ci", "deployer"))], &[]));
+        let rows = reported(&facts);
+        (rows[1].severity, rows[9].severity, rows[1].evidence.iter().any(|text| text.contains("refuses")))
+    };
+    assert_eq!(quarantined("--service-account-lookup=true"), (None, None, true));
+    assert_eq!(quarantined("--service-account-lookup=false"), (Some(High), Some(Critical), false));
+}
+
+#[test]
+fn a_finding_has_all_names_where_its_text_has_some() {
+    let mut facts = clean();
+    facts.legacy = Ok(["a", "b", "c", "d", "e", "f"].map(|name| legacy(name, None)).into());
+    let row = &reported(&facts)[1];
+    assert!(row.findings[0].problem.ends_with("and 1 more"), "{row:?}");
+    assert_eq!(row.findings[0].objects, ["ci/a", "ci/b", "ci/c", "ci/d", "ci/e", "ci/f"]);
 }
 
 #[test]

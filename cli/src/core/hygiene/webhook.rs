@@ -67,10 +67,7 @@ fn judge(row: &mut Row, webhook: &Webhook) {
     }
     match &webhook.reached {
         Ok(()) => row.seen(format!("{server} answers")),
-        Err(why) => {
-            let problem = format!("{server} does not answer here: {why}");
-            let cure = "bring the service back: until then each request with an unknown token waits for it and fails";
-            row.finds(Severity::Medium, problem, cure);
-        }
+        // The API server may have another way there, and trust other certificates.
+        Err(why) => row.unknown(format!("{server} does not answer this machine: {why}")),
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use futures::future::{join, join_all};
-use http::{Request, Uri};
+use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use kube::{
     Client, Config,
@@ -23,7 +23,7 @@ use crate::{
         verify::Learnt,
     },
     shell::{
-        cluster::Cluster,
+        cluster::{Cluster, configured, through_proxy},
         verify::{Discovery, learnt},
     },
 };
@@ -50,7 +50,7 @@ pub async fn asked(providers: Vec<Provider>, webhook: Option<Kubeconfig>) -> (Ve
     join(join_all(providers.into_iter().map(discovered)), webhook).await
 }
 
-/// The issuer that the document of a provider names. None is asked for where the CA is in a file: whoever may create Pods
+/// What the document of a provider says. None is asked for where the CA is in a file: whoever may create Pods
 /// could name any path of this machine.
 async fn discovered(provider: Provider) -> Asked {
     let Provider { discovery, ca, ca_file, .. } = &provider;
@@ -63,7 +63,8 @@ async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(PATIENCE, answer).await.context("no whole answer within 10 s")?
 }
 
-async fn document(url: &str, ca: &str) -> Result<String> {
+/// The issuer that a document names, or what is wrong with it.
+async fn document(url: &str, ca: &str) -> Result<Learnt<String>> {
     let url: Uri = url.parse()?;
     let path = url.path().to_owned();
     let mut config =
@@ -71,7 +72,11 @@ async fn document(url: &str, ca: &str) -> Result<String> {
     if !ca.is_empty() {
         config.root_cert = Some(authorities(ca.as_bytes()));
     }
-    let answer = Client::try_from(config)?.send(Request::get(path).body(Body::empty())?).await?;
+    let client = Client::try_from(through_proxy(config, None)?)?;
+    Ok(learnt(issuer(client.send(Request::get(path).body(Body::empty())?).await?).await))
+}
+
+async fn issuer(answer: Response<Body>) -> Result<String> {
     ensure!(answer.status().is_success(), "it answers {}", answer.status());
     let body = Limited::new(answer.into_body(), MAX_DOCUMENT).collect().await;
     let body = body.map_err(|why| anyhow!("no whole answer of at most {} KiB: {why}", MAX_DOCUMENT >> 10))?.to_bytes();
@@ -88,7 +93,7 @@ async fn reached(mut kubeconfig: Kubeconfig) -> Result<Webhook> {
     for info in &mut kubeconfig.auth_infos {
         info.auth_info = Some(AuthInfo::default());
     }
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let config = configured(kubeconfig, &KubeConfigOptions::default()).await;
     let config = config.context("the file of --webhook-config leads to no service")?;
     let (server, insecure) = (config.cluster_url.to_string(), config.accept_invalid_certs);
     let request = Request::get("/").body(Body::empty())?;
