@@ -14,6 +14,7 @@ mod shell;
 pub mod record {
     pub use crate::core::{
         Time,
+        bootstrap::Expiration,
         legacy::{
             ACCOUNT, INVALID_SINCE, LAST_USED, SECRET_TYPE, TRACKING,
             references::{AccountReferences, PodReferences, Refers, Way},

@@ -78,7 +78,7 @@ async fn gather(cluster: &Cluster, args: &ClusterArgs, hygiene: &Hygiene) -> Res
         requests: learnt(
             all::<CertificateSigningRequest>(cluster, "certificatesigningrequests.certificates.k8s.io").await,
         ),
-        rbac: learnt(rbac(cluster).await),
+        rbac: rbac(cluster).await,
         published: learnt(config_map(cluster, PUBLISHED).await),
         tracked: learnt(config_map(cluster, TRACKING).await),
         anonymous: learnt(elsewhere::anonymous(cluster, &anonymous::PATHS).await),
@@ -136,13 +136,13 @@ where
     Ok(cluster.allowed("list", resource, None, answer)?.items)
 }
 
-async fn rbac(cluster: &Cluster) -> Result<Rbac> {
-    Ok(Rbac {
-        cluster_roles: all::<ClusterRole>(cluster, "clusterroles.rbac.authorization.k8s.io").await?,
-        cluster_bindings: all::<ClusterRoleBinding>(cluster, "clusterrolebindings.rbac.authorization.k8s.io").await?,
-        roles: all::<Role>(cluster, "roles.rbac.authorization.k8s.io").await?,
-        bindings: all::<RoleBinding>(cluster, "rolebindings.rbac.authorization.k8s.io").await?,
-    })
+async fn rbac(cluster: &Cluster) -> Rbac {
+    Rbac::new(
+        learnt(all::<ClusterRole>(cluster, "clusterroles.rbac.authorization.k8s.io").await),
+        learnt(all::<ClusterRoleBinding>(cluster, "clusterrolebindings.rbac.authorization.k8s.io").await),
+        learnt(all::<Role>(cluster, "roles.rbac.authorization.k8s.io").await),
+        learnt(all::<RoleBinding>(cluster, "rolebindings.rbac.authorization.k8s.io").await),
+    )
 }
 
 async fn config_map(cluster: &Cluster, name: &str) -> Result<Option<ConfigMap>> {

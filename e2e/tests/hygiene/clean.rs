@@ -83,6 +83,8 @@ async fn a_clean_cluster_has_no_finding() -> Result<()> {
         let silent = |row: &&Value| row["findings"] == json!([]) && row["notChecked"] == json!([]);
         ensure!(rows.iter().all(silent) && report.code == Some(0), "{:#}", report.rows);
         ensure!(report.aside.is_empty(), "{}", report.aside);
+        let none = "no ServiceAccount may do everything, apart from those of Kubernetes' own controllers";
+        report.shows("cluster-admin tokens", "no", &[none])?;
         report.shows(
             "bound tokens",
             "yes",
@@ -136,6 +138,7 @@ async fn a_missing_right_is_named_and_never_nothing() -> Result<()> {
         ("webhook", "list pods -n kube-system"),
         ("authenticating proxy", "get configmaps -n kube-system"),
         ("cluster-admin tokens", "list clusterroles.rbac.authorization.k8s.io"),
+        ("cluster-admin tokens", "list rolebindings.rbac.authorization.k8s.io -A"),
     ] {
         let state = if row == "bound tokens" { "yes" } else { "notChecked" };
         report.shows(row, state, &[&format!("`kubectl auth can-i {right}` says no")])?;

@@ -1,6 +1,6 @@
 //! What objects say: legacy tokens, bootstrap tokens, accounts of administrators, anonymous access.
 
-use super::{files::with_users, open, report};
+use super::{files::with_users, open, report, start};
 use anyhow::{Context, Result, ensure};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -135,6 +135,42 @@ async fn ways_to_all_rights_are_found_and_add_up() -> Result<()> {
 }
 
 #[tokio::test]
+async fn rights_in_kube_system_and_the_tokens_of_others_are_ways() -> Result<()> {
+    let plane = &open().await?.plane;
+    plane.create_namespace("steps").await?;
+    let role = |name: &str, resource: &str, verb: &str| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+            "rules": [{"apiGroups": [""], "resources": [resource], "verbs": [verb]}]})
+    };
+    let account = json!({"kind": "ServiceAccount", "namespace": "steps", "name": "default"});
+    let mut bound = binding("may-create-pods", "may-create-pods", &account);
+    (bound["kind"], bound["metadata"]["namespace"]) = ("RoleBinding".into(), "kube-system".into());
+    plane.apply(&role("may-create-pods", "pods", "create").to_string()).await?;
+    plane.apply(&bound.to_string()).await?;
+    plane.apply(&role("may-create-tokens", "serviceaccounts/token", "create").to_string()).await?;
+    let group = group("system:serviceaccounts:no-steps");
+    plane.apply(&binding("may-create-tokens", "may-create-tokens", &group).to_string()).await?;
+    let token = token(plane, "steps", "default", Duration::from_hours(1)).await?;
+    let config = with_users(plane, "steps.kubeconfig", &[("step", json!({"token": token.expose_secret()}))])?;
+    let report = report(plane, &["--kubeconfig", config.to_str().context("path")?]).await?;
+    let row = "cluster-admin tokens";
+    report.finds(row, "medium", "whoever reads kubeconfig user step may do everything in the cluster (create Pods)")?;
+    report.finds(
+        row,
+        "critical",
+        "Group system:serviceaccounts:no-steps may do everything in the cluster (create tokens)",
+    )
+}
+
+#[tokio::test]
+async fn a_server_that_allows_everything_is_found() -> Result<()> {
+    let plane = start("hygiene-allows", vec!["--authorization-mode=AlwaysAllow".to_owned()], Vec::new()).await?;
+    let report = report(&plane, &[]).await?;
+    report.finds("cluster-admin tokens", "critical", "whoever has any credentials may do everything in the cluster")?;
+    report.shows("anonymous access", "no", &["answers 401 to GET /api"])
+}
+
+#[tokio::test]
 async fn a_widened_role_of_kubeadm_is_found() -> Result<()> {
     let plane = &open().await?.plane;
     let (name, kind) = ("kubeadm:bootstrap-signer-clusterinfo", "rbac.authorization.k8s.io");
@@ -153,6 +189,8 @@ async fn a_widened_role_of_kubeadm_is_found() -> Result<()> {
 async fn what_anybody_may_do_is_found() -> Result<()> {
     let plane = &open().await?.plane;
     plane.apply(&binding("everybody", "view", &group("system:unauthenticated")).to_string()).await?;
+    let discovery = "system:service-account-issuer-discovery";
+    plane.apply(&binding("issuer-discovery", discovery, &group("system:unauthenticated")).to_string()).await?;
     let found = async || {
         let report = report(plane, &[]).await?;
         report.shows(
@@ -160,6 +198,12 @@ async fn what_anybody_may_do_is_found() -> Result<()> {
             "yes",
             &["/version 200", "everybody has ClusterRole system:public-info-viewer"],
         )?;
+        report.shows(
+            "anonymous access",
+            "yes",
+            &["everybody has ClusterRole system:service-account-issuer-discovery"],
+        )?;
+        report.finds_no("anonymous access", discovery)?;
         report.finds("anonymous access", "high", "whoever reaches the API server has ClusterRole view")
     };
     eventually(SOON, "anonymous access", found).await

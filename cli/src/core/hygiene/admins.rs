@@ -1,34 +1,115 @@
 //! ServiceAccounts that may do everything and have tokens outside pods.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::rbac::v1::Subject;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Facts,
-    anonymous::authorizers,
+    anonymous::{all_allowed, authorizers},
     logins::accounts,
-    rbac::{is_account, text, way},
+    rbac::{Given, Holders, SYSTEM, Who},
+    rights::{READ, STEPS, way},
     row::{Row, Severity, names},
     secrets::LegacySecret,
 };
 
 pub fn row(facts: &Facts) -> Row {
     let mut row = Row::new("cluster-admin tokens");
+    all_allowed(&mut row, facts, "whoever has any credentials");
     authorizers(&mut row, facts);
-    let Some(rbac) = row.learn(&facts.rbac) else { return row };
-    let holders = rbac.holders().filter(|holder| is_account(holder.subject));
-    let mighty: Vec<(&Subject, &str)> =
-        holders.filter_map(|holder| Some((holder.subject, way(&holder.rules)?))).collect();
-    if mighty.is_empty() {
-        row.seen("no ServiceAccount may do everything in the whole cluster");
-    } else {
-        let all: Vec<String> = mighty.iter().map(|(subject, way)| format!("{} ({way})", text(subject))).collect();
+    facts.rbac.unknown().for_each(|why| row.unknown(why));
+    let judge = Judge::new(facts.rbac.holders(), exposed(facts));
+    let mighty = judge.mighty();
+    if !mighty.is_empty() {
+        let all: Vec<String> = mighty.iter().map(|(who, way)| format!("{who} ({way})")).collect();
         row.seen(format!("may do everything: {}", names(&all)));
+    } else if facts.rbac.unknown().next().is_none() {
+        row.seen("no ServiceAccount may do everything, apart from those of Kubernetes' own controllers");
     }
     groups(&mut row, &mighty);
-    tokens(&mut row, facts, |namespace, account| way(&rbac.of_account(namespace, account)));
+    tokens(&mut row, facts, |namespace, account| judge.way(&Who::account(namespace, account)));
     row
+}
+
+/// The Secrets with a token of an account.
+struct Exposed<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    account: Who,
+}
+
+fn exposed(facts: &Facts) -> Vec<Exposed<'_>> {
+    let legacy = facts.legacy.iter().flatten().map(LegacySecret).filter(|one| !one.is_quarantined());
+    let legacy = legacy.map(|one| {
+        let name = one.0.name.as_deref().unwrap_or_default();
+        let namespace = one.0.namespace.as_deref().unwrap_or_default();
+        Exposed { namespace, name, account: Who::account(namespace, one.account()) }
+    });
+    let ours = facts.targets.iter().flatten().map(|target| Exposed {
+        namespace: &target.namespace,
+        name: &target.name,
+        account: Who::account(&target.namespace, &target.record.service_account),
+    });
+    legacy.chain(ours).collect()
+}
+
+/// Who may do everything.
+struct Judge<'a> {
+    holders: Holders<'a>,
+    /// Those with a way of their own: whoever reaches one of them has a way as well, but nobody counts who reaches those.
+    first: BTreeSet<Who>,
+    /// The Secrets with tokens of the first.
+    exposed: Vec<Exposed<'a>>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(holders: Holders<'a>, mut exposed: Vec<Exposed<'a>>) -> Self {
+        let is_first = |who: &Who| way(&holders.rules(who)).is_some();
+        let first = holders.all().filter(|who| is_first(who)).cloned().collect();
+        let accounts: BTreeSet<Who> = exposed.iter().map(|one| one.account.clone()).collect();
+        let mighty: BTreeSet<Who> = accounts.into_iter().filter(is_first).collect();
+        exposed.retain(|one| mighty.contains(&one.account));
+        Self { holders, first, exposed }
+    }
+
+    /// Accounts and their groups, without those that every cluster has.
+    fn mighty(&self) -> Vec<(&Who, &'static str)> {
+        let found = self.holders.those(|rules| self.through(rules).is_some()).into_iter();
+        let found = found.filter(|who| who.has_accounts() && !self.holders.is_built_in(who));
+        found.filter_map(|who| Some((who, self.way(who)?))).collect()
+    }
+
+    fn way(&self, who: &Who) -> Option<&'static str> {
+        self.through(&self.holders.rules(who))
+    }
+
+    fn through(&self, rules: &[Given]) -> Option<&'static str> {
+        way(rules).map(|way| way.name).or_else(|| rules.iter().find_map(|given| self.step(given)))
+    }
+
+    /// How a rule leads to one of the first.
+    fn step(&self, given: &Given) -> Option<&'static str> {
+        let leads = |resource| given.names().iter().any(|name| self.is_first(resource, name, given.everywhere));
+        let step = STEPS.iter().find(|(_, right)| right.is_in(given) && leads(right.resource));
+        step.map(|(name, _)| *name).or_else(|| self.reads(given).then_some("read Secrets"))
+    }
+
+    /// The rule of a name holds for accounts of each namespace that it reaches.
+    fn is_first(&self, resource: &str, name: &str, everywhere: bool) -> bool {
+        let is = |(namespace, account): (&str, &str)| account == name && (everywhere || namespace == SYSTEM);
+        match resource {
+            "users" => self.first.contains(&Who::User(name.to_owned())),
+            _ => self.first.iter().filter_map(Who::as_account).any(is),
+        }
+    }
+
+    fn reads(&self, given: &Given) -> bool {
+        let names = given.names();
+        let is = |one: &Exposed| {
+            (given.everywhere || one.namespace == SYSTEM)
+                && (names.is_empty() || names.iter().any(|name| name == one.name))
+        };
+        READ.is_in(given) && self.exposed.iter().any(is)
+    }
 }
 
 /// The tokens outside pods of the accounts with a way to all rights.
@@ -56,11 +137,12 @@ fn tokens(row: &mut Row, facts: &Facts, way: impl Fn(&str, &str) -> Option<&'sta
 }
 
 /// Groups of which every account of a namespace is a member, or everybody.
-fn groups(row: &mut Row, mighty: &[(&Subject, &str)]) {
-    for (subject, way) in mighty.iter().filter(|(subject, _)| subject.kind == "Group") {
-        row.found(format!("everybody in {} may do everything", subject.name));
-        let problem = format!("every member of {} may do everything in the cluster ({way})", text(subject));
-        let cure = "take the group from the subjects of the ClusterRoleBindings that give it these rights";
+fn groups(row: &mut Row, mighty: &[(&Who, &str)]) {
+    for (who, way) in mighty {
+        let Who::Group(name) = who else { continue };
+        row.found(format!("everybody in {name} may do everything"));
+        let problem = format!("every member of {who} may do everything in the cluster ({way})");
+        let cure = "take the group from the subjects of the bindings that give it these rights";
         row.finds(Severity::Critical, problem, cure);
     }
 }

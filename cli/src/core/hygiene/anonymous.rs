@@ -4,7 +4,9 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 
 use super::{
     Facts,
-    rbac::{Bound, reads_configuration, way},
+    flags::Flags,
+    rbac::{ANONYMOUS, Bound, Given, UNAUTHENTICATED, reads_configuration},
+    rights::way,
     row::{Found, Row, Severity, names},
 };
 
@@ -12,6 +14,8 @@ use super::{
 pub const PATHS: [&str; 5] = ["/api", "/healthz", "/livez", "/readyz", "/version"];
 /// How an API server answers somebody whom it lets in as nobody else.
 const UNAUTHORIZED: u16 = 401;
+/// The documents by which others verify tokens; the role that allows them names each with a slash at its end, too.
+const DISCOVERY: [&str; 2] = ["/.well-known/openid-configuration", "/openid/v1/jwks"];
 
 pub fn row(facts: &Facts) -> Row {
     let mut row = Row::new("anonymous access");
@@ -31,6 +35,10 @@ pub fn row(facts: &Facts) -> Row {
     for path in conditions {
         row.found(format!("the authentication configuration allows {}", path.path));
     }
+    if open.is_empty() && facts.servers.iter().flatten().any(|flags| is_on(flags, facts)) {
+        // One server has answered, and each has its own flags.
+        row.found("a kube-apiserver runs without --anonymous-auth=false");
+    }
     if row.found == Found::No && have_no_conditions(facts) {
         return row;
     }
@@ -40,6 +48,9 @@ pub fn row(facts: &Facts) -> Row {
         );
     }
     api(&mut row, answers.get("/api").copied().unwrap_or_default());
+    if row.found == Found::Yes {
+        all_allowed(&mut row, facts, "whoever reaches the API server");
+    }
     authorizers(&mut row, facts);
     bound(&mut row, facts);
     row
@@ -54,6 +65,14 @@ fn have_no_conditions(facts: &Facts) -> bool {
     }
 }
 
+/// Whether an API server's flags turn it on for all paths.
+fn is_on(flags: &Flags, facts: &Facts) -> bool {
+    let is_in_file = facts.authentication.as_ref().is_none_or(|file| file.anonymous.is_some());
+    let by_file = is_in_file && flags.get("authentication-config").is_some();
+    // An API server that allows everything turns it off, unless the file turns it on.
+    flags.is_on("anonymous-auth", true) && !allows_all(flags) && !by_file
+}
+
 fn api(row: &mut Row, status: u16) {
     if (200..300).contains(&status) {
         let problem = format!("whoever reaches the API server may read /api: it answers {status} without credentials");
@@ -65,34 +84,51 @@ fn api(row: &mut Row, status: u16) {
     }
 }
 
+/// An API server with this authorizer asks no other, and it is the default.
+fn allows_all(flags: &Flags) -> bool {
+    let mode = flags.get("authorization-mode");
+    let allows = mode.is_none_or(|mode| mode.split(',').any(|one| one == "AlwaysAllow"));
+    allows && flags.get("authorization-config").is_none()
+}
+
+/// Judges API servers that allow everything to these.
+pub fn all_allowed(row: &mut Row, facts: &Facts, who: &str) {
+    for flags in facts.servers.iter().flatten().filter(|flags| allows_all(flags)) {
+        let flag = match flags.get("authorization-mode") {
+            Some(mode) => format!("with --authorization-mode={mode}"),
+            None => "without --authorization-mode and --authorization-config, so with AlwaysAllow".to_owned(),
+        };
+        row.found(format!("kube-apiserver runs {flag}"));
+        let problem = format!("{who} may do everything in the cluster, as kube-apiserver runs {flag}");
+        row.finds(Severity::Critical, problem, "set --authorization-mode=Node,RBAC on kube-apiserver");
+    }
+}
+
 /// Bindings say nothing of what other authorizers allow.
 pub fn authorizers(row: &mut Row, facts: &Facts) {
-    for flags in facts.servers.iter().flatten() {
+    for flags in facts.servers.iter().flatten().filter(|flags| !allows_all(flags)) {
         let flag = match (flags.get("authorization-config"), flags.get("authorization-mode")) {
             (Some(file), _) => format!("--authorization-config={file}"),
             (None, Some(mode)) if mode.split(',').all(|one| ["Node", "RBAC"].contains(&one)) => continue,
-            (None, mode) => format!("--authorization-mode={}", mode.unwrap_or("AlwaysAllow")),
+            (None, mode) => format!("--authorization-mode={}", mode.unwrap_or_default()),
         };
         row.unknown(format!("bindings do not say all that authorizers allow with {flag}"));
     }
 }
 
 fn bound(row: &mut Row, facts: &Facts) {
-    let Some(rbac) = row.learn(&facts.rbac) else { return };
-    let is = |kind: &str, name: &str| {
-        matches!((kind, name), ("User", "system:anonymous") | ("Group", "system:unauthenticated"))
-    };
-    let all = rbac.bindings(|subject| is(&subject.kind, &subject.name));
-    let rules: Vec<&PolicyRule> =
-        all.iter().filter(|bound| bound.namespace.is_none()).flat_map(|bound| bound.rules.iter().copied()).collect();
-    let together = way(&rules).is_some();
+    facts.rbac.unknown().for_each(|why| row.unknown(why));
+    let is = |kind: &str, name: &str| [("User", ANONYMOUS), ("Group", UNAUTHENTICATED)].contains(&(kind, name));
+    let all = facts.rbac.bindings(|subject| is(&subject.kind, &subject.name));
+    let parts: Vec<Given> = all.iter().filter(|bound| !bound.is_admin()).flat_map(Bound::given).collect();
+    let together = way(&parts);
     for bound in all {
         let place = bound.namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
         row.seen(format!("everybody has {}{place}", bound.role));
         if is_usual(&bound) {
             continue;
         }
-        let is_part = together && bound.namespace.is_none();
+        let is_part = together.is_some_and(|way| bound.given().any(|given| way.takes(&given)));
         let severity = if is_part || bound.is_admin() { Severity::Critical } else { Severity::High };
         let problem = format!("whoever reaches the API server has {}{place}", bound.role);
         let cure = "take system:anonymous and system:unauthenticated from the subjects of that binding, and restrict \
@@ -103,15 +139,20 @@ fn bound(row: &mut Row, facts: &Facts) {
 
 /// A binding that Kubernetes or kubeadm makes, to a role that nobody widened.
 fn is_usual(bound: &Bound) -> bool {
-    let reads = |rule: &&PolicyRule| {
+    let reads = |rule: &PolicyRule, is: fn(&str) -> bool| {
         rule.verbs == ["get"]
             && rule.resources.iter().flatten().next().is_none()
-            && !rule.non_resource_urls.iter().flatten().any(|url| url.ends_with('*'))
+            && rule.non_resource_urls.iter().flatten().all(|url| is(url))
     };
     match (&*bound.role, bound.namespace) {
-        ("ClusterRole system:public-info-viewer", None) => bound.rules.iter().all(reads),
+        ("ClusterRole system:public-info-viewer", None) => {
+            bound.rules.iter().all(|rule| reads(rule, |url| !url.ends_with('*')))
+        }
+        ("ClusterRole system:service-account-issuer-discovery", None) => {
+            bound.rules.iter().all(|rule| reads(rule, |url| DISCOVERY.contains(&url.trim_end_matches('/'))))
+        }
         ("Role kubeadm:bootstrap-signer-clusterinfo", Some("kube-public")) => {
-            bound.rules.iter().all(|rule| reads_configuration(rule))
+            bound.rules.iter().all(reads_configuration)
         }
         _ => false,
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::TimeDelta;
 use k8s_openapi::{ByteString, api::rbac::v1::PolicyRule, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::Deserialize;
-use tokenward::record::Time;
+use serde::{Deserialize, de::IgnoredAny};
+use tokenward::record::{Expiration, Time};
 
 use super::{
     Facts,
@@ -16,6 +16,8 @@ use crate::core::text::span;
 
 /// The group of every bootstrap token.
 const GROUP: &str = "system:bootstrappers";
+/// The name of its Secret is this and its ID.
+const NAME: &str = "bootstrap-token-";
 /// A machine joins within hours; kubeadm's tokens live for a day.
 const LONG: TimeDelta = TimeDelta::days(30);
 /// Its other groups have this before their names; the API server refuses a token with any other group.
@@ -39,17 +41,12 @@ pub struct Token {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 struct Data {
+    token_id: Option<ByteString>,
+    /// Whether it is there; its value is dropped.
+    token_secret: Option<IgnoredAny>,
     expiration: Option<ByteString>,
     auth_extra_groups: Option<ByteString>,
     usage_bootstrap_authentication: Option<ByteString>,
-}
-
-/// The end of a token.
-enum End {
-    Never,
-    At(Time),
-    /// The API server takes such a token as one that has expired.
-    Unreadable,
 }
 
 impl Token {
@@ -57,35 +54,50 @@ impl Token {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    fn end(&self) -> End {
-        match text(self.data.expiration.as_ref()) {
-            "" => End::Never,
-            time => DateTime::parse_from_rfc3339(time).map_or(End::Unreadable, |time| End::At(time.to_utc())),
-        }
+    fn end(&self) -> Expiration {
+        Expiration::read(self.data.expiration.as_ref().map(|bytes| bytes.0.as_slice()).unwrap_or_default())
     }
 
     /// It logs somebody in.
     fn is_live(&self, now: Time) -> bool {
         let authenticates = text(self.data.usage_bootstrap_authentication.as_ref()) == "true";
-        let extra = text(self.data.auth_extra_groups.as_ref());
+        let id = text(self.data.token_id.as_ref());
+        let is_whole = self.data.token_secret.is_some() && self.metadata.deletion_timestamp.is_none();
         authenticates
-            && (extra.is_empty() || extra.split(',').all(|group| group.starts_with(GROUPS)))
+            && is_whole
+            && is_id(id)
+            && self.name().strip_prefix(NAME) == Some(id)
+            && self.groups().all(|group| group == GROUP || is_extra(group))
             && match self.end() {
-                End::Never => true,
-                End::At(end) => end > now,
-                End::Unreadable => false,
+                Expiration::Never => true,
+                Expiration::At(end) => end > now,
+                Expiration::Unparsable => false,
             }
     }
 
     /// The name of the user.
     fn user(&self) -> String {
-        format!("system:bootstrap:{}", self.name().trim_start_matches("bootstrap-token-"))
+        format!("system:bootstrap:{}", self.name().trim_start_matches(NAME))
     }
 
     fn groups(&self) -> impl Iterator<Item = &str> {
-        let extra = text(self.data.auth_extra_groups.as_ref()).split(',');
-        extra.chain([GROUP]).filter(|group| !group.is_empty())
+        let extra = Some(text(self.data.auth_extra_groups.as_ref())).filter(|extra| !extra.is_empty());
+        extra.into_iter().flat_map(|extra| extra.split(',')).chain([GROUP])
     }
+}
+
+/// Six small letters or digits.
+fn is_id(id: &str) -> bool {
+    id.len() == 6 && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}
+
+/// A group that `auth-extra-groups` may name, by Kubernetes' `BootstrapGroupPattern`.
+fn is_extra(group: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let Some((last, rest)) = group.strip_prefix(GROUPS).and_then(|name| name.as_bytes().split_last()) else {
+        return false;
+    };
+    letter(*last) && rest.len() < 256 && rest.iter().all(|byte| letter(*byte) || b":-".contains(byte))
 }
 
 fn text(bytes: Option<&ByteString>) -> &str {
@@ -117,7 +129,7 @@ pub fn row(facts: &Facts, now: Time) -> Row {
 
 fn ends(row: &mut Row, live: &[&Token], now: Time) {
     let immortal: Vec<&str> =
-        live.iter().filter(|token| matches!(token.end(), End::Never)).map(|token| token.name()).collect();
+        live.iter().filter(|token| token.end() == Expiration::Never).map(|token| token.name()).collect();
     let cure =
         "delete the Secret, and create a token with a lifetime when a machine joins; a BootstrapTokenPolicy caps it";
     if !immortal.is_empty() {
@@ -125,7 +137,7 @@ fn ends(row: &mut Row, live: &[&Token], now: Time) {
     }
     for token in live {
         match token.end() {
-            End::At(end) if end - now > LONG => {
+            Expiration::At(end) if end - now > LONG => {
                 let problem = format!("the token {} lets machines join for another {}", token.name(), span(end - now));
                 row.finds(Severity::Medium, problem, cure);
             }
@@ -136,7 +148,7 @@ fn ends(row: &mut Row, live: &[&Token], now: Time) {
 
 /// Users and groups of tokens with rights beyond those that a joining node needs.
 fn groups(row: &mut Row, facts: &Facts, live: &[&Token]) {
-    let Some(rbac) = row.learn(&facts.rbac) else { return };
+    facts.rbac.unknown().for_each(|why| row.unknown(why));
     let mut members: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
     for token in live {
         members.entry(("User", token.user())).or_default().push(token.name());
@@ -145,7 +157,7 @@ fn groups(row: &mut Row, facts: &Facts, live: &[&Token]) {
         }
     }
     for ((kind, name), tokens) in members {
-        let bound = rbac.bindings(|subject| subject.kind == kind && subject.name == name);
+        let bound = facts.rbac.bindings(|subject| subject.kind == kind && subject.name == name);
         for bound in bound.iter().filter(|bound| !is_usual(bound)) {
             let severity = if bound.is_admin() { Severity::Critical } else { Severity::High };
             let place = bound.namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
@@ -173,7 +185,7 @@ fn is_usual(bound: &Bound) -> bool {
         Some("kube-public") => (bound.role == "Role kubeadm:bootstrap-signer-clusterinfo", reads_configuration),
         Some(_) => (false, reads_configuration),
     };
-    usual && bound.rules.iter().all(|rule| may(rule))
+    usual && bound.rules.iter().all(may)
 }
 
 /// Certificate signing requests, and to get nodes.
@@ -199,27 +211,50 @@ pub mod tests {
 
     use super::*;
 
-    pub fn token(name: &str, data: &[(&str, &str)]) -> Token {
+    /// The token `abcdef`, with this data besides.
+    pub fn token(more: &[(&str, &str)]) -> Token {
+        let all = [("token-id", "abcdef"), ("token-secret", "hidden"), ("usage-bootstrap-authentication", "true")];
         let data: serde_json::Map<String, Value> =
-            data.iter().map(|(key, value)| ((*key).to_owned(), STANDARD.encode(value).into())).collect();
-        serde_json::from_value(json!({"metadata": {"name": name}, "data": data})).unwrap()
+            all.iter().chain(more).map(|(key, value)| ((*key).to_owned(), STANDARD.encode(value).into())).collect();
+        serde_json::from_value(json!({"metadata": {"name": "bootstrap-token-abcdef"}, "data": data})).unwrap()
     }
 
     #[test]
     fn a_token_logs_in_while_it_lives_and_may() {
-        let now = DateTime::from_timestamp(0, 0).unwrap();
-        let usage = ("usage-bootstrap-authentication", "true");
-        for (data, live) in [
-            (vec![usage], true),
-            (vec![("token-secret", "s")], false),
-            (vec![usage, ("expiration", "1970-01-01T00:00:01Z")], true),
-            (vec![usage, ("expiration", "1970-01-01T00:00:00Z")], false),
-            (vec![usage, ("expiration", "soon")], false),
-            (vec![usage, ("auth-extra-groups", "system:bootstrappers:a,system:bootstrappers:b")], true),
-            (vec![usage, ("auth-extra-groups", "system:bootstrappers:a,ops")], false),
+        let now = Time::from_timestamp(0, 0).unwrap();
+        let long = format!("system:bootstrappers:{}", "a".repeat(257));
+        for (key, value, live) in [
+            ("unused", "", true),
+            ("usage-bootstrap-authentication", "false", false),
+            ("expiration", "1970-01-01T00:00:01Z", true),
+            ("expiration", "1970-01-01T00:00:00Z", false),
+            ("expiration", "soon", false),
+            ("expiration", "2070-01-01 00:00:00Z", false),
+            ("auth-extra-groups", "system:bootstrappers:a,system:bootstrappers:b", true),
+            ("auth-extra-groups", "system:bootstrappers:a:b-c", true),
+            ("auth-extra-groups", "system:bootstrappers:a,", false),
+            ("auth-extra-groups", "system:bootstrappers:a,ops", false),
+            ("auth-extra-groups", "system:bootstrappers:", false),
+            ("auth-extra-groups", "system:bootstrappers:a-", false),
+            ("auth-extra-groups", "system:bootstrappers:Ops", false),
+            ("auth-extra-groups", &long[1..], false),
+            ("auth-extra-groups", &long, false),
+            ("auth-extra-groups", &long[..long.len() - 1], true),
+            ("token-id", "fedcba", false),
         ] {
-            assert_eq!(token("t", &data).is_live(now), live, "{data:?}");
+            assert_eq!(token(&[(key, value)]).is_live(now), live, "{key} {value}");
         }
-        assert!(!format!("{:?}", token("t", &[("token-secret", "hidden")])).contains("hidden"));
+        assert!(!format!("{:?}", token(&[])).contains("hidden"));
+    }
+
+    #[test]
+    fn half_a_token_and_one_that_is_being_deleted_log_nobody_in() {
+        let (mut half, mut deleted, mut wrong) = (token(&[]), token(&[]), token(&[("token-id", "a.cdef")]));
+        half.data.token_secret = None;
+        deleted.metadata.deletion_timestamp = serde_json::from_value(json!("1970-01-01T00:00:00Z")).unwrap();
+        wrong.metadata.name = Some("bootstrap-token-a.cdef".into());
+        for token in [half, deleted, wrong] {
+            assert!(!token.is_live(Time::from_timestamp(0, 0).unwrap()), "{token:?}");
+        }
     }
 }

@@ -12,7 +12,8 @@ use x509_parser::{
 use super::{
     Facts,
     logins::{others, users},
-    rbac::{self, EVERYTHING, Holder, Right, may},
+    rbac::Who,
+    rights::{EVERYTHING, Right, may},
     row::{Row, Severity, names},
 };
 use crate::core::text::{plain, span};
@@ -33,12 +34,14 @@ const APPROVE: [Right; 2] = [
         resource: "certificatesigningrequests/approval",
         verbs: &["update", "patch"],
         names: &[],
+        everywhere: true,
     },
     Right {
         group: "certificates.k8s.io",
         resource: "signers",
         verbs: &["approve"],
         names: &[SIGNER, "kubernetes.io/*"],
+        everywhere: true,
     },
 ];
 
@@ -128,10 +131,19 @@ fn authority(row: &mut Row, facts: &Facts, now: Time) {
     }
 }
 
+fn member(groups: &[String]) -> String {
+    if groups.is_empty() { String::new() } else { format!(" in {}", names(groups)) }
+}
+
+/// Kubernetes keeps such names for itself, and gives them rights.
+fn is_system(user: &str, groups: &[String]) -> bool {
+    groups.iter().map(String::as_str).chain([user]).any(|name| name.starts_with("system:"))
+}
+
 /// A certificate that logs somebody in.
 fn judge(row: &mut Row, whose: &str, certificate: &Certificate, now: Time) {
     let Certificate { user, groups, ends, .. } = certificate;
-    let member = if groups.is_empty() { String::new() } else { format!(" in {}", names(groups)) };
+    let member = member(groups);
     row.found(format!("{whose}: a certificate of {user}{member}, until {}", text(*ends)));
     let left = *ends - now;
     if left <= TimeDelta::zero() {
@@ -143,6 +155,10 @@ fn judge(row: &mut Row, whose: &str, certificate: &Certificate, now: Time) {
             text(*ends)
         );
         let cure = "keep this certificate for emergencies; work as a user or account to which a ClusterRoleBinding gives cluster-admin";
+        row.finds(Severity::High, problem, cure);
+    } else if is_system(user, groups) {
+        let problem = format!("{whose} logs in as {user}{member}, a name of Kubernetes itself, until {}", text(*ends));
+        let cure = "use it in that component alone; issue certificates of people and programs for names of their own";
         row.finds(Severity::High, problem, cure);
     } else if left > LONG {
         let problem =
@@ -170,10 +186,10 @@ fn requests(row: &mut Row, facts: &Facts, now: Time) {
             judge(row, &name, &certificate, now);
         } else {
             let (user, groups) = requested(&request.spec.request.0).unwrap_or_default();
-            row.found(format!("{name}: approved for {user} in groups {}, not signed yet", names(&groups)));
-            if user.starts_with("system:") || groups.iter().any(|group| group == MASTERS) {
-                let problem =
-                    format!("{name} is approved for {user} in groups {}, to be signed any moment", names(&groups));
+            let member = member(&groups);
+            row.found(format!("{name}: approved for {user}{member}, not signed yet"));
+            if is_system(&user, &groups) {
+                let problem = format!("{name} is approved for {user}{member}, to be signed any moment");
                 row.finds(Severity::High, problem, "delete the CertificateSigningRequest, unless you approved it");
             }
         }
@@ -186,13 +202,14 @@ fn is_approved(request: &CertificateSigningRequest) -> bool {
 }
 
 fn approvers(row: &mut Row, facts: &Facts) {
-    let Some(rbac) = row.learn(&facts.rbac) else { return };
-    let all = rbac.holders().filter(|holder| may(&holder.rules, &APPROVE));
-    let (admins, others): (Vec<Holder>, Vec<Holder>) = all.partition(|holder| may(&holder.rules, &EVERYTHING));
-    let subjects = |found: &[Holder]| names(&found.iter().map(|holder| rbac::text(holder.subject)).collect::<Vec<_>>());
-    row.seen(format!("client certificates may be approved by the administrators {}", subjects(&admins)));
+    // Requests are in no namespace.
+    facts.rbac.unknown_in_cluster().iter().for_each(|why| row.unknown(why));
+    let holders = facts.rbac.holders();
+    let all = holders.those(|rules| may(rules, &APPROVE)).into_iter();
+    let (admins, others): (Vec<&Who>, Vec<&Who>) = all.partition(|who| may(&holders.rules(who), &EVERYTHING));
+    row.seen(format!("client certificates may be approved by the administrators {}", names(&admins)));
     if !others.is_empty() {
-        let problem = format!("{} may approve a client certificate for any user name", subjects(&others));
+        let problem = format!("{} may approve a client certificate for any user name", names(&others));
         let cure = format!("name other signers than {SIGNER} in the ClusterRole, or delete its ClusterRoleBinding");
         row.finds(Severity::High, problem, cure);
     }

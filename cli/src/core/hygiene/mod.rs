@@ -11,6 +11,7 @@ pub mod logins;
 pub mod oidc;
 pub mod proxy;
 pub mod rbac;
+pub mod rights;
 pub mod row;
 pub mod secrets;
 pub mod static_tokens;
@@ -53,7 +54,7 @@ pub struct Facts {
     pub targets: Learnt<Vec<Target>>,
     pub bootstrap: Learnt<Vec<bootstrap::Token>>,
     pub requests: Learnt<Vec<CertificateSigningRequest>>,
-    pub rbac: Learnt<Rbac>,
+    pub rbac: Rbac,
     /// `kube-system/extension-apiserver-authentication`, where the API server publishes whom it believes.
     pub published: Learnt<Option<ConfigMap>>,
     /// The status of answers to requests without credentials, by path.
