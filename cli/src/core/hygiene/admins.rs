@@ -7,7 +7,7 @@ use super::{
     anonymous::{all_allowed, authorizers},
     logins::accounts,
     rbac::{Given, Holders, SYSTEM, Who},
-    rights::{READ, STEPS, way},
+    rights::{READ, STEPS, leads, way},
     row::{Row, Severity, names},
     secrets::LegacySecret,
 };
@@ -17,7 +17,7 @@ pub fn row(facts: &Facts) -> Row {
     all_allowed(&mut row, facts, "whoever has any credentials");
     authorizers(&mut row, facts);
     facts.rbac.unknown().for_each(|why| row.unknown(why));
-    let judge = Judge::new(facts.rbac.holders(), exposed(facts));
+    let judge = Judge::new(facts.rbac.holders(leads), exposed(facts));
     let mighty = judge.mighty();
     if !mighty.is_empty() {
         let all: Vec<String> = mighty.iter().map(|(who, way)| format!("{who} ({way})")).collect();

@@ -114,6 +114,12 @@ const fn create(group: &'static str, resource: &'static str) -> Right {
     right(group, resource, &["create"], &[])
 }
 
+/// Whether a rule may be a part of a way, or a step to one.
+pub fn leads(given: &Given) -> bool {
+    let steps = STEPS.iter().map(|(_, right)| right).chain([&READ]);
+    WAYS.iter().any(|way| way.takes(given)) || steps.into_iter().any(|right| right.is_in(given))
+}
+
 /// How rules give all rights, if they do.
 pub fn way(rules: &[Given]) -> Option<&'static Way> {
     WAYS.iter().find(|way| may(rules, way.rights))
