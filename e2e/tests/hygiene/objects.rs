@@ -1,6 +1,6 @@
 //! What objects say: legacy tokens, bootstrap tokens, accounts of administrators, anonymous access.
 
-use super::{files::with_users, open, report, start};
+use super::{file, files::with_users, flag, open, report, start};
 use anyhow::{Context, Result, ensure};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -164,10 +164,15 @@ async fn rights_in_kube_system_and_the_tokens_of_others_are_ways() -> Result<()>
 
 #[tokio::test]
 async fn a_server_that_allows_everything_is_found() -> Result<()> {
-    let plane = start("hygiene-allows", vec!["--authorization-mode=AlwaysAllow".to_owned()], Vec::new()).await?;
+    let anonymous = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "anonymous": {"enabled": true}});
+    let config = file("anonymous.yaml", &anonymous.to_string())?;
+    let flags = vec!["--authorization-mode=AlwaysAllow".to_owned(), flag("authentication-config", &config)];
+    let plane = start("hygiene-allows", flags, Vec::new()).await?;
     let report = report(&plane, &[]).await?;
     report.finds("cluster-admin tokens", "critical", "whoever has any credentials may do everything in the cluster")?;
-    report.shows("anonymous access", "no", &["answers 401 to GET /api"])
+    report.shows("anonymous access", "yes", &["/api 200"])?;
+    report.finds("anonymous access", "critical", "whoever reaches the API server may do everything in the cluster")
 }
 
 #[tokio::test]

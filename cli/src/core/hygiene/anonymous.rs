@@ -49,7 +49,9 @@ pub fn row(facts: &Facts) -> Row {
     }
     api(&mut row, answers.get("/api").copied().unwrap_or_default());
     if row.found == Found::Yes {
-        all_allowed(&mut row, facts, "whoever reaches the API server");
+        // Without this file, such a server turns anonymous access off.
+        let by_file = |flags: &Flags| flags.get("authentication-config").is_some();
+        all_allowed(&mut row, facts, "whoever reaches the API server", by_file);
     }
     authorizers(&mut row, facts);
     bound(&mut row, facts);
@@ -84,7 +86,7 @@ fn api(row: &mut Row, status: u16) {
     }
 }
 
-/// An API server with this authorizer asks no other, and it is the default.
+/// `AlwaysAllow` in the list allows whatever no webhook denies, and is the default.
 fn allows_all(flags: &Flags) -> bool {
     let mode = flags.get("authorization-mode");
     let allows = mode.is_none_or(|mode| mode.split(',').any(|one| one == "AlwaysAllow"));
@@ -92,8 +94,8 @@ fn allows_all(flags: &Flags) -> bool {
 }
 
 /// Judges API servers that allow everything to these.
-pub fn all_allowed(row: &mut Row, facts: &Facts, who: &str) {
-    for flags in facts.servers.iter().flatten().filter(|flags| allows_all(flags)) {
+pub fn all_allowed(row: &mut Row, facts: &Facts, who: &str, counts: impl Fn(&Flags) -> bool) {
+    for flags in facts.servers.iter().flatten().filter(|flags| allows_all(flags) && counts(flags)) {
         let flag = match flags.get("authorization-mode") {
             Some(mode) => format!("with --authorization-mode={mode}"),
             None => "without --authorization-mode and --authorization-config, so with AlwaysAllow".to_owned(),

@@ -123,6 +123,8 @@ fn a_server_that_allows_everything_is_critical() {
         assert_eq!((admins.severity, admins.found), (Some(Critical), Found::Yes), "{admins:?}");
         assert_eq!(row(&facts, "anonymous access").severity, None, "such a server turns it off");
         facts.anonymous = Ok(answers(200));
+        assert_eq!(row(&facts, "anonymous access").severity, Some(High), "another server answers");
+        facts.servers = Ok(vec![flags(&[words, &["--authentication-config=/a"]].concat())]);
         assert_eq!(row(&facts, "anonymous access").severity, Some(Critical), "{words:?}");
     }
     let facts = Facts { servers: Ok(vec![flags(&["--authorization-config=/a"])]), ..clean() };
