@@ -38,7 +38,7 @@ struct Exposed<'a> {
 }
 
 fn exposed(facts: &Facts) -> Vec<Exposed<'_>> {
-    let legacy = facts.legacy.iter().flatten().map(LegacySecret).filter(|one| !one.is_quarantined());
+    let legacy = facts.legacy.iter().flatten().map(LegacySecret).filter(|one| !super::legacy::is_refused(facts, one));
     let legacy = legacy.map(|one| {
         let name = one.0.name.as_deref().unwrap_or_default();
         let namespace = one.0.namespace.as_deref().unwrap_or_default();
