@@ -26,6 +26,31 @@ pub fn write_overlay(folder: PathBuf, text: &str) -> Result<PathBuf> {
     let config = workspace_dir().join("config");
     let up = "../".repeat(folder.components().count() - 1);
     let config = format!("{up}{}", config.to_string_lossy().trim_start_matches('/'));
-    fs::write(folder.join("kustomization.yaml"), text.replace("CONFIG", &config))?;
+    // Tests that run at once write the same overlay: none of them may find half a file.
+    let new = folder.join(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+    fs::write(&new, text.replace("CONFIG", &config))?;
+    fs::rename(new, folder.join("kustomization.yaml"))?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn an_overlay_that_many_write_at_once_is_whole_at_every_moment() -> Result<()> {
+        let folder = write_overlay(target_dir().join("e2e-overlay"), "resources: []\n")?;
+        let write = || (0..500).try_for_each(|_| write_overlay(folder.clone(), "resources: []\n").map(drop));
+        thread::scope(|scope| {
+            let writers = [scope.spawn(write), scope.spawn(write)];
+            while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
+                assert_eq!(
+                    fs::read_to_string(folder.join("kustomization.yaml")).unwrap_or_default(),
+                    "resources: []\n"
+                );
+            }
+        });
+        Ok(())
+    }
 }
