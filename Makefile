@@ -27,7 +27,7 @@ plugin: ## Build the release binary of the kubectl plugin
 # Control planes and kubectl live for minutes or less: more heap for them saves a tenth of their time.
 test: licences ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
 	$(MAKE) --no-print-directory --jobs=3 lint build build-tests
-	GOGC=$${GOGC-400} $(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync test-units $(TESTS:%=test-%)
+	GOGC=$${GOGC-400} $(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync plugin test-units $(TESTS:%=test-%)
 
 # Beside the release binary, whose last step uses one core.
 build-tests:
@@ -41,7 +41,7 @@ test-units:
 test-%:
 	$(CARGO) test --workspace --locked --test $* -- --test-threads=$(TEST_THREADS)
 
-# The others do not wait for it.
+# The others do not wait for it. It comes first, as the build takes as long as the longest of them.
 test-dist test-hygiene test-plugin: plugin
 
 licences:
