@@ -112,16 +112,20 @@ async fn immortal_and_mighty_bootstrap_tokens_are_found() -> Result<()> {
     Ok(())
 }
 
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// A `ClusterRole` with one rule.
+fn role(name: &str, group: &str, resource: &str, verb: &str) -> Value {
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+        "rules": [{"apiGroups": [group], "resources": [resource], "verbs": [verb]}]})
+}
+
 #[tokio::test]
 async fn ways_to_all_rights_are_found_and_add_up() -> Result<()> {
     let plane = &open().await?.plane;
     plane.create_namespace("ways").await?;
-    let role = |name: &str, resource: &str, verb: &str| {
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
-            "rules": [{"apiGroups": ["rbac.authorization.k8s.io"], "resources": [resource], "verbs": [verb]}]})
-    };
-    plane.apply(&role("may-bind", "clusterroles", "bind").to_string()).await?;
-    plane.apply(&role("may-create", "clusterrolebindings", "create").to_string()).await?;
+    plane.apply(&role("may-bind", RBAC, "clusterroles", "bind").to_string()).await?;
+    plane.apply(&role("may-create", RBAC, "clusterrolebindings", "create").to_string()).await?;
     let account = json!({"kind": "ServiceAccount", "namespace": "ways", "name": "default"});
     plane.apply(&binding("may-bind", "may-bind", &account).to_string()).await?;
     plane.apply(&binding("may-create", "may-create", &group("system:serviceaccounts:ways")).to_string()).await?;
@@ -138,16 +142,12 @@ async fn ways_to_all_rights_are_found_and_add_up() -> Result<()> {
 async fn rights_in_kube_system_and_the_tokens_of_others_are_ways() -> Result<()> {
     let plane = &open().await?.plane;
     plane.create_namespace("steps").await?;
-    let role = |name: &str, resource: &str, verb: &str| {
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
-            "rules": [{"apiGroups": [""], "resources": [resource], "verbs": [verb]}]})
-    };
     let account = json!({"kind": "ServiceAccount", "namespace": "steps", "name": "default"});
     let mut bound = binding("may-create-pods", "may-create-pods", &account);
     (bound["kind"], bound["metadata"]["namespace"]) = ("RoleBinding".into(), "kube-system".into());
-    plane.apply(&role("may-create-pods", "pods", "create").to_string()).await?;
+    plane.apply(&role("may-create-pods", "", "pods", "create").to_string()).await?;
     plane.apply(&bound.to_string()).await?;
-    plane.apply(&role("may-create-tokens", "serviceaccounts/token", "create").to_string()).await?;
+    plane.apply(&role("may-create-tokens", "", "serviceaccounts/token", "create").to_string()).await?;
     let group = group("system:serviceaccounts:no-steps");
     plane.apply(&binding("may-create-tokens", "may-create-tokens", &group).to_string()).await?;
     let token = token(plane, "steps", "default", Duration::from_hours(1)).await?;

@@ -108,20 +108,17 @@ impl Known {
         policy.is_for(|| self.namespaces.find(0, "", namespace).and_then(|id| self.namespaces.get(id)))
     }
 
+    /// For each Secret, what is known besides it; the parts that are the same for all are found once.
     pub(super) fn around(
         &self,
-        key: &Key,
-        token: &LegacyToken,
         policies: &Policies<LegacyPolicy>,
         now: Time,
-    ) -> Surroundings {
-        let keeps = |policy: &LegacyPolicy| policy.keeps(token) && self.is_for(policy, &key.namespace);
-        Surroundings {
-            now,
-            tracked: self.tracked(),
-            mounted: self.references.is_mounted(key),
-            kept: policies.acting().any(|(_, policy)| keeps(policy)),
-            acts: self.acts(policies),
+    ) -> impl Fn(&Key, &LegacyToken) -> Surroundings {
+        let (tracked, acts) = (self.tracked(), self.acts(policies));
+        move |key, token| {
+            let keeps = |policy: &LegacyPolicy| policy.keeps(token) && self.is_for(policy, &key.namespace);
+            let kept = policies.acting().any(|(_, policy)| keeps(policy));
+            Surroundings { now, tracked, mounted: self.references.is_mounted(key), kept, acts }
         }
     }
 }
@@ -165,7 +162,8 @@ impl Legacy {
     fn judge(&mut self, id: u32, now: Time) {
         let Some((key, token)) = self.known.tokens.get(id) else { return };
         let policies = self.policies.acting().filter(|(_, policy)| self.known.is_for(policy, &key.namespace));
-        match decide_all(self.known.around(key, token, &self.policies, now), token, policies) {
+        let around = self.known.around(&self.policies, now)(key, token);
+        match decide_all(around, token, policies) {
             LegacyAct::Step(step) => {
                 self.stepped = Some((now, PACE));
                 self.known.tokens.step(id, step);

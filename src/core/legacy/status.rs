@@ -69,8 +69,9 @@ impl Known {
     ) -> (LegacyTokenCounts, Vec<LegacyTokenFinding>) {
         let mut counts = LegacyTokenCounts::default();
         let mut known = Vec::new();
+        let around = self.around(policies, now);
         for (key, token) in self.tokens.iter().filter(|(key, _)| self.is_for(policy, &key.namespace)) {
-            let around = self.around(key, token, policies, now);
+            let around = around(key, token);
             let (state, idle) = (state(around, token, policy), idle_since(token, around.tracked));
             count(&mut counts, state);
             // One of which nobody knows may be unused since it was made.

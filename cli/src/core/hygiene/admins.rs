@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Facts,
     anonymous::{all_allowed, authorizers},
+    legacy::live,
     logins::accounts,
     rbac::{Given, Holders, SYSTEM, Who},
     rights::{READ, STEPS, leads, way},
     row::{Row, Severity, names},
-    secrets::LegacySecret,
 };
 
 pub fn row(facts: &Facts) -> Row {
@@ -38,11 +38,10 @@ struct Exposed<'a> {
 }
 
 fn exposed(facts: &Facts) -> Vec<Exposed<'_>> {
-    let legacy = facts.legacy.iter().flatten().map(LegacySecret).filter(|one| !super::legacy::is_refused(facts, one));
-    let legacy = legacy.map(|one| {
-        let name = one.0.name.as_deref().unwrap_or_default();
-        let namespace = one.0.namespace.as_deref().unwrap_or_default();
-        Exposed { namespace, name, account: Who::account(namespace, one.account()) }
+    let legacy = live(facts).map(|one| Exposed {
+        namespace: one.namespace(),
+        name: one.short_name(),
+        account: Who::account(one.namespace(), one.account()),
     });
     let ours = facts.targets.iter().flatten().map(|target| Exposed {
         namespace: &target.namespace,
@@ -115,8 +114,8 @@ impl<'a> Judge<'a> {
 /// The tokens outside pods of the accounts with a way to all rights.
 fn tokens(row: &mut Row, facts: &Facts, way: impl Fn(&str, &str) -> Option<&'static str>) {
     let mut secrets: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
-    let legacy: Vec<LegacySecret> = row.learn(&facts.legacy).into_iter().flatten().map(LegacySecret).collect();
-    for secret in legacy.iter().filter(|one| !super::legacy::is_refused(facts, one)) {
+    row.learn(&facts.legacy);
+    for secret in live(facts) {
         secrets.entry((secret.namespace(), secret.account())).or_default().push(secret.name());
     }
     for ((namespace, account), all) in secrets {

@@ -43,8 +43,13 @@ fn is_blind(flags: &Flags) -> bool {
     !flags.is_on(LOOKUP, true)
 }
 
+/// The Secrets whose tokens log in.
+pub fn live(facts: &Facts) -> impl Iterator<Item = LegacySecret<'_>> {
+    facts.legacy.iter().flatten().map(LegacySecret).filter(|one| !is_refused(facts, one))
+}
+
 /// Whether every API server refuses the token of a Secret.
-pub fn is_refused(facts: &Facts, secret: &LegacySecret) -> bool {
+fn is_refused(facts: &Facts, secret: &LegacySecret) -> bool {
     secret.is_quarantined() && !facts.servers.iter().flatten().any(is_blind)
 }
 

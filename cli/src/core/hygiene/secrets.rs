@@ -6,16 +6,21 @@ use tokenward::record::{ACCOUNT, INVALID_SINCE, LAST_USED};
 /// A Secret of type `kubernetes.io/service-account-token`.
 pub struct LegacySecret<'a>(pub &'a ObjectMeta);
 
-impl LegacySecret<'_> {
-    pub fn namespace(&self) -> &str {
+impl<'a> LegacySecret<'a> {
+    pub fn namespace(&self) -> &'a str {
         self.0.namespace.as_deref().unwrap_or_default()
     }
 
-    pub fn name(&self) -> String {
-        format!("{}/{}", self.namespace(), self.0.name.as_deref().unwrap_or_default())
+    /// Its name in its namespace.
+    pub fn short_name(&self) -> &'a str {
+        self.0.name.as_deref().unwrap_or_default()
     }
 
-    pub fn account(&self) -> &str {
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.namespace(), self.short_name())
+    }
+
+    pub fn account(&self) -> &'a str {
         self.0.annotations.as_ref().and_then(|all| all.get(ACCOUNT)).map_or("", String::as_str)
     }
 

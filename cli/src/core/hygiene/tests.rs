@@ -383,30 +383,27 @@ fn a_ca_is_judged_by_its_end() {
     assert_eq!(ending("2036-12-24T15:27:10Z"), Some((High, text("has ended"))));
 }
 
-#[test]
-fn an_approved_request_is_found_before_it_is_signed() {
+/// A request that is approved and not signed yet.
+fn approved(name: &str, pem: &str) -> Vec<CertificateSigningRequest> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let request = json!({
-        "metadata": {"name": "bob"},
-        "spec": {"request": STANDARD.encode(BOB), "signerName": "kubernetes.io/kube-apiserver-client"},
+        "metadata": {"name": name},
+        "spec": {"request": STANDARD.encode(pem), "signerName": "kubernetes.io/kube-apiserver-client"},
         "status": {"conditions": [{"type": "Approved", "status": "True"}]},
     });
-    let mut facts = clean();
-    facts.requests = Ok(vec![serde_json::from_value(request).unwrap()]);
+    vec![serde_json::from_value(request).unwrap()]
+}
+
+#[test]
+fn an_approved_request_is_found_before_it_is_signed() {
+    let facts = Facts { requests: Ok(approved("bob", BOB)), ..clean() };
     let expected = "CertificateSigningRequest bob: approved for bob in ops, not signed yet".to_owned();
     assert!(reported(&facts)[3].evidence.contains(&expected), "{:?}", reported(&facts)[3]);
 }
 
 #[test]
 fn an_unsigned_request_for_an_administrator_is_a_finding() {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let request = json!({
-        "metadata": {"name": "mallory"},
-        "spec": {"request": STANDARD.encode(MASTERS), "signerName": "kubernetes.io/kube-apiserver-client"},
-        "status": {"conditions": [{"type": "Approved", "status": "True"}]},
-    });
-    let mut facts = clean();
-    facts.requests = Ok(vec![serde_json::from_value(request).unwrap()]);
+    let facts = Facts { requests: Ok(approved("mallory", MASTERS)), ..clean() };
     assert_eq!(reported(&facts)[3].severity, Some(High), "{:?}", reported(&facts)[3]);
 }
 

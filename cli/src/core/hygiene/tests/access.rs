@@ -224,14 +224,7 @@ fn names_of_kubernetes_itself_are_high_in_a_certificate() {
 
 #[test]
 fn an_unsigned_request_for_a_component_is_a_finding() {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let request = json!({
-        "metadata": {"name": "one"},
-        "spec": {"request": STANDARD.encode(SCHEDULER), "signerName": "kubernetes.io/kube-apiserver-client"},
-        "status": {"conditions": [{"type": "Approved", "status": "True"}]},
-    });
-    let requests = Ok(vec![serde_json::from_value(request).unwrap()]);
-    let row = row(&Facts { requests, ..clean() }, "client certificates");
+    let row = row(&Facts { requests: Ok(approved("one", SCHEDULER)), ..clean() }, "client certificates");
     let expected = "CertificateSigningRequest one is approved for system:kube-scheduler, to be signed any moment";
     assert_eq!((row.findings[0].severity, row.findings[0].problem.as_str()), (High, expected));
 }
