@@ -2,8 +2,6 @@
 
 use chrono::{DateTime, SecondsFormat};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time as ApiTime};
-use kube::core::DynamicObject;
-use serde::de::DeserializeOwned;
 
 use super::{Time, id::Secs};
 
@@ -24,16 +22,6 @@ pub fn time(text: &str) -> Option<Time> {
 #[must_use]
 pub fn version(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
-}
-
-/// Spec and status of a stored object, field by field: a spec that does not fit its schema, for the reason given, spoils no
-/// status, and a status that does not fit counts as none.
-pub fn stored<S: DeserializeOwned, T: DeserializeOwned + Default>(
-    object: &mut DynamicObject,
-) -> (Result<S, String>, T) {
-    let mut take = |field: &str| object.data[field].take();
-    let spec = serde_json::from_value(take("spec")).map_err(|error| format!("spec: {error}"));
-    (spec, serde_json::from_value(take("status")).unwrap_or_default())
 }
 
 /// The annotation of this key.

@@ -18,6 +18,7 @@ pub mod lease;
 pub mod legacy;
 pub mod meta;
 pub mod names;
+pub mod object;
 pub mod place;
 pub mod policy;
 pub mod pool;

@@ -3,16 +3,19 @@
 use std::{collections::BTreeMap, ops::Deref};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::{DynamicObject, Selector, SelectorExt as _};
+use kube::core::{Selector, SelectorExt as _};
 
 use super::{
     id::{Secs, Uid},
     layout, meta, names,
+    object::Object,
     place::applied::{self, AppliedFields, Demanded},
     revocation::{InvalidInstant, Revocation},
     windows::Windows,
 };
-use crate::api::token_policy::{Binding, DeletionPolicy, TokenOptions, TokenPolicySpec, TokenPolicyStatus};
+use crate::api::token_policy::{
+    Binding, DeletionPolicy, TokenOptions, TokenPolicy, TokenPolicySpec, TokenPolicyStatus,
+};
 
 /// The finalizer by which the garbage collector knows that owned objects are to stay (`kubectl delete --cascade=orphan`).
 const ORPHAN: &str = "orphan";
@@ -80,16 +83,16 @@ impl PolicyState {
     /// Reads a policy.
     #[cfg(test)]
     #[must_use]
-    pub fn read(policy: crate::api::token_policy::TokenPolicy, demanded: &Demanded) -> Self {
+    pub fn read(policy: TokenPolicy, demanded: &Demanded) -> Self {
         Self::of(&policy.metadata, Ok(policy.spec), policy.status.unwrap_or_default(), demanded)
     }
 
     /// Reads a stored object field by field, so that a wrong one spoils no other. A spec that does not fit its schema, and a
     /// selector, window or format that is none, make it unreadable.
     #[must_use]
-    pub fn parse(mut object: DynamicObject, demanded: &Demanded) -> Self {
-        let (spec, status) = meta::stored(&mut object);
-        Self::of(&object.metadata, spec, status, demanded)
+    pub fn parse(object: Object<TokenPolicy>, demanded: &Demanded) -> Self {
+        let (meta, spec, status) = object.parts();
+        Self::of(&meta, spec, status, demanded)
     }
 
     fn of(

@@ -10,6 +10,7 @@ use super::{
     failure::Failure,
     id::{Key, Uid},
     names,
+    object::Object,
     place::secret,
     reason::FailureReason,
 };
@@ -146,7 +147,7 @@ pub fn parse<T: DeserializeOwned>(what: &str, body: &SecretString) -> Result<T, 
 /// # Errors
 /// As [`parse`].
 pub fn metadata(what: &str, body: &SecretString) -> Result<ObjectMeta, Failure> {
-    parse::<PartialObjectMeta<Secret>>(what, body).map(|object| object.metadata)
+    parse::<Object<PartialObjectMeta<Secret>>>(what, body).map(|object| object.metadata)
 }
 
 /// The answer was no token, or no Secret.

@@ -1,14 +1,9 @@
 //! Kinds that a component of `config/` brings: their watch is quiet while they are not installed, and what they are about is
 //! watched only while there is a policy.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
-use kube::{
-    Client,
-    api::Api,
-    core::{ApiResource, DynamicObject, Resource},
-    runtime::watcher::Config,
-};
+use kube::{Client, api::Api, core::Resource, runtime::watcher::Config};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -21,6 +16,7 @@ use crate::core::{
         store::WatchEvent,
     },
     meta::version,
+    object::Object,
     reason::FailureReason,
 };
 
@@ -35,7 +31,7 @@ pub async fn policies<K, P, C>(
     inputs: mpsc::Sender<Input<C>>,
     change: fn(WatchEvent<Stored<P>>) -> C::Change,
 ) where
-    K: Resource<DynamicType = ()>,
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
     P: Policy,
     C: Controller,
 {
@@ -48,8 +44,8 @@ pub async fn policies<K, P, C>(
         absent_pause: Some(LOOK_AGAIN),
         needed: None,
     };
-    let api = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<K>(&()));
-    let read = |policy: DynamicObject| Some((version(&policy.metadata), Stored::parse(policy)));
+    let api = Api::<Object<K>>::all(client);
+    let read = |policy: Object<K>| Some((version(&policy.metadata), Stored::parse(policy)));
     watch.follow(api, Config::default(), read, change).await;
 }
 

@@ -10,7 +10,7 @@ use k8s_openapi::{
 use kube::{
     Client,
     api::Api,
-    core::{ApiResource, DynamicObject, PartialObjectMeta, Resource},
+    core::{PartialObjectMeta, Resource},
     runtime::watcher::{self, Config},
 };
 use serde::de::DeserializeOwned;
@@ -34,6 +34,7 @@ use crate::core::{
     },
     meta::version,
     names,
+    object::Object,
     place::{
         applied::Demanded,
         secret::{Anchor, Target},
@@ -73,9 +74,9 @@ pub fn start(
         };
         let demanded = demanded.clone();
         tasks.spawn(watch(KINDS[0]).follow(
-            policies(client, scope),
+            api::<TokenPolicy>(client, scope),
             Config::default(),
-            move |policy: DynamicObject| Some((version(&policy.metadata), PolicyState::parse(policy, &demanded))),
+            move |policy| Some((version(&policy.metadata), PolicyState::parse(policy, &demanded))),
             Change::Policy,
         ));
         tasks.spawn(watch(KINDS[1]).follow(
@@ -99,16 +100,8 @@ pub fn start(
     }
 }
 
-/// Policies of any shape: one bad object must not stop the watch.
-fn policies(client: &Client, scope: &Scope) -> Api<DynamicObject> {
-    let kind = ApiResource::erase::<TokenPolicy>(&());
-    match scope {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
-        None => Api::all_with(client.clone(), &kind),
-    }
-}
-
-fn api<K>(client: &Client, scope: &Scope) -> Api<K>
+/// Objects of any shape: a bad one must not stop the watch.
+fn api<K>(client: &Client, scope: &Scope) -> Api<Object<K>>
 where
     K: Resource<Scope = kube::core::NamespaceResourceScope>,
     K::DynamicType: Default,

@@ -1,18 +1,22 @@
 //! Live GETs: before anything is issued or deleted because something is *not* there, one says so.
 
-use k8s_openapi::{api::core::v1::ServiceAccount, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::core::{DynamicObject, PartialObjectMeta};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::core::PartialObjectMeta;
 use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::Account;
-use crate::core::{
-    failure::Failure,
-    id::{GrantKey, Name},
-    meta, names,
-    place::applied::Demanded,
-    policy::PolicyState,
-    request::{Accept, Answer, Request, Verb, metadata, parse, secret_path},
+use crate::{
+    api::token_policy::TokenPolicy,
+    core::{
+        failure::Failure,
+        id::{GrantKey, Name},
+        meta, names,
+        object::Object,
+        place::applied::Demanded,
+        policy::PolicyState,
+        request::{Accept, Answer, Request, Verb, metadata, parse, secret_path},
+    },
 };
 
 /// The object that is looked for.
@@ -45,7 +49,7 @@ pub enum Found {
 /// An empty metadata list has `items: null`.
 #[derive(Deserialize)]
 struct MetaList {
-    items: Option<Vec<PartialObjectMeta<ServiceAccount>>>,
+    items: Option<Vec<Object<PartialObjectMeta<Secret>>>>,
 }
 
 impl Look {
@@ -103,7 +107,7 @@ impl Look {
                 named.map_or(Found::Absent, |item| Found::Secret(item.metadata))
             }
             Self::Policy => {
-                let policy: DynamicObject = parse(&what(), &body)?;
+                let policy: Object<TokenPolicy> = parse(&what(), &body)?;
                 Found::Policy(meta::version(&policy.metadata), PolicyState::parse(policy, demanded))
             }
             Self::Account => {

@@ -1,7 +1,6 @@
 //! Objects as commit 9faba8a wrote them, in every format and binding, after a rotation and with an older token: what the
 //! release before left is taken over as it is.
 
-use kube::core::DynamicObject;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -9,16 +8,20 @@ use super::{
     Account,
     controller::{Change, Grants},
 };
-use crate::core::{
-    address::{ClusterAddress, KnownAddress, Source},
-    id::Key,
-    kernel::{controller::Controller as _, store::WatchEvent},
-    meta,
-    place::{
-        applied::Demanded,
-        secret::{Anchor, Target},
+use crate::{
+    api::token_policy::TokenPolicy,
+    core::{
+        address::{ClusterAddress, KnownAddress, Source},
+        id::Key,
+        kernel::{controller::Controller as _, store::WatchEvent},
+        meta,
+        object::Object,
+        place::{
+            applied::Demanded,
+            secret::{Anchor, Target},
+        },
+        policy::PolicyState,
     },
-    policy::PolicyState,
 };
 
 #[derive(Deserialize)]
@@ -54,7 +57,7 @@ fn objects_of_the_release_before_cost_no_call() {
     let mut see = |change| grants.observe(0, change, now);
     see(Change::Policy(WatchEvent::Listing));
     for policy in capture.policies {
-        let policy: DynamicObject = serde_json::from_value(policy).unwrap();
+        let policy: Object<TokenPolicy> = serde_json::from_value(policy).unwrap();
         let key = Key::new("ci", policy.metadata.name.as_deref().unwrap());
         let at = meta::version(&policy.metadata);
         let state = PolicyState::parse(policy, &Demanded::default());

@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::core::DynamicObject;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -19,7 +18,7 @@ use crate::core::{
     condition::Draft,
     failure::Failure,
     id::{Key, Name, Uid},
-    meta,
+    object::Object,
     reason::FailureReason,
     request::{self, Answer, Request},
 };
@@ -63,9 +62,8 @@ pub struct Stored<P: Policy> {
 impl<P: Policy> Stored<P> {
     /// Reads an object field by field, so that a wrong one spoils no other.
     #[must_use]
-    pub fn parse(mut object: DynamicObject) -> Self {
-        let (spec, status) = meta::stored(&mut object);
-        let meta = object.metadata;
+    pub fn parse<K>(object: Object<K>) -> Self {
+        let (meta, spec, status) = object.parts();
         Self {
             uid: meta.uid.unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),

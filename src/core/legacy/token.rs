@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use chrono::{Days, NaiveDate, NaiveTime, TimeDelta};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::core::PartialObjectMeta;
 use secrecy::SecretString;
 use serde_json::json;
 use strum::IntoStaticStr;
@@ -198,7 +199,8 @@ impl Tended for LegacyToken {
     }
 
     fn found(what: &str, body: &SecretString) -> Result<Found<Self>, Failure> {
-        let meta = request::metadata(what, body)?;
+        // All of it: the managed fields of others say when a label was written.
+        let meta = request::parse::<PartialObjectMeta<Secret>>(what, body)?.metadata;
         Ok(Some((meta::version(&meta), Self::read(meta))))
     }
 

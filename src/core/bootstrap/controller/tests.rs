@@ -191,7 +191,7 @@ fn report_tells_once_per_secret() {
 fn add_policy(controller: &mut Bootstrap, name: &str, spec: &str) {
     let spec: serde_json::Value = serde_json::from_str(spec).unwrap();
     let policy = json!({"metadata": {"name": name, "generation": 1}, "spec": spec});
-    let state = Stored::parse(serde_json::from_value(policy).unwrap());
+    let state = Stored::parse::<()>(serde_json::from_value(policy).unwrap());
     for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("", name), 1, state), WatchEvent::Listed] {
         controller.observe(0, BootstrapChange::Policy(event), at(0));
     }
@@ -239,7 +239,7 @@ fn written(controller: &mut Bootstrap, version: u64, now: Time) -> Option<serde_
 /// The watch shows the policy with this status.
 fn echo(controller: &mut Bootstrap, version: u64, status: &serde_json::Value, now: Time) {
     let policy = json!({"metadata": {"name": "p", "generation": 1}, "spec": {}, "status": status});
-    let state = Stored::parse(serde_json::from_value(policy).unwrap());
+    let state = Stored::parse::<()>(serde_json::from_value(policy).unwrap());
     controller.observe(0, BootstrapChange::Policy(WatchEvent::Applied(Key::new("", "p"), version, state)), now);
 }
 

@@ -63,7 +63,7 @@ fn named_policy(name: &str, legacy: &mut Legacy, version: u64, spec: Value, stat
     let generation = if status.is_null() { version } else { 1 };
     let mut policy = json!({"metadata": {"name": name, "uid": name, "generation": generation}});
     (policy["spec"], policy["status"]) = (spec, status);
-    let stored = Stored::parse(serde_json::from_value(policy).unwrap());
+    let stored = Stored::parse::<()>(serde_json::from_value(policy).unwrap());
     legacy.observe(0, LegacyChange::Policy(WatchEvent::Applied(Key::new("", name), version, stored)), at(0));
 }
 
