@@ -170,7 +170,7 @@ fn flag(arg: &Arg) -> Vec<String> {
 
 /// The metrics, with the labels that their samples have.
 fn metrics() -> String {
-    let text = Metrics::one_of_each().encode().unwrap();
+    let text = Metrics::one_of_each().text();
     let described = |mark: &str| {
         let lines = text.lines().filter_map(|line| line.strip_prefix(mark)?.split_once(' '));
         lines.collect::<BTreeMap<_, _>>()

@@ -1,9 +1,12 @@
 //! The two small HTTP servers: health for the kubelet, metrics for Prometheus.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
-use futures::future::{OptionFuture, join3};
+use axum::{Router, body::Body, extract::State, http::StatusCode, routing::get};
+use futures::{
+    future::{OptionFuture, join3},
+    stream,
+};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -70,7 +73,7 @@ pub async fn metrics(address: SocketAddr, scrape: Scrape) -> std::io::Result<imp
     Ok(accept(TcpListener::bind(address).await?, routes))
 }
 
-async fn scraped(State(scrape): State<Scrape>) -> Result<([(&'static str, &'static str); 1], String), StatusCode> {
+async fn scraped(State(scrape): State<Scrape>) -> Result<([(&'static str, &'static str); 1], Body), StatusCode> {
     let Scrape { metrics, grants, bootstrap, legacy } = scrape;
     let refreshed = metrics.clone();
     let grants = refresh(&grants, move |grants, _| refreshed.refresh(grants));
@@ -84,8 +87,9 @@ async fn scraped(State(scrape): State<Scrape>) -> Result<([(&'static str, &'stat
         // Also without an answer there is something to show.
         let _ = timeout(UP_TO_DATE, join3(grants, bootstrap, legacy)).await;
     }
-    let text = metrics.encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok(([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text))
+    let pieces = metrics.encode().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let body = Body::from_stream(stream::iter(pieces.map(Ok::<String, Infallible>)));
+    Ok(([("content-type", "text/plain; version=0.0.4; charset=utf-8")], body))
 }
 
 async fn refresh<C: Controller>(inputs: &mpsc::Sender<Input<C>>, refresh: impl FnOnce(&C, Time) + Send + 'static) {

@@ -223,7 +223,6 @@ impl Metrics {
         registry.register("cluster_address_changed_timestamp_seconds", help, self.address_changed.clone());
         let help = "1 while a better source of the address in Secrets is not usable, or its source does not answer";
         registry.register("cluster_address_contested", help, self.address_contested.clone());
-        registry.register_collector(Box::new(self.policies.clone()));
     }
 
     /// Alerts ask how these grow, and the first growth of a series that was not there before cannot be seen.
@@ -380,14 +379,20 @@ impl Metrics {
         }
     }
 
-    /// All of it in Prometheus' text format, version 0.0.4.
+    /// All of it in Prometheus' text format, version 0.0.4, piece by piece.
     ///
     /// # Errors
     /// When a metric cannot be written as text, which its types exclude.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+    pub fn encode(&self) -> Result<impl Iterator<Item = String> + use<>, std::fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(plain(&text))
+        Ok(std::iter::once(plain(&text)).chain(self.policies.encode()))
+    }
+
+    /// All of it at once.
+    #[cfg(test)]
+    pub fn text(&self) -> String {
+        self.encode().unwrap().collect()
     }
 }
 
@@ -463,7 +468,7 @@ mod tests {
             metrics.news(&revoked(&format!("leak-{n}")));
         }
         metrics.news(&revoked("leak-3"));
-        let text = metrics.encode().unwrap();
+        let text = metrics.text();
         assert!(text.contains("tokenward_tokens_revoked_total{reason=\"leak-3\"} 2\n"), "{text}");
         assert!(text.contains("tokenward_tokens_revoked_total{reason=\"Other\"} 10\n"), "{text}");
     }
@@ -473,19 +478,19 @@ mod tests {
         let metrics = Metrics::default();
         let keys: Vec<String> = (0..30).map(|n| format!("key-{n}")).collect();
         metrics.tokens_by_key(keys.iter().zip(1..).map(|(key, count)| (Some(key.as_str()), count)).collect());
-        let text = metrics.encode().unwrap();
+        let text = metrics.text();
         let series = text.lines().filter(|line| line.starts_with("tokenward_tokens{")).count();
         assert_eq!(series, MAX_KEYS + 1);
         assert!(text.contains("tokenward_tokens{key_id=\"Other\"} 55\n"), "1 to 10: {text}");
         metrics.tokens_by_key(vec![(Some("key-3"), 7), (None, 2), (None, 3)]);
-        let text = metrics.encode().unwrap();
+        let text = metrics.text();
         assert_eq!(text.lines().filter(|line| line.starts_with("tokenward_tokens{")).count(), 2, "{text}");
         assert!(text.contains("tokenward_tokens{key_id=\"Other\"} 5\n"), "not published: {text}");
     }
 
     #[test]
     fn the_text_format_describes_a_counter_by_the_name_of_its_samples() {
-        let text = Metrics::default().encode().unwrap();
+        let text = Metrics::default().text();
         assert!(
             text.contains("# TYPE tokenward_tokens_minted_total counter\ntokenward_tokens_minted_total 0\n"),
             "{text}"

@@ -22,6 +22,9 @@ static HEAP: PeakAlloc = PeakAlloc;
 /// Hash tables are less full at ten thousand.
 const BYTES_PER_GRANT: [(usize, usize); 2] = [(MANY, 535), (10 * MANY, 500)];
 
+/// The room of a policy with one grant: its spec, its status, and counts that a policy of many grants has but once.
+const BYTES_PER_POLICY: usize = 3400;
+
 /// Runs an ignored test of this module alone.
 fn alone(name: &str) {
     let name = format!("core::grant::growth::heap::{name}");
@@ -36,6 +39,11 @@ fn alone(name: &str) {
 #[test]
 fn a_grant_takes_at_most_500_bytes_at_a_hundred_thousand() {
     alone("bytes_per_grant");
+}
+
+#[test]
+fn a_policy_of_one_grant_takes_at_most_3400_bytes() {
+    alone("bytes_per_policy");
 }
 
 #[test]
@@ -185,4 +193,32 @@ fn bytes_over_rotations() {
     }
     println!("100 grants: {} bytes after a rotation, {} after 20", sizes[0], sizes[1]);
     assert!(sizes[1] * 100 <= sizes[0] * 110, "{sizes:?}");
+}
+
+/// What the grants hold of the heap. The next process holds the same.
+fn held(crowd: &mut Crowd) -> usize {
+    let before = HEAP.current_usage();
+    drop(std::mem::replace(&mut crowd.grants, Grants::new(address(), Demanded::default(), vec![None], 7)));
+    let held = before - HEAP.current_usage();
+    crowd.restart();
+    held
+}
+
+#[test]
+#[ignore = "run alone, by another test"]
+fn bytes_per_policy() {
+    let mut server = Server::new();
+    let many = 2000;
+    for n in 0..many {
+        let account = format!("app-{n:05}");
+        server.account("ci", &account, &[]);
+        server.policy("ci", &format!("p-{n:05}"), |policy| names(policy, vec![account]));
+    }
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.pass(2);
+    crowd.events();
+    let sizes = [held(&mut crowd), held(&mut crowd)].map(|size| size / many);
+    println!("{many} policies of one grant: {} bytes each, {} after a restart", sizes[0], sizes[1]);
+    assert!(sizes.iter().all(|size| *size <= BYTES_PER_POLICY), "{sizes:?}");
 }
