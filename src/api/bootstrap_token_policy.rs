@@ -106,6 +106,7 @@ pub enum Mode {
 /// State of the bootstrap tokens as the operator last saw them.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = schema::pending()))]
 pub struct BootstrapTokenPolicyStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -121,6 +121,7 @@ pub enum LegacyMode {
 /// The Secrets with legacy tokens as the operator last saw them.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = schema::pending()))]
 pub struct LegacyTokenPolicyStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -58,6 +58,9 @@ pub fn label_value() -> Value {
     text(63, LABEL_VALUE)
 }
 
+/// The status of the condition `Ready` until the operator has written one; it writes True and False alone.
+pub const PENDING: &str = "Unknown";
+
 /// Leaves the format out: the API server's refusal of a number beyond it names no field.
 pub fn unformatted(schema: &mut Schema) {
     schema.remove("format");
@@ -147,6 +150,16 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
             }
         }
     })
+}
+
+/// The status of a policy until the operator has written one: the API server shows it from the first read on, so that tools
+/// which take an object without conditions for finished wait for it.
+#[must_use]
+pub fn pending() -> Value {
+    let message = "no status has been written yet: the operator has just begun with this policy, or does not run";
+    let ready = json!({"type": "Ready", "status": PENDING, "reason": "Pending", "message": message,
+        "lastTransitionTime": "1970-01-01T00:00:00Z"});
+    json!({ "conditions": [ready] })
 }
 
 /// The schema of `metav1.Condition`, with a description on every field.

@@ -37,6 +37,14 @@ fn crds_folder_is_what_the_types_say() {
     }
 }
 
+/// kstatus takes an object without conditions for finished.
+#[test]
+fn the_schema_of_every_kind_has_the_pending_status() {
+    for crd in [TokenPolicy::crd(), BootstrapTokenPolicy::crd(), LegacyTokenPolicy::crd()] {
+        assert_eq!(schema(&crd)["properties"]["status"]["default"], super::schema::pending());
+    }
+}
+
 #[test]
 fn every_field_has_a_description() {
     for crd in [TokenPolicy::crd(), BootstrapTokenPolicy::crd(), LegacyTokenPolicy::crd()] {

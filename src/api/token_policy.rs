@@ -309,6 +309,7 @@ pub enum DeletionPolicy {
 /// State of the policy as the operator last saw it.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = schema::pending()))]
 pub struct TokenPolicyStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -34,10 +34,16 @@ pub fn kstatus(object: &DynamicObject) -> Kstatus {
     }
 }
 
-/// That a status, if there is one, says one thing and is about a generation that it names.
+/// Whether nobody has written a status yet, and the API server shows the one of the schema.
+pub fn is_pending(object: &DynamicObject) -> bool {
+    condition(object, "Ready").is_some_and(|ready| ready.status == "Unknown" && ready.reason == "Pending")
+        && object.data["status"].as_object().is_some_and(|status| status.len() == 1)
+}
+
+/// That a status is pending, or says one thing and is about a generation that it names.
 pub fn is_consistent(object: &DynamicObject) -> Result<()> {
     let status = &object.data["status"];
-    if status.is_null() {
+    if is_pending(object) {
         return Ok(());
     }
     let (observed, generation) = (status["observedGeneration"].as_i64(), object.metadata.generation);

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use secrecy::ExposeSecret;
 
 use super::{
     controller::{Change, Grants},
@@ -21,7 +22,7 @@ use super::{
     model::server::{Server, address},
 };
 use crate::{
-    api::token_policy::TokenPolicy,
+    api::{schema::pending, token_policy::TokenPolicy},
     core::{
         address::KnownAddress,
         failure::Failure,
@@ -99,8 +100,13 @@ impl Crowd {
 
     /// One policy for each account, all in one namespace.
     fn of_policies() -> Self {
+        Self::of_policies_for(MANY)
+    }
+
+    /// One policy for each of so many accounts.
+    fn of_policies_for(accounts: usize) -> Self {
         let mut server = Server::new();
-        for n in 0..MANY {
+        for n in 0..accounts {
             let account = format!("app-{n:05}");
             server.account("ci", &account, &[]);
             server.policy("ci", &format!("p-{n:05}"), |policy| names(policy, vec![account]));
@@ -169,7 +175,11 @@ impl Crowd {
 
     /// The conditions of that policy: status and message by type.
     fn conditions(&self) -> BTreeMap<String, (String, String)> {
-        let policy = self.server.policies.get(&("ci".to_owned(), "p".to_owned()));
+        self.conditions_of("p")
+    }
+
+    fn conditions_of(&self, policy: &str) -> BTreeMap<String, (String, String)> {
+        let policy = self.server.policies.get(&("ci".to_owned(), policy.to_owned()));
         let status = policy.and_then(|policy| policy.status.clone()).unwrap_or_default();
         let entry = |condition: Condition| (condition.type_, (condition.status, condition.message));
         status.conditions.into_iter().map(entry).collect()
@@ -188,6 +198,46 @@ fn assert_true(crowd: &mut Crowd) {
         })
         .sum();
     assert_eq!(usize::try_from(ready), Ok(MANY));
+}
+
+/// The schema says that a policy is pending, until there is more to say.
+#[test]
+fn a_policy_of_its_own_costs_one_status() {
+    let mut crowd = Crowd::of_policies_for(100);
+    loop {
+        crowd.hear();
+        let next = crowd.grants.take_status(1, crowd.server.now);
+        crowd.statuses += usize::from(next.is_some());
+        let Some((ticket, request)) = next.or_else(|| crowd.grants.take(&mut usize::MAX.clone(), crowd.server.now))
+        else {
+            break;
+        };
+        crowd.perform(ticket, &request);
+        crowd.server.pass(TimeDelta::milliseconds(50));
+    }
+    assert!(crowd.conditions_of("p-00099")["Ready"].0 == "True", "{:?}", crowd.conditions_of("p-00099"));
+    assert_eq!((crowd.server.mints, crowd.statuses), (100, 100));
+}
+
+/// The CRD of an earlier release has no default.
+#[test]
+fn a_policy_without_any_status_says_that_its_token_is_being_issued() {
+    for (stored, written) in [(None, true), (Some(pending()), false)] {
+        let mut server = Server::new();
+        server.account("ci", "app", &[]);
+        server.policy("ci", "p", |policy| {
+            names(policy, vec!["app".into()]);
+            policy.status = stored.map(|status| serde_json::from_value(status).unwrap());
+        });
+        let mut crowd = Crowd::start(server);
+        let under_way = crowd.grants.take(&mut usize::MAX.clone(), crowd.server.now);
+        assert!(under_way.is_some());
+        crowd.server.pass(TimeDelta::seconds(1));
+        let status = crowd.grants.take_status(1, crowd.server.now).map(|(_, request)| request.body);
+        let text = status.as_ref().map(ExposeSecret::expose_secret);
+        assert_eq!(text.is_some_and(|text| text.contains("Issuing")), written, "{text:?}");
+        assert_eq!(crowd.grants.statuses().count(), 1, "the metrics have it");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use chrono::TimeDelta;
 use crate::{
     api::{
         duration::Duration,
+        schema,
         token_policy::{AccountCounts, AccountFailure, Binding, TokenPolicyStatus},
     },
     core::{
@@ -171,6 +172,12 @@ impl Totals {
         }
     }
 
+    /// Whether tokens are being issued, and nothing else can be said yet.
+    #[must_use]
+    pub fn have_just_begun(&self) -> bool {
+        self.working > 0 && self.valid == 0 && self.failing.is_empty() && self.unrevoked.is_empty()
+    }
+
     /// The grants that the status names: failures closest to expiry first.
     pub fn failing(&self) -> impl Iterator<Item = u32> {
         self.failing.iter().take(MAX_FAILURES).map(|(_, id)| *id)
@@ -254,6 +261,12 @@ pub struct Context<'a> {
     pub unrevoked: Option<Unrevoked>,
     /// The account that is replaced outside of all windows first, and when.
     pub outside: Option<(String, Time)>,
+}
+
+/// Whether this is the status that the API server shows before one is written.
+#[must_use]
+pub fn is_pending(status: &TokenPolicyStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == schema::PENDING)
 }
 
 /// Computes the status of a policy. Condition times move only when a status flips, compared to `before`.

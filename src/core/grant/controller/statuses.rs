@@ -61,6 +61,10 @@ impl Grants {
             return None;
         }
         let stored = self.stored(id).unwrap_or_default();
+        if undone.is_none() && concern.is_none() && status::is_pending(&stored) && link.totals.have_just_begun() {
+            self.policies.link_mut(id).into_iter().for_each(|link| link.judged = true);
+            return None;
+        }
         let status = self.summary(id, state, concern.as_ref(), undone.as_ref(), &stored, now);
         let key = Key::new(namespace.name.clone(), link.name.clone());
         let request = (status != stored)

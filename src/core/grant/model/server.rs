@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::token_policy::TokenPolicy,
+    api::{schema::pending, token_policy::TokenPolicy},
     core::{
         Time,
         address::{ClusterAddress, KnownAddress, Source},
@@ -136,6 +136,7 @@ impl Server {
                 "metadata": {"name": name, "namespace": namespace, "uid": format!("policy-{name}"), "generation": 0,
                     "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {}},
                 "spec": {"serviceAccounts": {"names": ["a"]}, "token": {"duration": "1h"}, "rotation": {"overlap": "60s"}},
+                "status": pending(),
             }))
             .unwrap()
         };
