@@ -176,9 +176,13 @@ impl<C: Controller> Watch<C> {
                     Ok(step) => step,
                     Err(error) => {
                         self.tell_health(Some(self.failure(&error))).await;
+                        let absent = self.is_absent(&error);
+                        if absent && !self.tell(Input::Change(self.number, change(WatchEvent::Stopped))).await {
+                            return;
+                        }
                         tokio::time::sleep(self.pause(&error, errors)).await;
                         errors += 1;
-                        if errors % ERRORS_BEFORE_LIST == 0 {
+                        if absent || errors % ERRORS_BEFORE_LIST == 0 {
                             break;
                         }
                         continue;
@@ -214,13 +218,18 @@ impl<C: Controller> Watch<C> {
         let _ = self.inputs.send(Input::Health(self.number, self.kind, failure)).await;
     }
 
+    /// Whether a kind that may be absent is absent: what was known of its objects is known no more, as the end of the kind may
+    /// not be seen.
+    fn is_absent(&self, error: &watcher::Error) -> bool {
+        let refused = || api_error(error).is_some_and(|status| matches!(status.code, Some(403 | 404)));
+        self.absent_pause.is_some() && refused()
+    }
+
     fn pause(&self, error: &watcher::Error, errors: u32) -> Duration {
-        let refusal = api_error(error);
-        let absent = refusal.as_ref().is_some_and(|status| matches!(status.code, Some(403 | 404)));
-        let asked = refusal.and_then(|status| status.details?.retry_after_seconds);
+        let asked = api_error(error).and_then(|status| status.details?.retry_after_seconds);
         let asked = Duration::from_secs(asked.and_then(|seconds| seconds.try_into().ok()).unwrap_or_default());
         let usual = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors)).min(LONGEST_PAUSE);
-        self.absent_pause.filter(|_| absent).unwrap_or(usual).max(asked.min(LONGEST_ASKED))
+        self.absent_pause.filter(|_| self.is_absent(error)).unwrap_or(usual).max(asked.min(LONGEST_ASKED))
     }
 
     fn failure(&self, error: &watcher::Error) -> Failure {

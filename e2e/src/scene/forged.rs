@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 pub const RBAC: &str = "cannot ";
 /// The belt on Secrets says this.
 pub const FOREIGN: &str = "is not one of Tokenward";
+/// The same of legacy and bootstrap tokens.
+pub const OF_KUBERNETES: &str = "is a token of Kubernetes";
 /// No limit but the belts say this.
 pub const BELT: &str = "no setting changes that";
 

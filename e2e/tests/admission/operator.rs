@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
 use tokenward_e2e::scene::caller::Wanted::{Accepted, Refused};
 use tokenward_e2e::scene::caller::{Caller, in_force, policy, policy_path, secret_path, token_path};
-use tokenward_e2e::scene::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, marks, request};
+use tokenward_e2e::scene::forged::{
+    BELT, FOREIGN, Forged, OF_KUBERNETES, RBAC, all_refused, forged, marked, marks, request,
+};
 use tokenward_e2e::scene::{Scene, Target, spec};
 use tokenward_e2e::{ControlPlane, eventually};
 
@@ -189,7 +191,7 @@ fn elsewhere(loot: &Loot<'_>) -> Vec<Forged> {
     vec![
         forged("a Secret of kube-system", "MERGE", system("forged-system"), expiration.clone(), FOREIGN),
         forged("its end", "DELETE", system("forged-system"), Value::Null, FOREIGN),
-        forged("a bootstrap token for ever", "MERGE", system("bootstrap-token-forged"), expiration, FOREIGN),
+        forged("a bootstrap token for ever", "MERGE", system("bootstrap-token-forged"), expiration, OF_KUBERNETES),
         forged("a PUT", "PUT", loot.secret("foreign"), marked("foreign", "Opaque"), RBAC),
         forged("all Secrets' end", "DELETE", loot.secret(""), Value::Null, RBAC),
         forged("the limits", "MERGE", limits.clone(), wide, RBAC),

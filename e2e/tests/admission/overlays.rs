@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, apply_overlay, token};
 use tokenward_e2e::scene::caller::Wanted::{Accepted, Refused, Unprocessable};
 use tokenward_e2e::scene::caller::{Caller, administrator, in_force, policy, policy_path, secret_path, token_path};
-use tokenward_e2e::scene::forged::{BELT, FOREIGN, Forged, RBAC, all_refused, forged, marked, request};
+use tokenward_e2e::scene::forged::{BELT, FOREIGN, Forged, OF_KUBERNETES, RBAC, all_refused, forged, marked, request};
 use tokenward_e2e::scene::limits::limit;
 use tokenward_e2e::scene::spec;
 use tokenward_e2e::{ControlPlane, Operator, Options, Profile, target_dir, write_overlay};
@@ -188,7 +188,7 @@ async fn the_config_map_sets_the_limits_of_every_namespace() -> Result<()> {
 /// Patches of a bootstrap token that the exemption for its cap does not cover.
 fn beyond_a_cap() -> Vec<Forged> {
     let path = secret_path("kube-system", "bootstrap-token-abcdef");
-    let merge = |what, body| forged(what, "MERGE", path.clone(), body, FOREIGN);
+    let merge = |what, body| forged(what, "MERGE", path.clone(), body, OF_KUBERNETES);
     let later = "MjA5OS0wMS0wMVQwMDowMDowMFo=";
     vec![
         merge("its secret", json!({"data": {"token-secret": "eA=="}})),

@@ -8,10 +8,12 @@ use kube::api::PostParams;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokenward_e2e::eventually;
 use tokenward_e2e::operator::{ACCOUNT, NAMESPACE, token};
-use tokenward_e2e::scene::caller::Wanted::Accepted;
+use tokenward_e2e::scene::SOON;
+use tokenward_e2e::scene::caller::Wanted::{Accepted, Refused};
 use tokenward_e2e::scene::caller::{Caller, in_force, secret_path};
-use tokenward_e2e::scene::forged::{FOREIGN, Forged, all_refused, forged};
+use tokenward_e2e::scene::forged::{FOREIGN, Forged, OF_KUBERNETES, all_refused, forged};
 
 fn dry(namespace: &str, name: &str) -> String {
     secret_path(namespace, name) + "?dryRun=All"
@@ -23,8 +25,9 @@ fn labelled(labels: &Value) -> Value {
 
 /// Everything but that one label of that one type.
 fn calls() -> Vec<Forged> {
-    let merge = |what, name, body| forged(what, "MERGE", dry("belt", name), body, FOREIGN);
-    let delete = |what, name| forged(what, "DELETE", dry("belt", name), Value::Null, FOREIGN);
+    let words = |name: &str| if name == "opaque" { FOREIGN } else { OF_KUBERNETES };
+    let merge = |what, name, body| forged(what, "MERGE", dry("belt", name), body, words(name));
+    let delete = |what, name| forged(what, "DELETE", dry("belt", name), Value::Null, words(name));
     let day = json!({INVALID_SINCE: "2026-01-01"});
     let with = |field: &str, value: Value| json!({"metadata": {"labels": day, field: value}});
     let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "1"}]);
@@ -74,5 +77,11 @@ async fn the_operator_may_change_one_label_of_one_type_and_delete_what_has_it() 
         "kubernetes.io/service-account.name": "default"}}, "type": "kubernetes.io/service-account-token"});
     system.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
     let label = labelled(&json!({INVALID_SINCE: "2026-01-01"}));
-    thief.gets("MERGE", &dry("kube-system", "legacy"), &label, Accepted).await
+    thief.gets("MERGE", &dry("kube-system", "legacy"), &label, Accepted).await?;
+    // With the component's role gone, the refusal names the component.
+    let binding = ["clusterrolebinding", "tokenward-legacy-token-policy"];
+    lab.plane.kubectl_ok(["delete", binding[0], binding[1]]).await?;
+    let refused = Refused("only what the component config/components/legacy-token-policy allows");
+    let check = async || thief.gets("MERGE", &dry("belt", "legacy"), &label, refused).await;
+    eventually(SOON, "the role is gone", check).await
 }

@@ -102,6 +102,31 @@ async fn a_right_that_is_lost_in_the_middle_shows_everywhere_and_is_recovered_fr
     lab.status("the policy is ready", |status| status["conditions"][0]["status"] == "True").await.map(drop)
 }
 
+/// The watch does not see the end of policies that it may not read.
+#[tokio::test]
+async fn policies_that_may_not_be_read_any_more_are_as_good_as_gone() -> Result<()> {
+    let lab = Lab::start("unread").await?;
+    lab.policy(json!({"mode": "Report", "unusedFor": "24h"})).await?;
+    watches(&lab, KINDS.len()).await?;
+    let name = "tokenward-legacy-token-policy";
+    let text = lab.plane.kubectl_ok(["get", "clusterrole", name, "-o", "json"]).await?;
+    let all = serde_json::from_str::<Value>(&text)?["rules"].clone();
+    let grant = async |rules: &Value| {
+        let patch = json!({ "rules": rules }).to_string();
+        lab.plane.kubectl_ok(["patch", "clusterrole", name, "--type=merge", "-p", &patch]).await
+    };
+    let mut fewer = all.clone();
+    let others = |rule: &Value| rule["resources"] != json!(["legacytokenpolicies"]);
+    fewer.as_array_mut().into_iter().for_each(|rules| rules.retain(others));
+    ensure!(fewer != all, "no rule was taken away: {all}");
+    grant(&fewer).await?;
+    lab.proxy.cut_connections();
+    watches(&lab, 0).await?;
+    grant(&all).await?;
+    // The operator looks for the right once a minute.
+    eventually(2 * SOON, "the watches are back", async || watches(&lab, KINDS.len()).await).await
+}
+
 #[tokio::test]
 async fn policies_for_the_same_namespace_say_so_and_one_that_keeps_protects_from_all() -> Result<()> {
     let lab = Lab::start("several").await?;
