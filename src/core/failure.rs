@@ -1,6 +1,7 @@
 //! Why something did not work, from a closed list, and what to do about it.
 
 use chrono::TimeDelta;
+use ecow::{EcoString, eco_format};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
 use super::{Time, reason::FailureReason, redact};
@@ -17,8 +18,8 @@ const LONGEST_PAUSE: TimeDelta = TimeDelta::seconds(60);
 pub struct Failure {
     /// From the closed list.
     pub reason: FailureReason,
-    /// The event, its object, and the cure.
-    pub message: String,
+    /// The event, its object, and the cure. Clones share it: a grant that fails holds it twice.
+    pub message: EcoString,
     /// The pause that the API server asked for (`Retry-After`).
     pub retry_after: Option<TimeDelta>,
 }
@@ -27,7 +28,7 @@ impl Failure {
     /// A failure whose text is `what`, made safe, and the cure.
     #[must_use]
     pub fn new(reason: FailureReason, what: &str) -> Self {
-        Self { reason, message: format!("{}; {}", redact::message(what), reason.cure()), retry_after: None }
+        Self { reason, message: eco_format!("{}; {}", redact::message(what), reason.cure()), retry_after: None }
     }
 
     /// Reads the API server's refusal of `operation` (as in "create Secret ci/x").

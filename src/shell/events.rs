@@ -125,7 +125,7 @@ async fn send(api: &Api, metrics: &Metrics, instance: &str, event: Event) {
     };
     if let Err(refusal) = api.send(&request).await {
         metrics.events_dropped.inc();
-        warn!(error = refusal.failure.message, "event lost");
+        warn!(error = refusal.failure.message.as_str(), "event lost");
     }
 }
 

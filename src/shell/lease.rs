@@ -175,7 +175,7 @@ impl Candidate {
 
     /// Logs the first failure of several in a row, and their end.
     fn tell(&mut self, done: Result<(), Box<Refusal>>) {
-        let failure = done.err().map(|error| error.failure.message);
+        let failure = done.err().map(|error| error.failure.message.to_string());
         match (&self.failure, &failure) {
             (None, Some(message)) => warn!("{message}"),
             (Some(_), None) => info!("the lease can be reached again"),

@@ -93,7 +93,7 @@ impl BootstrapEvent {
                     text(*until)
                 )
             }
-            BootstrapNews::Failing(failure) => failure.message.clone(),
+            BootstrapNews::Failing(failure) => failure.message.to_string(),
             BootstrapNews::Contested(managers) => format!(
                 "the signatures were changed again and again by {}; signing stops until they are left alone for 10 \
                  minutes: run one signer, or start the operator without --bootstrap-signer",

@@ -142,13 +142,13 @@ impl Grant {
     /// The issue under way.
     #[must_use]
     pub fn attempt(&self) -> Option<&Attempt> {
-        self.rare.as_ref()?.attempt.as_ref()
+        self.rare.as_ref()?.attempt.as_deref()
     }
 
     /// Tries that failed in a row.
     #[must_use]
     pub fn failing(&self) -> Option<&Failing> {
-        self.rare.as_ref()?.failing.as_ref()
+        self.rare.as_ref()?.failing.as_deref()
     }
 
     /// Since when the policy does not select the account any more.
@@ -164,17 +164,17 @@ impl Grant {
     }
 }
 
-/// The part of a grant that most do not have.
+/// The part of a grant that most do not have. In an outage all may have it, so that the larger parts are boxed.
 #[derive(Debug, Default)]
 pub struct Rare {
     /// Issue under way.
-    pub attempt: Option<Attempt>,
+    pub attempt: Option<Box<Attempt>>,
     /// Repair under way.
-    pub read_back: Option<ReadBack>,
+    pub read_back: Option<Box<ReadBack>>,
     /// Tries that failed.
-    pub failing: Option<Failing>,
+    pub failing: Option<Box<Failing>>,
     /// Retirements that failed.
-    pub unrevoked: Option<Failing>,
+    pub unrevoked: Option<Box<Failing>>,
     /// Retirements under way.
     pub retiring: Vec<Retirement>,
     /// How it stands, when something is wrong.
@@ -281,7 +281,7 @@ pub struct Attempt {
     /// The policy's rotate value it is asked under.
     pub rotate: Option<String>,
     /// The token, once minted.
-    pub token: Option<Minted>,
+    pub token: Option<Box<Minted>>,
     /// The living token that was published when this one was minted.
     pub replaces: Option<Predecessor>,
     /// A request for its token failed or its anchor was deleted: a repeated request could leave a second live

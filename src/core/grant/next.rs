@@ -240,7 +240,7 @@ fn oversize(case: &Case<'_>, token: Option<&SecretString>) -> Option<Failure> {
         case.name,
         format::MAX_SIZE
     );
-    Some(Failure { reason: FailureReason::Invalid, message, retry_after: None })
+    Some(Failure { reason: FailureReason::Invalid, message: message.into(), retry_after: None })
 }
 
 /// Rows 9 to 11: the token is right.

@@ -348,7 +348,7 @@ fn failure(named: &NamedAccount) -> Option<AccountFailure> {
     Some(AccountFailure {
         service_account: named.account.clone(),
         reason: failure.reason.into_str().into(),
-        message: failure.message.clone(),
+        message: failure.message.to_string(),
         since: text(named.since),
     })
 }

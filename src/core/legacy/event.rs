@@ -73,7 +73,7 @@ impl LegacyEvent {
                  consumer that still needs one gets it by a TokenPolicy",
                 day(*since)
             ),
-            LegacyNews::Failing(failure) => failure.message.clone(),
+            LegacyNews::Failing(failure) => failure.message.to_string(),
         }
     }
 }

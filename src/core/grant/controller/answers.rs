@@ -329,7 +329,7 @@ impl Grants {
     }
 
     fn attempt(&mut self, id: u32) -> Option<&mut Attempt> {
-        self.grants.get_mut(id)?.rare.as_mut()?.attempt.as_mut()
+        self.grants.get_mut(id)?.rare.as_mut()?.attempt.as_deref_mut()
     }
 
     fn minted(&mut self, id: u32, key: &GrantKey, minted: Minted, now: Time) -> Result<(), Failure> {
@@ -344,7 +344,7 @@ impl Grants {
             request::rejected(&format!("TokenRequest for ServiceAccount {}", key.account_key()), what)
         })?;
         let why = attempt.why;
-        attempt.token = Some(minted);
+        attempt.token = Some(Box::new(minted));
         let because_due = |due: &Time| why == IssueReason::Due && *due <= now;
         attempt.replaces = replaces.map(|token| Predecessor { due: token.due.filter(because_due), ..token });
         self.held.insert(id);
@@ -404,7 +404,7 @@ impl Grants {
         self.spend(id, why, now);
         let Some(grant) = self.grants.get_mut(id) else { return };
         match read.token {
-            Some(token) => grant.rare().read_back = Some(ReadBack { token, version }),
+            Some(token) => grant.rare().read_back = Some(Box::new(ReadBack { token, version })),
             None => grant.rare().token_lost = Some(version),
         }
     }

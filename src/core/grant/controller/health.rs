@@ -34,7 +34,7 @@ impl Grants {
         let ready = numbers().all(settled) && numbers().any(|number| self.is_listed(number));
         let mut lacks: Vec<String> = numbers().flat_map(|number| self.waiting_for(number)).collect();
         let failing = self.scopes.iter().flat_map(|scope| scope.unhealthy.values());
-        lacks.extend(failing.map(|failure| failure.message.clone()));
+        lacks.extend(failing.map(|failure| failure.message.to_string()));
         lacks.extend(self.audience_refused.clone());
         Some(Readiness { ready, lacks })
     }

@@ -1,5 +1,7 @@
 //! Statuses: which are due to be written, and what they say.
 
+use ecow::eco_format;
+
 use super::{Grants, Work};
 use crate::{
     api::token_policy::TokenPolicyStatus,
@@ -129,7 +131,7 @@ impl Grants {
         let scope = self.scopes.get(usize::from(number)).filter(|_| !self.knows_secrets(number))?;
         let late = || self.late.then(|| Failure::unanswered("list Secrets", "the list is not complete yet"));
         let mut failure = scope.unhealthy.values().next().cloned().or_else(late).filter(|_| asked.before <= now)?;
-        failure.message = format!(
+        failure.message = eco_format!(
             "nothing is revoked yet: {}; by hand, with all Secrets of the policy: kubectl -n {} delete secrets -l {}={}",
             failure.message,
             self.policy_key(id).namespace,
@@ -153,7 +155,7 @@ impl Grants {
         // The words of an unreachable server differ from try to try; what is forbidden, or does not parse, does not.
         let matter = news.as_ref().and_then(GrantNews::failure).map(|failure| match failure.reason {
             FailureReason::ApiUnavailable => failure.reason.into_str().to_owned(),
-            _ => failure.message.clone(),
+            _ => failure.message.to_string(),
         });
         let Some(link) = self.policies.link_mut(id).filter(|link| link.reported[kind] != matter) else { return };
         link.reported[kind] = matter;

@@ -98,7 +98,7 @@ impl Grants {
         if let Some(grant) = self.grants.get_mut(id) {
             let prompt = failing.is_prompt();
             let retry_at = if prompt { now } else { failing.retry_at };
-            grant.rare().failing = Some(Failing { retry_at, ..failing });
+            grant.rare().failing = Some(Box::new(Failing { retry_at, ..failing }));
         }
     }
 
@@ -113,13 +113,13 @@ impl Grants {
     ) {
         let by_hand = format!("; by hand: kubectl -n {} delete secret {}", key.namespace, retirement.secret);
         failure.message.push_str(&by_hand);
-        let before = self.grants.get(id).and_then(|grant| grant.rare.as_ref()?.unrevoked.clone());
+        let before = self.grants.get(id).and_then(|grant| grant.rare.as_ref()?.unrevoked.as_deref().cloned());
         let known = before.as_ref().map(|failing| (failing.failure.reason, failing.asked));
         let asked = retirement.is_asked() || before.as_ref().is_some_and(|failing| failing.asked);
         let Some(failing) = self.next_try(id, Kind::Revoke, before, failure, now) else { return };
         let news = (known != Some((failing.failure.reason, asked))).then(|| failing.failure.clone());
         if let Some(grant) = self.grants.get_mut(id) {
-            grant.rare().unrevoked = Some(Failing { asked, ..failing });
+            grant.rare().unrevoked = Some(Box::new(Failing { asked, ..failing }));
         }
         if let Some(failure) = news {
             self.report(id, GrantNews::RevocationFailing(failure));

@@ -220,7 +220,7 @@ impl Grants {
         grant.calls += 1;
         grant.busy |= !retires;
         if let Some(attempt) = call.attempt {
-            grant.rare().attempt = Some(*attempt);
+            grant.rare().attempt = Some(attempt);
         }
         let policy = grant.policy;
         if let Step::Look(Look::Policy) = call.step

@@ -286,7 +286,7 @@ fn told(crowd: &mut Crowd) -> Vec<(String, String)> {
     told.extend(status.conditions.into_iter().map(|condition| (condition.reason, condition.message)));
     let events = crowd.events();
     let failures = events.iter().filter_map(|event| event.what.failure());
-    told.extend(failures.map(|failure| (failure.reason.into_str().to_owned(), failure.message.clone())));
+    told.extend(failures.map(|failure| (failure.reason.into_str().to_owned(), failure.message.to_string())));
     told
 }
 

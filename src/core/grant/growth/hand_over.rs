@@ -324,7 +324,7 @@ fn policies_that_swap_their_names_keep_their_tokens_and_are_told_the_way_out() {
     assert_eq!((&*policy(&crowd, SHARED), &*policy(&crowd, "other")), ("p", "q"));
     assert!(crowd.server.mints > before && lives(&crowd, &published(&crowd).0), "tokens are renewed");
     let told =
-        crowd.events().into_iter().filter_map(|event| event.what.failure().map(|failure| failure.message.clone()));
+        crowd.events().into_iter().filter_map(|event| event.what.failure().map(|failure| failure.message.to_string()));
     assert!(told.into_iter().any(|message| message.contains("a third name in between frees both")));
     wants(&mut crowd, "q", "third");
     crowd.pass(70);

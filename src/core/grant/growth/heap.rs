@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use peak_alloc::PeakAlloc;
 
 use super::*;
@@ -13,6 +13,7 @@ use crate::core::{
         applied::Demanded,
         secret::{Anchor, Target},
     },
+    request::Refusal,
 };
 
 #[global_allocator]
@@ -24,6 +25,9 @@ const BYTES_PER_GRANT: [(usize, usize); 2] = [(MANY, 535), (10 * MANY, 500)];
 
 /// The room of a policy with one grant: its spec, its status, and counts that a policy of many grants has but once.
 const BYTES_PER_POLICY: usize = 3400;
+
+/// The room of a grant that is due, was tried and waits, above that at rest: what failed, and a token under way.
+const BYTES_IN_AN_OUTAGE: usize = 750;
 
 /// Runs an ignored test of this module alone.
 fn alone(name: &str) {
@@ -44,6 +48,11 @@ fn a_grant_takes_at_most_500_bytes_at_a_hundred_thousand() {
 #[test]
 fn a_policy_of_one_grant_takes_at_most_3400_bytes() {
     alone("bytes_per_policy");
+}
+
+#[test]
+fn a_grant_takes_at_most_750_bytes_more_in_an_outage() {
+    alone("bytes_in_an_outage");
 }
 
 #[test]
@@ -221,4 +230,36 @@ fn bytes_per_policy() {
     let sizes = [held(&mut crowd), held(&mut crowd)].map(|size| size / many);
     println!("{many} policies of one grant: {} bytes each, {} after a restart", sizes[0], sizes[1]);
     assert!(sizes.iter().all(|size| *size <= BYTES_PER_POLICY), "{sizes:?}");
+}
+
+#[test]
+#[ignore = "run alone, by another test"]
+fn bytes_in_an_outage() {
+    let mut server = Server::new();
+    let many = 2000;
+    let accounts: Vec<String> = (0..many).map(|n| format!("app-{n:06}")).collect();
+    for account in &accounts {
+        server.account("ci", account, &[]);
+    }
+    server.policy("ci", "p", |policy| names(policy, accounts));
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.pass(2);
+    crowd.events();
+    let rest = HEAP.current_usage();
+    crowd.annotate(crate::core::names::ROTATE, "1");
+    crowd.hear();
+    let status = Status { code: Some(500), message: Some("etcdserver: request timed out".into()), ..Status::default() };
+    for _ in 0..120 {
+        while let Some((ticket, request)) = crowd.grants.take(&mut usize::MAX.clone(), crowd.server.now) {
+            let failure = Failure::refused(&request.what, &status);
+            let answer = Err(Box::new(Refusal { code: Some(500), object: None, failure }));
+            crowd.grants.answered(ticket, answer, crowd.server.now);
+        }
+        crowd.events();
+        crowd.server.pass(TimeDelta::seconds(5));
+    }
+    let more = HEAP.current_usage().saturating_sub(rest) / many;
+    println!("{many} grants in an outage: {more} bytes each more than before");
+    assert!(more <= BYTES_IN_AN_OUTAGE, "{more} bytes");
 }

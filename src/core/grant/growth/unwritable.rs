@@ -72,7 +72,9 @@ fn a_larger_ca_leaves_the_secret_as_it_is() {
 /// What people were told of failures.
 fn failures(crowd: &mut Crowd) -> Vec<String> {
     let failing = |news| match news {
-        GrantNews::Failing(failure) if failure.reason == FailureReason::TargetImmutable => Some(failure.message),
+        GrantNews::Failing(failure) if failure.reason == FailureReason::TargetImmutable => {
+            Some(failure.message.to_string())
+        }
         GrantNews::Recovered => Some("recovered".into()),
         _ => None,
     };
