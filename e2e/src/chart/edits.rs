@@ -54,7 +54,7 @@ const EDITS: [(&str, &str, Edit); 23] = [
     (DEPLOYMENT, "spec/template/spec/containers/0/imagePullPolicy", Text("image.pullPolicy")),
     (DEPLOYMENT, "spec/template/spec/containers/0/args/--leader-elect", When("$.Values.flags.leaderElect")),
     (DEPLOYMENT, "spec/template/spec/containers/0/args", More(Helper("tokenward.flags"))),
-    (DEPLOYMENT, "spec/template/spec/containers/0/env", New(Values("extraEnv"))),
+    (DEPLOYMENT, "spec/template/spec/containers/0/env", More(Values("extraEnv"))),
     (
         DEPLOYMENT,
         "spec/template/spec/containers/0/ports/0/containerPort",

@@ -104,7 +104,9 @@ async fn head(plane: &ControlPlane, accounts: usize, rounds: usize) -> Result<()
 }
 
 async fn start(plane: &ControlPlane, token: &SecretString) -> Result<Operator> {
-    let options = Options { dir: plane.dir().join("operator"), token: Some(token.clone()), ..Options::default() };
+    // As in config/manager.
+    let env = vec![("MALLOC_ARENA_MAX".to_owned(), "1".to_owned())];
+    let options = Options { dir: plane.dir().join("operator"), token: Some(token.clone()), env, ..Options::default() };
     Operator::start(plane, options).await
 }
 
