@@ -63,6 +63,7 @@ impl Grants {
             return None;
         }
         let stored = self.stored(id).unwrap_or_default();
+        // The status of the schema says as much.
         if undone.is_none() && concern.is_none() && status::is_pending(&stored) && link.totals.have_just_begun() {
             self.policies.link_mut(id).into_iter().for_each(|link| link.judged = true);
             return None;
