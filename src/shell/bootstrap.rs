@@ -90,7 +90,8 @@ pub fn watch(
         optional::policies::<BootstrapTokenPolicy, _, _>(client.clone(), inputs.clone(), BootstrapChange::Policy);
     tasks.spawn(policies);
     let tokens = watch(TOKENS, NAMESPACE, Some(needed)).follow(
-        KubeApi::<BootstrapSecret>::namespaced(client.clone(), NAMESPACE),
+        client.clone(),
+        |client| KubeApi::<BootstrapSecret>::namespaced(client, NAMESPACE),
         Config::default().fields(&format!("type={SECRET_TYPE}")),
         |secret: BootstrapSecret| Some((version(&secret.metadata), BootstrapToken::read(secret))),
         BootstrapChange::Token,
@@ -98,7 +99,8 @@ pub fn watch(
     tasks.spawn(tokens);
     if signs {
         tasks.spawn(watch("configmaps (cluster-info)", cluster_info::NAMESPACE, None).follow(
-            KubeApi::<PartialObjectMeta<ConfigMap>>::namespaced(client.clone(), cluster_info::NAMESPACE),
+            client.clone(),
+            |client| KubeApi::<PartialObjectMeta<ConfigMap>>::namespaced(client, cluster_info::NAMESPACE),
             Config::default().fields(&format!("metadata.name={}", cluster_info::NAME)),
             |object| Some((version(&object.metadata), ())),
             |_: WatchEvent<()>| BootstrapChange::ClusterInfo,

@@ -92,19 +92,22 @@ pub fn watch(
     let policies = optional::policies::<LegacyTokenPolicy, _, _>(client.clone(), inputs.clone(), LegacyChange::Policy);
     tasks.spawn(policies);
     tasks.spawn(watch("secrets (legacy tokens)", None).follow(
-        Api::<PartialObjectMeta<Secret>>::all(client.clone()),
+        client.clone(),
+        Api::<PartialObjectMeta<Secret>>::all,
         Config::default().fields(&format!("type={SECRET_TYPE}")),
         |object| Some((version(&object.metadata), LegacyToken::read(object.metadata))),
         LegacyChange::Token,
     ));
     tasks.spawn(watch("namespaces", None).follow(
-        Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
+        client.clone(),
+        Api::<PartialObjectMeta<Namespace>>::all,
         Config::default(),
         |object| Some((version(&object.metadata), object.metadata.labels.unwrap_or_default())),
         LegacyChange::Namespace,
     ));
     tasks.spawn(watch("configmaps (legacy tokens)", Some(TRACKING_NAMESPACE)).follow(
-        Api::<ConfigMap>::namespaced(client.clone(), TRACKING_NAMESPACE),
+        client.clone(),
+        |client| Api::<ConfigMap>::namespaced(client, TRACKING_NAMESPACE),
         Config::default().fields(&format!("metadata.name={TRACKING}")),
         |map| Some((version(&map.metadata), map.data.as_ref().and_then(|data| day_end(data.get("since")?)))),
         LegacyChange::Tracking,
@@ -120,5 +123,5 @@ where
 {
     let read = |object: K| Some((version(object.meta()), object.secrets())).filter(|(_, secrets)| !secrets.is_empty());
     let change = |event| LegacyChange::References(K::BY, event);
-    watch.follow(Api::<K>::all(client.clone()), Config::default(), read, change)
+    watch.follow(client.clone(), Api::<K>::all, Config::default(), read, change)
 }

@@ -44,9 +44,8 @@ pub async fn policies<K, P, C>(
         absent_pause: Some(LOOK_AGAIN),
         needed: None,
     };
-    let api = Api::<Object<K>>::all(client);
     let read = |policy: Object<K>| Some((version(&policy.metadata), Stored::parse(policy)));
-    watch.follow(api, Config::default(), read, change).await;
+    watch.follow(client, Api::<Object<K>>::all, Config::default(), read, change).await;
 }
 
 /// Whether what policies are about is needed from now on.

@@ -10,6 +10,7 @@ use k8s_openapi::{
 use kube::{
     Client,
     api::Api,
+    client::Body,
     core::{PartialObjectMeta, Resource},
     runtime::watcher::{self, Config},
 };
@@ -74,25 +75,29 @@ pub fn start(
         };
         let demanded = demanded.clone();
         tasks.spawn(watch(KINDS[0]).follow(
-            api::<TokenPolicy>(client, scope),
+            client.clone(),
+            api::<TokenPolicy>(scope),
             Config::default(),
             move |policy| Some((version(&policy.metadata), PolicyState::parse(policy, &demanded))),
             Change::Policy,
         ));
         tasks.spawn(watch(KINDS[1]).follow(
-            api::<PartialObjectMeta<ServiceAccount>>(client, scope),
+            client.clone(),
+            api::<PartialObjectMeta<ServiceAccount>>(scope),
             Config::default(),
             |object| Some((version(&object.metadata), Account::read(&object.metadata))),
             Change::Account,
         ));
         tasks.spawn(watch(KINDS[2]).follow(
-            api::<PartialObjectMeta<Secret>>(client, scope),
+            client.clone(),
+            api::<PartialObjectMeta<Secret>>(scope),
             Config::default().labels(&format!("{}={}", names::ROLE, names::TARGET_ROLE)),
             |object| Some((version(&object.metadata), Box::new(Target::read(&object.metadata)?))),
             Change::Target,
         ));
         tasks.spawn(watch(KINDS[3]).follow(
-            api::<PartialObjectMeta<Secret>>(client, scope),
+            client.clone(),
+            api::<PartialObjectMeta<Secret>>(scope),
             Config::default().fields(&format!("type={}", names::ANCHOR_TYPE)),
             |object| Some((version(&object.metadata), Box::new(Anchor::read(&object.metadata)?))),
             Change::Anchor,
@@ -101,15 +106,34 @@ pub fn start(
 }
 
 /// Objects of any shape: a bad one must not stop the watch.
-fn api<K>(client: &Client, scope: &Scope) -> Api<Object<K>>
+fn api<K>(scope: &Scope) -> impl FnOnce(Client) -> Api<Object<K>> + use<K>
 where
     K: Resource<Scope = kube::core::NamespaceResourceScope>,
     K::DynamicType: Default,
 {
-    match scope {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+    let scope = scope.clone();
+    move |client| match scope {
+        Some(namespace) => Api::namespaced(client, &namespace),
+        None => Api::all(client),
     }
+}
+
+/// A client that tells when the API server answers a watch. kube-runtime's watcher tells of no success before the first object,
+/// which may be hours away.
+fn telling(client: Client, opened: watch::Sender<()>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (client, opened) = (client.clone(), opened.clone());
+        let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        async move {
+            let response = client.send(request).await?;
+            if watches && response.status().is_success() {
+                opened.send_replace(());
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(service, namespace)
 }
 
 /// One watch.
@@ -134,7 +158,8 @@ impl<C: Controller> Watch<C> {
     /// Follows while it is needed; ends only when the controller's task has ended.
     pub async fn follow<K, V>(
         self,
-        api: Api<K>,
+        client: Client,
+        api: impl FnOnce(Client) -> Api<K>,
         config: Config,
         read: impl Fn(K) -> Option<(u64, V)>,
         change: fn(WatchEvent<V>) -> C::Change,
@@ -142,10 +167,14 @@ impl<C: Controller> Watch<C> {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let config = config.timeout(RENEW_SECONDS);
-        let Some(mut needed) = self.needed.clone() else { return self.watch(&api, &config, &read, change).await };
+        let (opened, mut reopened) = watch::channel(());
+        let api = api(telling(client, opened));
+        let Some(mut needed) = self.needed.clone() else {
+            return self.watch(&api, &mut reopened, &config, &read, change).await;
+        };
         while needed.wait_for(|needed| *needed).await.is_ok() {
             tokio::select! {
-                () = self.watch(&api, &config, &read, change) => return,
+                () = self.watch(&api, &mut reopened, &config, &read, change) => return,
                 _ = async { needed.wait_for(|needed| !needed).await.is_ok() } => {}
             }
             self.tell_health(None).await;
@@ -162,19 +191,31 @@ impl<C: Controller> Watch<C> {
     async fn watch<K, V>(
         &self,
         api: &Api<K>,
+        reopened: &mut watch::Receiver<()>,
         config: &Config,
         read: &impl Fn(K) -> Option<(u64, V)>,
         change: fn(WatchEvent<V>) -> C::Change,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let mut errors = 0;
+        let (mut errors, mut failing) = (0, false);
         loop {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
-            while let Some(step) = stream.next().await {
+            loop {
+                let step = tokio::select! {
+                    Some(step) = stream.next() => step,
+                    // A watch goes on where it broke off: nothing was missed.
+                    Ok(()) = reopened.changed(), if failing => {
+                        failing = false;
+                        self.tell_health(None).await;
+                        continue;
+                    }
+                };
                 let step = match step {
                     Ok(step) => step,
                     Err(error) => {
+                        failing = true;
+                        reopened.mark_unchanged();
                         self.tell_health(Some(self.failure(&error))).await;
                         let absent = self.is_absent(&error);
                         if absent && !self.tell(Input::Change(self.number, change(WatchEvent::Stopped))).await {
@@ -189,9 +230,11 @@ impl<C: Controller> Watch<C> {
                     }
                 };
                 // Init comes before the API server is asked for a list, and until InitDone much of the list may be missing.
-                if errors > 0 && !matches!(step, watcher::Event::Init | watcher::Event::InitApply(_)) {
+                if !matches!(step, watcher::Event::Init | watcher::Event::InitApply(_)) {
                     errors = 0;
-                    self.tell_health(None).await;
+                    if std::mem::take(&mut failing) {
+                        self.tell_health(None).await;
+                    }
                 }
                 if let Some(event) = watch_event(step, read)
                     && !self.tell(Input::Change(self.number, change(event))).await
@@ -287,4 +330,61 @@ fn api_error(error: &watcher::Error) -> Option<Status> {
         details: Some(details),
         ..Status::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use http::Response;
+    use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+    use hyper::body::{Bytes, Frame};
+    use serde_json::json;
+
+    use super::*;
+
+    type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+    fn json(code: u16, body: &serde_json::Value) -> Answer {
+        Response::builder().status(code).body(Full::from(body.to_string()).boxed_unsync()).unwrap()
+    }
+
+    /// An API server without objects, whose first watch breaks and whose second has nothing to tell.
+    fn quiet() -> Client {
+        let watches = Arc::new(AtomicUsize::new(0));
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let response = match (watch, watches.fetch_add(usize::from(watch), Ordering::Relaxed)) {
+                (false, _) => json(200, &json!({"metadata": {"resourceVersion": "5"}, "items": []})),
+                (true, 0) => json(500, &json!({"kind": "Status", "code": 500, "message": "etcd leader changed"})),
+                (true, _) => {
+                    let silence = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+                    Response::new(StreamBody::new(silence).boxed_unsync())
+                }
+            };
+            async move { Ok::<_, Infallible>(response) }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_works_again_before_it_has_anything_to_tell() {
+        let (inputs, mut told) = mpsc::channel(8);
+        let watch: Watch<Grants> =
+            Watch { kind: KINDS[1], number: 0, scope: None, inputs, metrics: None, absent_pause: None, needed: None };
+        let accounts = api::<PartialObjectMeta<ServiceAccount>>(&None);
+        let read = |object: Object<_>| Some((version(&object.metadata), Account::read(&object.metadata)));
+        tokio::spawn(async move { watch.follow(quiet(), accounts, Config::default(), read, Change::Account).await });
+        let mut health = Vec::new();
+        while health.len() < 2 {
+            let input = tokio::time::timeout(Duration::from_mins(5), told.recv()).await.expect("the watch works again");
+            if let Some(Input::Health(.., failure)) = input {
+                health.push(failure.is_none());
+            }
+        }
+        assert_eq!(health, [false, true]);
+    }
 }

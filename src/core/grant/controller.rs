@@ -133,6 +133,13 @@ struct Left {
     with_target: bool,
 }
 
+/// The row of a Secret that is gone.
+#[derive(Clone, Copy, Debug)]
+enum Buried {
+    Target(u32),
+    Anchor(u32),
+}
+
 /// A call that waits to be sent or is under way.
 #[derive(Debug)]
 enum Work {
@@ -204,6 +211,8 @@ pub struct Grants {
     makes: Pool<Make>,
     /// Tokens whose anchors no target names any more, by anchor.
     left: HashMap<u32, Left>,
+    /// Rows that are kept until the calls of a grant have ended.
+    buried: Vec<(u32, Buried)>,
     /// Grants with a token that waits to be published.
     held: HashSet<u32>,
     /// How far the local clock is ahead of the API server's.
@@ -290,6 +299,7 @@ impl Grants {
             keys: TokenKeys::default(),
             makes: Pool::default(),
             left: HashMap::new(),
+            buried: Vec::new(),
             held: HashSet::new(),
             skew: TimeDelta::zero(),
             started: None,

@@ -91,7 +91,12 @@ pub fn decide(view: &View<'_>) -> Decision {
 /// The look that a retirement needs first, where there is nothing else to do.
 fn sweep(view: &View<'_>, retire: &[Retirement], until: Option<Time>) -> Act {
     match retire::look(view) {
-        Some(look) if retire.is_empty() && view.retiring().is_empty() => throttled(view, || Call::looking(view, look)),
+        Some(look) if retire.is_empty() && view.retiring().is_empty() => {
+            match throttled(view, || Call::looking(view, look)) {
+                Act::Idle(again) => Act::Idle(again.into_iter().chain(until).min()),
+                call @ Act::Call(_) => call,
+            }
+        }
         _ => Act::Idle(until),
     }
 }

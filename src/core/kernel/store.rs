@@ -214,7 +214,10 @@ impl<V, L> Store<V, L> {
         let row = self.rows.get_mut(id)?;
         let stale = row.version >= version && (!listed || row.list == list);
         let known = row.version == version && row.value.is_some();
-        row.list = list;
+        // What is too old to be taken in says nothing against what a list names later.
+        if listed || known || !stale {
+            row.list = list;
+        }
         if stale || known { None } else { self.put(id, version, value) }
     }
 
@@ -393,6 +396,18 @@ mod tests {
         apply(&mut store, 0, WatchEvent::Deleted(key("a"), 2));
         store.release(id);
         assert_eq!((store.find(0, "ci", "a"), store.len()), (None, 0));
+    }
+
+    /// The versions of a restored etcd begin anew: an answer from before the list ends is older than what was known.
+    #[test]
+    fn a_list_that_went_back_in_time_wins_over_what_an_answer_showed_meanwhile() {
+        let mut store = Names::new(1, 7);
+        list(&mut store, &[("a", 900)]);
+        apply(&mut store, 0, WatchEvent::Listing);
+        answer(&mut store, "a", 500);
+        apply(&mut store, 0, WatchEvent::Item(key("a"), 500, 500));
+        apply(&mut store, 0, WatchEvent::Listed);
+        assert_eq!(get(&store, "a"), Some(500));
     }
 
     proptest! {

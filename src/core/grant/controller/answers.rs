@@ -61,6 +61,9 @@ impl Grants {
         if let Some(grant) = self.grants.get_mut(id) {
             // Not before: a grant without calls may be forgotten with the last of its objects.
             grant.calls -= 1;
+            if grant.calls == 0 {
+                self.calls_ended(id);
+            }
         }
         self.queue.remove(id);
         self.decide(id, lane, now);
@@ -184,12 +187,15 @@ impl Grants {
                 let absent = self.target_absent(key, name, known, now);
                 self.seen(id, now).into_iter().for_each(|proof| proof.target_absent = absent);
             }
-            (Look::Anchor(_), Found::Secret(meta)) if Anchor::read(&meta).is_some() => {
-                self.see_anchor(id, key, &meta, now);
-            }
-            (Look::Anchor(name), _) => {
-                self.anchor_absent(id, key, name, known, now);
-                if let Some(grant) = self.grants.get_mut(id) {
+            (Look::Anchor(name), found) => {
+                match found {
+                    Found::Secret(meta) if Anchor::read(&meta).is_some() => self.see_anchor(id, key, &meta, now),
+                    _ => self.anchor_absent(id, key, name, known, now),
+                }
+                // An anchor that belongs to another grant is as good as absent.
+                let of = |grant: &Grant| self.anchors_of(grant).any(|anchor| self.is_called(anchor, name));
+                let absent = !self.grants.get(id).is_some_and(of);
+                if let Some(grant) = self.grants.get_mut(id).filter(|_| absent) {
                     grant.rare().anchor_absent = Some(name.clone());
                 }
             }

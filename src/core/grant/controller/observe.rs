@@ -1,7 +1,7 @@
 //! The one way in: an object as a watch or an answer shows it, and what follows for the grants that it concerns.
 
 use super::{
-    AnchorLink, Change, Grants, Left, TargetLink,
+    AnchorLink, Buried, Change, Grants, Left, TargetLink,
     relations::{account_link, name_hash, policy_link},
 };
 use crate::core::{
@@ -55,6 +55,7 @@ impl Grants {
 
     /// A policy came, changed or went. One that only got another status concerns nobody.
     pub(super) fn policy_changed(&mut self, id: u32, before: Option<&PolicyState>, now: Time) {
+        self.policies.link_mut(id).into_iter().for_each(|link| link.written = None);
         let after = self.policies.get(id);
         if let (Some(before), Some(after)) = (before, after)
             && before.asks_as(after)
@@ -122,7 +123,7 @@ impl Grants {
         let template = readable.map(|policy| policy.spec.secret.name.clone());
         let Some(link) = self.policies.link_mut(id) else { return };
         if was.is_some() && uid != was {
-            (link.written, link.reported, link.judged) = (None, [None, None], false);
+            (link.reported, link.judged) = ([None, None], false);
             self.outbox.forget(id);
         }
         if uid.is_some() {
@@ -287,8 +288,10 @@ impl Grants {
         let namespace = known.get().or(after.get()).and_then(|grant| self.grants.get(grant));
         let namespace = namespace.map(|grant| self.place(grant).0);
         if self.targets.get(id).is_none() {
-            self.targets.release(id);
+            self.bury(known, Buried::Target(id));
         }
+        let occupied = |target: &Target| (target.make.clone(), target.policy_uid, target.owners());
+        let as_before = known == after && before.map(occupied) == self.targets.get(id).map(occupied);
         for grant in [known.get().filter(|_| known != after), after.get()].into_iter().flatten() {
             self.settle(grant, now);
         }
@@ -301,7 +304,8 @@ impl Grants {
                 self.report(grant, news);
             }
         }
-        if let Some(namespace) = namespace {
+        // A fresh token in the Secret of the incumbent is nothing to those who want its name.
+        if let Some(namespace) = namespace.filter(|_| !as_before) {
             self.name_changed(namespace, &name, now);
         }
     }
@@ -424,8 +428,31 @@ impl Grants {
         }
         self.move_anchor(id, Ref::NONE);
         self.left.remove(&id);
-        self.anchors.release(id);
+        self.bury(owner, Buried::Anchor(id));
         owner.get().into_iter().for_each(|grant| self.settle(grant, now));
+    }
+
+    /// Frees the row of a Secret that is gone. While a call of its grant is under way, the row keeps the version of the end: an
+    /// answer from before it must not revive the Secret.
+    fn bury(&mut self, grant: Ref, row: Buried) {
+        match grant.get().filter(|id| self.grants.get(*id).is_some_and(|grant| grant.calls > 0)) {
+            Some(grant) => self.buried.push((grant, row)),
+            None => self.free(row),
+        }
+    }
+
+    /// Frees what was kept for the answers to the calls of this grant.
+    pub(super) fn calls_ended(&mut self, grant: u32) {
+        for (_, row) in self.buried.extract_if(.., |(of, _)| *of == grant).collect::<Vec<_>>() {
+            self.free(row);
+        }
+    }
+
+    fn free(&mut self, row: Buried) {
+        match row {
+            Buried::Target(id) => self.targets.release(id),
+            Buried::Anchor(id) => self.anchors.release(id),
+        }
     }
 
     /// Reports that somebody else deleted an anchor that one of our targets names. The end of a policy takes them

@@ -8,9 +8,9 @@ use super::{AccountLink, Grants, Namespace, PolicyLink, chain};
 use crate::core::{
     Time,
     grant::{Grant, claims::Claim, event::GrantNews, status::Totals, view::PolicyProof},
-    id::{Name, Ref, Uid, stable_hash},
+    id::{Name, Ref, stable_hash},
     names,
-    place::secret::Target,
+    place::secret::{Target, owner_digest},
 };
 
 /// The template of policies that name none, and of those that are not known yet.
@@ -248,28 +248,38 @@ impl Grants {
             .any(|target| target.bonds().any(|(bond, ..)| Some(bond.uid) == uid && bond.name == link.name))
     }
 
-    /// The anchors that a target names belong to its grant, whatever their own annotations say.
+    /// Whether this is the name of an anchor.
+    pub(super) fn is_called(&self, anchor: u32, name: &str) -> bool {
+        self.anchors.link(anchor).is_some_and(|link| link.name == name)
+    }
+
+    /// Whether a grant may have an anchor that its target names: it was made for the grant, or we wrote the target, and no target
+    /// of another grant names the anchor. Somebody may have forged the target.
+    fn may_adopt(&self, anchor: u32, target: u32, grant: &Grant) -> bool {
+        let key = self.key(grant);
+        let made_for_it =
+            self.anchors.get(anchor).map(|anchor| anchor.owner) == Some(owner_digest(&key.policy, &key.account));
+        made_for_it || !self.is_named(anchor) && self.targets.get(target).is_some_and(Target::written)
+    }
+
+    /// The anchors that a target names belong to its grant.
     pub(super) fn adopt_named(&mut self, target: u32, now: Time) {
         let Some(owner) = self.targets.link(target).map(|link| link.grant) else { return };
         let Some(grant) = owner.get().and_then(|id| self.grants.get(id)) else { return };
         let (namespace, scope) = self.place(grant);
-        let Some(namespace) = self.namespaces.get(namespace).map(|namespace| namespace.name.clone()) else { return };
-        let bonds: Vec<(Name, Uid)> = self
-            .targets
-            .get(target)
-            .into_iter()
-            .flat_map(Target::bonds)
-            .map(|(bond, ..)| (bond.name.clone(), bond.uid))
-            .collect();
-        for (name, uid) in bonds {
-            let Some(id) = self.anchors.find(scope, &namespace, &name) else { continue };
-            let other = self.anchors.link(id).map(|link| link.grant).filter(|known| *known != owner);
-            if self.anchors.get(id).is_some_and(|anchor| anchor.uid == uid)
-                && let Some(other) = other
-            {
-                self.move_anchor(id, owner);
-                other.get().into_iter().for_each(|other| self.settle(other, now));
-            }
+        let Some(namespace) = self.namespaces.get(namespace).map(|namespace| &namespace.name) else { return };
+        let bonds = self.targets.get(target).into_iter().flat_map(Target::bonds);
+        let named = bonds.filter_map(|(bond, ..)| Some((self.anchors.find(scope, namespace, &bond.name)?, bond.uid)));
+        let others = named.filter(|(id, uid)| {
+            let known = self.anchors.get(*id).is_some_and(|anchor| anchor.uid == *uid);
+            known
+                && self.anchors.link(*id).is_some_and(|link| link.grant != owner)
+                && self.may_adopt(*id, target, grant)
+        });
+        for (id, _) in others.collect::<Vec<_>>() {
+            let other = self.anchors.link(id).map_or(Ref::NONE, |link| link.grant);
+            self.move_anchor(id, owner);
+            other.get().into_iter().for_each(|other| self.settle(other, now));
         }
     }
 

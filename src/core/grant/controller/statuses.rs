@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// Statuses that are judged before a write goes out, or the loop looks up: most of many are as they were.
+const MAX_JUDGED: usize = 256;
+
 impl Grants {
     /// The status of this policy may have changed.
     pub(super) fn mark(&mut self, policy: u32, now: Time) {
@@ -41,7 +44,8 @@ impl Grants {
     /// The write of the next status that differs from the stored one, while fewer than `most` are under way.
     pub(super) fn next_status(&mut self, most: usize, now: Time) -> Option<(u32, Request)> {
         self.note_late(now);
-        while let Some(id) = self.outbox.take(most, now) {
+        for _ in 0..MAX_JUDGED {
+            let id = self.outbox.take(most, now)?;
             if let Some(request) = self.status_request(id, now) {
                 let uid = self.policies.get(id).map(PolicyState::uid).unwrap_or_default();
                 return Some((self.calls.insert(Work::Status(id, uid)), request));
@@ -87,9 +91,11 @@ impl Grants {
         if self.policies.get(id).map(PolicyState::uid) != Some(uid) {
             return Outcome::default();
         }
+        let refused = answer.is_err();
         let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
         let failure = failure.map(|refusal| refusal.failure);
-        if let Some(link) = self.policies.link_mut(id) {
+        // What was written counts until the watch shows it.
+        if let Some(link) = self.policies.link_mut(id).filter(|_| refused) {
             link.written = None;
         }
         self.outbox.written(id, failure.as_ref(), now);

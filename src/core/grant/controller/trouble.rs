@@ -164,8 +164,9 @@ impl Grants {
         let (expires, (namespace, _), key) = (grant.counted.expires.time(), self.place(grant), self.key(grant));
         let hash = stable_hash([&*key.namespace, &*key.policy, &*key.account]);
         let waits = failure.reason.shared() && !self.troubles.probes(id, (namespace, failure.reason, kind));
-        let count =
-            before.filter(|before| before.failure.reason == failure.reason).map_or(1, |before| before.count + 1);
+        // Calls of one round that fail are one failure.
+        let before = before.filter(|before| before.failure.reason == failure.reason);
+        let count = before.map_or(1, |before| before.count + u32::from(before.retry_at <= now));
         // The probe will tell; should it fail for a reason of its own, the longest pause is the bound.
         let pauses = if waits { u32::MAX } else { count };
         let retry_at = schedule::retry_at(now, pauses, Some(expires), hash).max(failure.not_before(now));

@@ -33,6 +33,9 @@ const FIRST_WITHIN: TimeDelta = TimeDelta::seconds(60);
 /// A token that is being renewed should be done this long before it expires.
 const BEFORE_EXPIRY: TimeDelta = TimeDelta::seconds(60);
 
+/// Sleepers that are woken before the next call: a crowd that wakes in one second holds the loop up no longer.
+const MAX_WOKEN: usize = 256;
+
 /// Retirements of one grant at once; the next decision goes on. Somebody may have made thousands of anchors.
 const MAX_RETIRING: usize = 8;
 
@@ -40,12 +43,14 @@ const MAX_RETIRING: usize = 8;
 mod kind {
     /// A person asked for it, or somebody undid our work.
     pub const ASKED: u8 = 0;
+    /// A token is dead, and its consumer is refused.
+    pub const DEAD: u8 = 1;
     /// A token is to be renewed.
-    pub const RENEWAL: u8 = 1;
+    pub const RENEWAL: u8 = 2;
     /// There has been no token yet.
-    pub const FIRST: u8 = 2;
+    pub const FIRST: u8 = 3;
     /// A Secret follows the address of the cluster; renewals have slots beside thousands of these.
-    pub const FOLLOWING: u8 = 3;
+    pub const FOLLOWING: u8 = 4;
 }
 
 impl Grants {
@@ -54,7 +59,7 @@ impl Grants {
         let Some(grant) = self.grants.get(id) else { return };
         let (namespace, scope) = self.place(grant);
         if self.is_open(scope) || self.knows_secrets(scope) && self.is_revoked(grant) {
-            let (kind, deadline) = self.urgency(grant, now);
+            let (kind, deadline) = self.urgency(id, grant, now);
             self.queue.ready(id, Lane { namespace, kind }, deadline);
         }
     }
@@ -69,7 +74,7 @@ impl Grants {
     }
 
     /// The kind of a grant's work, and until when it should be done.
-    fn urgency(&self, grant: &Grant, now: Time) -> (u8, Time) {
+    fn urgency(&self, id: u32, grant: &Grant, now: Time) -> (u8, Time) {
         let state = self.policies.get(grant.policy);
         let head = state.map(PolicyState::head);
         let target = self.targets_of(grant).next().and_then(|target| self.targets.get(target));
@@ -83,6 +88,9 @@ impl Grants {
         if rotate || revoke {
             return (kind::ASKED, now);
         }
+        if self.view(id, Name::default(), now).is_some_and(|view| Case::of(&view).is_dead()) {
+            return (kind::DEAD, now);
+        }
         let asks = state.and_then(PolicyState::readable);
         let told = asks.is_none_or(|policy| target.layout.tells(self.prints.told_by(&policy.spec.secret.format)));
         let kind = if told || grant.counted.due.time() <= now { kind::RENEWAL } else { kind::FOLLOWING };
@@ -91,7 +99,8 @@ impl Grants {
 
     /// The most urgent call for a free slot, if any is due; `decisions` is what may still be decided in this turn.
     pub(super) fn next_call(&mut self, decisions: &mut usize, now: Time) -> Option<(u32, Request)> {
-        while let Some(id) = self.queue.woken(now) {
+        for _ in 0..MAX_WOKEN {
+            let Some(id) = self.queue.woken(now) else { break };
             self.wake(id, now);
         }
         loop {
@@ -146,10 +155,14 @@ impl Grants {
         if decision.drop_attempt {
             self.drop_attempt(id);
         }
-        let (wake, busy) = (decision.wake, self.grants.get(id).is_some_and(|grant| grant.busy));
+        // The end of a token is told, and the end of a pause taken down, also where nothing else is due by then.
+        let ends = Some(counted.expires.time()).filter(|_| counted.valid);
+        let paused = self.grants.get(id).and_then(Grant::failing).map(|failing| failing.retry_at);
+        let wake = [decision.wake, ends, paused].into_iter().flatten().filter(|at| *at > now).min();
+        let busy = self.grants.get(id).is_some_and(|grant| grant.busy);
         self.retire(id, lane, decision.retire, now);
         match decision.act {
-            Act::Idle(until) if !busy => self.sleep(id, until, now),
+            Act::Idle(until) if !busy => self.sleep(id, until.into_iter().chain(wake).min(), now),
             // What else becomes due does not wait for the end of a call.
             Act::Call(call) if !busy => {
                 self.begin(id, lane, *call);
@@ -180,13 +193,17 @@ impl Grants {
     }
 
     /// Begins retirements, unless their last failure was a moment ago.
-    fn retire(&mut self, id: u32, lane: Lane, due: Vec<Retirement>, now: Time) {
+    fn retire(&mut self, id: u32, lane: Lane, mut due: Vec<Retirement>, now: Time) {
         let Some(grant) = self.grants.get(id) else { return };
         let key = self.key(grant);
         let unrevoked = grant.rare.as_ref().and_then(|rare| rare.unrevoked.as_ref());
         if unrevoked.is_some_and(|failing| now < failing.retry_at) {
             return;
         }
+        // Others come first in each round, so that some that are always refused hold up none.
+        let rounds = unrevoked.map_or(0, |failing| failing.count as usize);
+        let refused = (rounds * MAX_RETIRING).checked_rem(due.len()).unwrap_or_default();
+        due.rotate_left(refused);
         let under_way = self.grants.get(id).and_then(|grant| grant.rare.as_ref()).map_or(0, |rare| rare.retiring.len());
         for retirement in due.into_iter().take(MAX_RETIRING.saturating_sub(under_way)) {
             let Retirement { secret, uid, version, .. } = &retirement;
@@ -344,8 +361,8 @@ impl Grants {
     /// Notes how the grant stands, and reports when it began or ceased to fail.
     fn stand(&mut self, id: u32, decision: &Decision, now: Time) {
         let Some(grant) = self.grants.get_mut(id) else { return };
-        let settled = decision.standing == Standing::Ready && matches!(decision.act, Act::Idle(_));
-        let over = |rare: &mut Box<Rare>| rare.failing.take_if(|failing| settled && failing.retry_at <= now).is_some();
+        let idle = matches!(decision.act, Act::Idle(_)) && !grant.busy;
+        let over = |rare: &mut Box<Rare>| rare.failing.take_if(|failing| idle && failing.retry_at <= now).is_some();
         let recovered = grant.rare.as_mut().is_some_and(over);
         let failure = crate::core::grant::failure(&decision.standing).cloned();
         let before = grant.rare.as_mut().and_then(|rare| rare.failure.take());
@@ -368,7 +385,7 @@ impl Grants {
             self.report(id, what);
         }
         if recovered || reported.is_some() {
-            let still = self.grants.get(id).and_then(|grant| grant.reported);
+            let still = self.grants.get(id).and_then(|grant| grant.reported).filter(|_| !recovered);
             self.release(id, |reason, kind| kind == Kind::Revoke || Some(reason) == still, now);
         }
         if before != failure

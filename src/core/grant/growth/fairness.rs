@@ -108,3 +108,78 @@ fn a_turn_decides_no_more_than_it_may() {
     while crowd.grants.take(&mut left, crowd.server.now).is_some() {}
     assert_eq!((crowd.grants.decisions - before, left), (256, 0));
 }
+
+/// A consumer whose token is dead is refused, and one whose token is due is not.
+#[test]
+fn a_dead_token_is_replaced_beside_the_renewals_of_its_own_namespace() {
+    let killing: [fn(&mut Server, &str); 2] = [
+        |server, account| {
+            let of_account = |stored: &super::super::model::server::Stored| {
+                let annotations = stored.meta.annotations.as_ref();
+                annotations
+                    .is_some_and(|all| all.get(crate::core::names::SERVICE_ACCOUNT).is_some_and(|name| name == account))
+            };
+            let anchor = server.secrets.iter().find(|(_, stored)| stored.is_anchor && of_account(stored));
+            let (namespace, name) = anchor.unwrap().0.clone();
+            server.secrets.remove(&(namespace.clone(), name.clone()));
+            server.tell_secret(&namespace, &name);
+        },
+        |server, account| server.account("ns-0", account, &[("t", "y")]),
+    ];
+    for kill in killing {
+        let mut crowd = Crowd::of(1, 2000);
+        crowd.settle();
+        crowd.pass(2);
+        crowd.server.pass(TimeDelta::minutes(57));
+        kill(&mut crowd.server, "app-01999");
+        let (mut open, mut sent) = (VecDeque::new(), 0);
+        let served = loop {
+            crowd.hear();
+            while open.len() < SLOTS
+                && let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now)
+            {
+                sent += 1;
+                open.push_back((ticket, request));
+            }
+            let (ticket, request) = open.pop_front().unwrap();
+            crowd.perform(ticket, &request);
+            if request.path.contains("/serviceaccounts/app-01999/token") {
+                break sent;
+            }
+        };
+        assert!(served <= 6 * SLOTS, "{served} calls before the replacement");
+    }
+}
+
+/// Policies whose status has not changed are judged in turns too.
+#[test]
+fn a_turn_judges_no_more_statuses_than_it_may() {
+    let mut crowd = Crowd::of_policies_for(2000);
+    crowd.settle();
+    crowd.pass(2);
+    crowd.server.pass(TimeDelta::seconds(2));
+    crowd.grants.observe_audience(None, crowd.server.now);
+    assert_eq!(crowd.grants.statuses_waiting(), 2000);
+    assert!(crowd.grants.take_status(8, crowd.server.now).is_none());
+    assert_eq!(crowd.grants.statuses_waiting(), 2000 - 256);
+    assert!(crowd.grants.next_wake(true, 8, crowd.server.now).is_some_and(|at| at <= crowd.server.now));
+}
+
+/// Of many that want one name one has it. The others do not care what its Secret holds.
+#[test]
+fn a_rotation_concerns_no_rival() {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    for n in 0..100 {
+        server.policy("ci", &format!("p-{n:02}"), |policy| {
+            names(policy, vec!["app".into()]);
+            policy.spec.secret.name = "shared".into();
+        });
+    }
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.pass(2);
+    let (decided, _) = crowd.cost(|crowd| crowd.server.annotate("ci", "p-00", crate::core::names::ROTATE, "1"));
+    assert_eq!(crowd.server.mints, 2);
+    assert!(decided <= 12, "{decided} decisions for a rotation");
+}

@@ -73,3 +73,35 @@ fn forged_anchors_of_one_grant_hold_up_nobody_and_are_all_retired() {
     crowd.pass(90);
     assert_eq!(crowd.server.anchors().len(), 2);
 }
+
+/// A Secret that names the anchor of another grant of its namespace.
+#[test]
+fn a_forged_secret_takes_no_anchor_of_another_grant() {
+    for (name, ours) in [("a-forged", false), ("a-forged", true), ("z-forged", false), ("z-forged", true)] {
+        let mut crowd = Crowd::of_one();
+        crowd.pass(2);
+        let mut meta = json!(crowd.server.secrets[&("ci".to_owned(), "p-app".to_owned())].meta);
+        if !ours {
+            meta["managedFields"] = json!([]);
+        }
+        meta["annotations"][annotation::POLICY] = "theirs".into();
+        meta["annotations"][annotation::TARGET] = name.into();
+        crowd.server.put("ci", name, meta, false, std::collections::BTreeMap::new());
+        for restarted in [false, true] {
+            if restarted {
+                crowd.restart();
+            }
+            crowd.server.annotate("ci", "p", annotation::ROTATE, name);
+            let mut calls = 0;
+            loop {
+                crowd.hear();
+                let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now) else { break };
+                crowd.perform(ticket, &request);
+                calls += 1;
+                assert!(calls <= 20, "{name} {ours} {restarted}: {}", request.what);
+            }
+            crowd.pass(2);
+            assert_eq!(crowd.conditions()["Ready"].0, "True", "{name} {ours} {restarted}");
+        }
+    }
+}

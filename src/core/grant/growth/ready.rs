@@ -4,7 +4,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::{format::FormatType, token_policy::DeletionPolicy},
+    api::{
+        format::FormatType,
+        token_policy::{Binding, DeletionPolicy},
+    },
     core::{id::Key, names as annotation},
 };
 
@@ -79,5 +82,43 @@ fn what_only_ages_a_token_leaves_it_ready() {
         }),
     ] {
         assert_eq!(ready_after(deed), (1, "True".into()), "{what}");
+    }
+}
+
+/// No call is due when these tokens die.
+#[test]
+fn a_token_that_dies_while_nothing_can_be_done_is_told() {
+    for (what, deed) in [
+        ("the account is being deleted", (|server| server.end_account("ci", "app")) as fn(&mut Server)),
+        ("the policy is suspended", |server| server.policy("ci", "p", |policy| policy.spec.suspend = true)),
+        ("the policy cannot be read", |server| {
+            let policy = server.policies[&("ci".to_owned(), "p".to_owned())].clone();
+            let head = PolicyState::read(policy, &Demanded::default()).head().clone();
+            let state = PolicyState::Unreadable(Box::new(head), "spec: x".into());
+            let event = WatchEvent::Applied(Key::new("ci", "p"), server.next(), state);
+            server.log.push(Change::Policy(event));
+        }),
+    ] {
+        let mut crowd = Crowd::of_one();
+        // An anchor would wake the grant at its own end.
+        crowd.server.policy("ci", "p", |policy| policy.spec.token.binding = Binding::None);
+        crowd.settle();
+        crowd.pass(61);
+        deed(&mut crowd.server);
+        let mut told = Vec::new();
+        for seconds in [2, 2 * 3600] {
+            crowd.server.pass(TimeDelta::seconds(seconds));
+            crowd.hear();
+            while let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now) {
+                crowd.perform(ticket, &request);
+            }
+            crowd.server.pass(TimeDelta::seconds(2));
+            while let Some((ticket, request)) = crowd.grants.take_status(1, crowd.server.now) {
+                let body: serde_json::Value = serde_json::from_str(request.body.expose_secret()).unwrap();
+                told.extend(body["status"]["accounts"]["ready"].as_i64());
+                crowd.grants.answered(ticket, Ok("{}".into()), crowd.server.now);
+            }
+        }
+        assert_eq!(told, [1, 0], "{what}");
     }
 }

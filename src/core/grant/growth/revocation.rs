@@ -191,3 +191,70 @@ fn an_old_secret_that_cannot_be_deleted_after_a_rename_is_told() {
     assert_eq!(condition(&crowd, "Reconciling"), None);
     assert!(crowd.server.published("ci", "p-app").is_none());
 }
+
+/// Refuses to delete some Secrets, once a second for so many seconds; the deletes that were tried.
+fn refusing(crowd: &mut Crowd, seconds: usize, refused: impl Fn(&str) -> bool) -> usize {
+    let mut tries = 0;
+    for _ in 0..seconds {
+        crowd.server.pass(TimeDelta::seconds(1));
+        crowd.hear();
+        // What is under way at once is answered after that.
+        let now = crowd.server.now;
+        while let Some(first) = crowd.grants.take(&mut 256, now) {
+            let more = std::iter::from_fn(|| crowd.grants.take(&mut 256, now)).collect::<Vec<_>>();
+            for (ticket, request) in std::iter::once(first).chain(more) {
+                let deletes = request.verb == Verb::Delete;
+                tries += usize::from(deletes);
+                if deletes && refused(&request.path) {
+                    let failure = Failure::new(FailureReason::AdmissionDenied, &request.what);
+                    let refusal = Refusal { code: Some(403), object: None, failure };
+                    crowd.grants.answered(ticket, Err(Box::new(refusal)), now);
+                } else {
+                    crowd.perform(ticket, &request);
+                }
+            }
+            crowd.hear();
+        }
+    }
+    tries
+}
+
+/// One policy whose tokens are all to be revoked, with so many anchors.
+fn to_be_revoked(anchors: usize) -> Crowd {
+    let mut crowd = Crowd::of_one();
+    crowd.server.policy("ci", "p", |policy| policy.spec.suspend = true);
+    crowd.settle();
+    let anchor = crowd.server.secrets.values().find(|stored| stored.is_anchor).unwrap().meta.clone();
+    for n in 1..anchors {
+        let name = format!("tw-more{n:06}");
+        crowd.server.put("ci", &name, serde_json::json!(anchor), true, BTreeMap::new());
+    }
+    crowd.hear();
+    crowd.server.pass(TimeDelta::seconds(5));
+    let now = crate::core::meta::text(crowd.server.now);
+    crowd.annotate(crate::core::names::REVOKE_ISSUED_BEFORE, &now);
+    crowd
+}
+
+#[test]
+fn refusals_of_some_hold_up_no_others() {
+    for of in ["1", "0"] {
+        let mut crowd = to_be_revoked(40);
+        // Whichever come first, more than go out at once are among the refused.
+        let refused =
+            move |path: &str| path.contains("tw-more") && path.as_bytes()[path.len() - 2..][..1] == *of.as_bytes();
+        refusing(&mut crowd, 300, refused);
+        let left = crowd.server.anchors().iter().filter(|(_, name)| !refused(name)).count();
+        assert_eq!(left, 0, "of {}", crowd.server.anchors().len());
+    }
+}
+
+/// Eight calls that meet one hiccup are one failure.
+#[test]
+fn a_hiccup_costs_a_second() {
+    let mut crowd = to_be_revoked(8);
+    crowd.hear();
+    let first = refusing(&mut crowd, 1, |_| true);
+    let then = refusing(&mut crowd, 2, |_| false);
+    assert_eq!((first, then, crowd.server.anchors().len()), (8, 8, 0));
+}
