@@ -9,7 +9,7 @@ LONG = life bench rights address node bad_days monitoring
 TESTS = $(LONG) $(filter-out $(LONG),$(patsubst e2e/tests/%/main.rs,%,$(wildcard e2e/tests/*/main.rs)) $(patsubst e2e/tests/%.rs,%,$(wildcard e2e/tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugin test build-tests test-units licences lint demo cluster bench crds monitoring chart reference docs pictures image node-test sbom dist deny reproducible FORCE
+.PHONY: help build plugin test build-tests programs test-units licences lint demo cluster bench crds monitoring chart reference docs pictures image node-test sbom dist deny reproducible FORCE
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -26,12 +26,16 @@ plugin: ## Build the release binary of the kubectl plugin
 
 # Control planes and kubectl live for minutes or less: more heap for them saves a tenth of their time.
 test: licences ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(MAKE) --no-print-directory --jobs=3 lint build build-tests
+	$(MAKE) --no-print-directory --jobs=3 lint build programs
 	GOGC=$${GOGC-400} $(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync plugin test-units $(TESTS:%=test-%)
 
 # Beside the release binary, whose last step uses one core.
 build-tests:
 	$(CARGO) test --workspace --locked --no-run
+
+# The programs of others that tests run: built beside the tests, they would starve those for half an hour.
+programs: build-tests
+	$(CARGO) run --locked -q $(E2E) --bin programs
 
 test-units:
 	$(CARGO) test --workspace --locked --no-fail-fast --lib --bins

@@ -161,7 +161,7 @@ pub enum FormatType {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct KubeconfigOptions {
-    /// Name of the cluster, user and context entries; by default kubernetes.
+    /// Name of the cluster and context entries; by default kubernetes. The user entry has the account's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = schema::ceiling(253)))]
     #[x_kube(validation = schema::matches(253, schema::LINE))]

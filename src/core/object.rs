@@ -1,13 +1,10 @@
 //! Objects as watches and answers are read: of `managedFields`, half of an object's text, only the part that decisions need.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
+use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta, OwnerReference, Time};
 use kube::core::Resource;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::names::MANAGER;
@@ -89,7 +86,14 @@ struct Metadata {
 
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let read = Metadata::deserialize(deserializer)?;
-    let ours = |Managed(entry): Managed| (entry.manager.as_deref() == Some(MANAGER)).then_some(entry);
+    let ours = |entry: &Managed| entry.manager.as_deref() == Some(MANAGER);
+    let entry = |entry: Managed| ManagedFieldsEntry {
+        manager: entry.manager,
+        operation: entry.operation,
+        subresource: entry.subresource,
+        fields_v1: entry.fields_v1.map(|fields| FieldsV1(json!(fields))),
+        ..ManagedFieldsEntry::default()
+    };
     Ok(ObjectMeta {
         name: read.name,
         namespace: read.namespace,
@@ -102,23 +106,19 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
         annotations: read.annotations,
         owner_references: read.owner_references,
         finalizers: read.finalizers,
-        managed_fields: read.managed_fields.map(|entries| entries.into_iter().filter_map(ours).collect()),
+        managed_fields: read.managed_fields.map(|entries| entries.into_iter().filter(ours).map(entry).collect()),
         ..ObjectMeta::default()
     })
 }
 
-/// An entry of `managedFields`; the fields of another manager may be left out.
-struct Managed(ManagedFieldsEntry);
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "camelCase")]
-enum ManagedKey {
-    Manager,
-    Operation,
-    Subresource,
-    FieldsV1,
-    #[serde(other)]
-    Other,
+/// An entry of `managedFields`.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Managed {
+    manager: Option<String>,
+    operation: Option<String>,
+    subresource: Option<String>,
+    fields_v1: Option<Fields>,
 }
 
 /// The fields of an entry that decisions read: the keys of a Secret's data, labels and annotations.
@@ -128,40 +128,6 @@ struct Fields {
     data: Value,
     #[serde(default, rename = "f:metadata", skip_serializing_if = "Value::is_null")]
     metadata: Value,
-}
-
-impl<'de> Deserialize<'de> for Managed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ManagedVisitor)
-    }
-}
-
-/// The API server writes the manager before its fields, so that those of others are skipped where they stand.
-struct ManagedVisitor;
-
-impl<'de> Visitor<'de> for ManagedVisitor {
-    type Value = Managed;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an entry of managedFields")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Managed, M::Error> {
-        let mut entry = ManagedFieldsEntry::default();
-        while let Some(key) = map.next_key()? {
-            match key {
-                ManagedKey::Manager => entry.manager = map.next_value()?,
-                ManagedKey::Operation => entry.operation = map.next_value()?,
-                ManagedKey::Subresource => entry.subresource = map.next_value()?,
-                ManagedKey::FieldsV1 if entry.manager.as_deref().is_none_or(|manager| manager == MANAGER) => {
-                    let fields: Option<Fields> = map.next_value()?;
-                    entry.fields_v1 = fields.map(|fields| FieldsV1(json!(fields)));
-                }
-                ManagedKey::FieldsV1 | ManagedKey::Other => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(Managed(entry))
-    }
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ pub fn lines(calls: &[AuditEvent], wanted: impl Fn(&AuditEvent) -> bool) -> Vec<
     calls.iter().filter(|call| wanted(call)).map(line).collect()
 }
 
-/// The calls that section 2.1 of the design counts.
+/// The calls that an issue and a rotation may cost.
 pub fn on_secrets(calls: &[AuditEvent]) -> Vec<String> {
     let counted = |call: &AuditEvent| match call.resource.as_str() {
         "secrets" => !["list", "watch"].contains(&call.verb.as_str()),
