@@ -24,10 +24,8 @@ pub fn refusal(own: &[String], namespace: &str, limits: &BTreeMap<String, String
     if refused.is_empty() {
         return None;
     }
-    // Whoever sets the key loses its default.
-    let own = own.iter().map(String::as_str);
-    let wanted: Vec<&str> =
-        set.map_or_else(|| own.collect(), |set| words(set).chain(refused.iter().copied()).collect());
+    // Whoever sets the key loses its default, and not all audiences may be known here.
+    let wanted: Vec<&str> = words(set.unwrap_or(DEFAULT)).chain(refused.iter().copied()).collect();
     let patch = serde_json::json!({"data": {KEY: wanted.join("\n")}});
     Some(format!(
         "the API server calls itself {}, which the key {KEY} of ConfigMap {namespace}/{LIMITS} does not have, so every token for \
@@ -87,9 +85,14 @@ mod tests {
         let own = ["https://10.0.0.1:6443", "k3s"];
         let advice = told(&own, &[]).unwrap();
         assert!(advice.starts_with("the API server calls itself https://10.0.0.1:6443, which"), "{advice}");
-        let command = r#"kubectl -n tokenward-system patch configmap tokenward-limits --type=merge -p '{"data":{"apiAudiences":"https://10.0.0.1:6443\nk3s"}}'"#;
-        assert!(advice.ends_with(command), "{advice}");
-        assert_eq!(told(&own, &[("apiAudiences", "https://10.0.0.1:6443\nk3s")]), None, "it is enough");
+        let (command, entries) = advice.rsplit_once(r#"-p '{"data":{"apiAudiences":""#).unwrap();
+        assert!(
+            command.ends_with("kubectl -n tokenward-system patch configmap tokenward-limits --type=merge "),
+            "{advice}"
+        );
+        let entries = entries.strip_suffix("\"}}'").unwrap().replace("\\n", " ");
+        assert_eq!(entries, format!("{DEFAULT} https://10.0.0.1:6443"));
+        assert_eq!(told(&own, &[("apiAudiences", &entries)]), None, "it is enough");
         // What is there stays.
         let advice = told(&own, &[("apiAudiences", "other")]).unwrap();
         assert!(advice.ends_with(r#"'{"data":{"apiAudiences":"other\nhttps://10.0.0.1:6443\nk3s"}}'"#), "{advice}");

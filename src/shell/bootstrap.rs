@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Client, api::Api as KubeApi, core::PartialObjectMeta, runtime::watcher::Config};
+use kube::{api::Api as KubeApi, core::PartialObjectMeta, runtime::watcher::Config};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -15,7 +15,7 @@ use super::{
     metrics::Metrics,
     optional,
     turn::{Host, Input},
-    watch::Watch,
+    watch::{Watch, WatchClient},
 };
 use crate::{
     api::bootstrap_token_policy::BootstrapTokenPolicy,
@@ -71,7 +71,7 @@ impl Host<Bootstrap> for BootstrapHost {
 /// Starts the watches: that of the tokens while they are needed, that of the ConfigMap if it is signed.
 pub fn watch(
     tasks: &mut JoinSet<()>,
-    client: &Client,
+    client: &WatchClient,
     metrics: &Arc<Metrics>,
     signs: bool,
     needed: watch::Receiver<bool>,

@@ -4,7 +4,6 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{
-    Client,
     api::Api,
     core::{PartialObjectMeta, Resource},
     runtime::watcher::Config,
@@ -20,7 +19,7 @@ use super::{
     metrics::Metrics,
     optional,
     turn::{Host, Input},
-    watch::Watch,
+    watch::{Watch, WatchClient},
 };
 use crate::{
     api::legacy_token_policy::LegacyTokenPolicy,
@@ -75,7 +74,7 @@ impl Host<Legacy> for LegacyHost {
 /// Starts the watches.
 pub fn watch(
     tasks: &mut JoinSet<()>,
-    client: &Client,
+    client: &WatchClient,
     metrics: &Arc<Metrics>,
     needed: &watch::Receiver<bool>,
     inputs: &mpsc::Sender<Input<Legacy>>,
@@ -117,7 +116,7 @@ pub fn watch(
 }
 
 /// Follows those objects of a kind that refer to a Secret.
-fn references<K>(watch: Watch<Legacy>, client: &Client) -> impl Future<Output = ()> + use<K>
+fn references<K>(watch: Watch<Legacy>, client: &WatchClient) -> impl Future<Output = ()> + use<K>
 where
     K: Refers + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {

@@ -3,11 +3,14 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use kube::{Client, api::Api, core::Resource, runtime::watcher::Config};
+use kube::{api::Api, core::Resource, runtime::watcher::Config};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::{turn::Input, watch::Watch};
+use super::{
+    turn::Input,
+    watch::{Watch, WatchClient},
+};
 use crate::core::{
     failure::Failure,
     kernel::{
@@ -27,7 +30,7 @@ pub const SLOTS: usize = 32;
 
 /// Follows the policies of the kind `K`.
 pub async fn policies<K, P, C>(
-    client: Client,
+    client: WatchClient,
     inputs: mpsc::Sender<Input<C>>,
     change: fn(WatchEvent<Stored<P>>) -> C::Change,
 ) where

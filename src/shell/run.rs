@@ -28,6 +28,7 @@ use super::{
     signers,
     tasks::{join_all, joined},
     turn::{BATCH, Host, Input, Turns},
+    watch::WatchClient,
 };
 use crate::{
     cli::Settings,
@@ -208,7 +209,7 @@ async fn finish(mut loops: JoinSet<bool>, mut sending: JoinHandle<()>) -> bool {
     finished
 }
 
-/// Campaigns while the work goes on, in a task of its own as the loops may be busy. The lease is released when nothing
+/// Campaigns while the work goes on, in a task of its own: a turn of a loop is short, and its end far away. The lease is released when nothing
 /// is under way any more; after a call without an end it is left to run out.
 async fn lead(candidate: Option<Candidate>, work: impl Future<Output = bool>) -> Result<(), Lost> {
     let Some(candidate) = candidate else {
@@ -267,7 +268,7 @@ impl Operator<'_> {
         tasks: &mut JoinSet<()>,
     ) -> Result<(), RunError> {
         let scopes = scopes(self.settings);
-        let client = api::client(self.config.clone(), &self.metrics.calls)?;
+        let client = WatchClient::new(api::client(self.config.clone(), &self.metrics.calls)?);
         let demanded = Demanded::new(self.settings.secret_labels.iter().cloned().collect());
         super::watch::start(tasks, &client, &self.metrics, &demanded, &scopes, &inputs);
         tasks.spawn(address::follow(places, address.clone(), self.metrics.clone(), inputs.clone()));
@@ -289,7 +290,7 @@ impl Operator<'_> {
         tasks: &mut JoinSet<()>,
     ) -> Result<(), RunError> {
         let (cleaner, signs) = (self.settings.bootstrap_token_cleaner, self.settings.bootstrap_signer);
-        let client = api::client(self.config.clone(), &self.metrics.calls)?;
+        let client = WatchClient::new(api::client(self.config.clone(), &self.metrics.calls)?);
         let (sender, needed) = watch::channel(false);
         bootstrap::watch(tasks, &client, &self.metrics, signs, needed, &inputs);
         let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
@@ -306,7 +307,7 @@ impl Operator<'_> {
         loops: &mut JoinSet<bool>,
         tasks: &mut JoinSet<()>,
     ) -> Result<(), RunError> {
-        let client = api::client(self.config.clone(), &self.metrics.calls)?;
+        let client = WatchClient::new(api::client(self.config.clone(), &self.metrics.calls)?);
         let (sender, needed) = watch::channel(false);
         legacy::watch(tasks, &client, &self.metrics, &needed, &inputs);
         let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());

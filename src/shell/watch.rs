@@ -9,15 +9,16 @@ use k8s_openapi::{
 };
 use kube::{
     Client,
-    api::Api,
+    api::{Api, WatchParams},
     client::Body,
     core::{PartialObjectMeta, Resource},
     runtime::watcher::{self, Config},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{metrics::Metrics, turn::Input};
@@ -51,13 +52,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause that the API server may ask for.
 const LONGEST_ASKED: Duration = Duration::from_mins(1);
+/// A watch works again when it has been open for so long: one that breaks at once after each opening does not.
+const STEADY: Duration = Duration::from_secs(3);
+/// Openings of watches that are remembered until a watch that fails looks for its own.
+const OPENED: usize = 64;
 /// Errors in a row after which a watch begins anew with a list: its resourceVersion may be too old to resume.
 const ERRORS_BEFORE_LIST: u32 = 4;
 
 /// Starts the four watches of every scope.
 pub fn start(
     tasks: &mut JoinSet<()>,
-    client: &Client,
+    client: &WatchClient,
     metrics: &Arc<Metrics>,
     demanded: &Demanded,
     scopes: &[Scope],
@@ -118,22 +123,40 @@ where
     }
 }
 
-/// A client that tells when the API server answers a watch. kube-runtime's watcher tells of no success before the first object,
-/// which may be hours away.
-fn telling(client: Client, opened: watch::Sender<()>) -> Client {
-    let namespace = client.default_namespace().to_owned();
-    let service = tower::service_fn(move |request: http::Request<Body>| {
-        let (client, opened) = (client.clone(), opened.clone());
-        let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-        async move {
-            let response = client.send(request).await?;
-            if watches && response.status().is_success() {
-                opened.send_replace(());
+/// A client that tells which watch the API server has answered, by its [`place`]. kube-runtime's watcher tells of no success before
+/// the first object, which may be hours away.
+#[derive(Clone)]
+pub struct WatchClient {
+    client: Client,
+    opened: broadcast::Sender<String>,
+}
+
+impl WatchClient {
+    /// A client over this one.
+    pub fn new(client: Client) -> Self {
+        let (namespace, opened) = (client.default_namespace().to_owned(), broadcast::Sender::new(OPENED));
+        let tell = opened.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let (client, tell) = (client.clone(), tell.clone());
+            let place = place(request.uri());
+            async move {
+                let response = client.send(request).await?;
+                if let Some(place) = place.filter(|_| response.status().is_success()) {
+                    // Nobody listens while all watches work.
+                    let _ = tell.send(place);
+                }
+                Ok::<_, kube::Error>(response)
             }
-            Ok::<_, kube::Error>(response)
-        }
-    });
-    Client::new(service, namespace)
+        });
+        Self { client: Client::new(service, namespace), opened }
+    }
+}
+
+/// Path and selectors of a watch.
+fn place(uri: &http::Uri) -> Option<String> {
+    let query = uri.query().filter(|query| query.contains("watch=true"))?;
+    let selectors = query.split('&').filter(|pair| pair.contains("Selector="));
+    Some([uri.path()].into_iter().chain(selectors).collect())
 }
 
 /// One watch.
@@ -154,11 +177,49 @@ pub struct Watch<C: Controller> {
     pub needed: Option<watch::Receiver<bool>>,
 }
 
+/// A watch after an error.
+struct Failing {
+    /// Errors in a row.
+    errors: u32,
+    place: Option<String>,
+    opened: broadcast::Receiver<String>,
+    /// Since when it is open again.
+    since: Option<Instant>,
+}
+
+impl Failing {
+    fn new<K: Resource + Clone + Debug + DeserializeOwned>(
+        errors: u32,
+        api: &Api<K>,
+        config: &Config,
+        opened: &broadcast::Sender<String>,
+    ) -> Self {
+        let (label_selector, field_selector) = (config.label_selector.clone(), config.field_selector.clone());
+        let params = WatchParams { label_selector, field_selector, ..WatchParams::default() };
+        let request = kube::core::Request::new(api.resource_url()).watch(&params, "0");
+        let place = request.ok().and_then(|request| place(request.uri()));
+        Self { errors, place, opened: opened.subscribe(), since: None }
+    }
+}
+
+/// Resolves when the watch has been open for a while. It may be dropped and asked anew.
+async fn works_again(failing: &mut Option<Failing>) {
+    let Some(failing) = failing else { return std::future::pending().await };
+    while failing.since.is_none() {
+        let opened = failing.opened.recv().await;
+        // Where openings were missed, the next one tells.
+        failing.since = opened.is_ok_and(|place| Some(place) == failing.place).then(Instant::now);
+    }
+    if let Some(since) = failing.since {
+        tokio::time::sleep_until(since + STEADY).await;
+    }
+}
+
 impl<C: Controller> Watch<C> {
     /// Follows while it is needed; ends only when the controller's task has ended.
     pub async fn follow<K, V>(
         self,
-        client: Client,
+        client: WatchClient,
         api: impl FnOnce(Client) -> Api<K>,
         config: Config,
         read: impl Fn(K) -> Option<(u64, V)>,
@@ -167,14 +228,13 @@ impl<C: Controller> Watch<C> {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let config = config.timeout(RENEW_SECONDS);
-        let (opened, mut reopened) = watch::channel(());
-        let api = api(telling(client, opened));
+        let (api, opened) = (api(client.client), client.opened);
         let Some(mut needed) = self.needed.clone() else {
-            return self.watch(&api, &mut reopened, &config, &read, change).await;
+            return self.watch(&api, &opened, &config, &read, change).await;
         };
         while needed.wait_for(|needed| *needed).await.is_ok() {
             tokio::select! {
-                () = self.watch(&api, &mut reopened, &config, &read, change) => return,
+                () = self.watch(&api, &opened, &config, &read, change) => return,
                 _ = async { needed.wait_for(|needed| !needed).await.is_ok() } => {}
             }
             self.tell_health(None).await;
@@ -191,22 +251,22 @@ impl<C: Controller> Watch<C> {
     async fn watch<K, V>(
         &self,
         api: &Api<K>,
-        reopened: &mut watch::Receiver<()>,
+        opened: &broadcast::Sender<String>,
         config: &Config,
         read: &impl Fn(K) -> Option<(u64, V)>,
         change: fn(WatchEvent<V>) -> C::Change,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let (mut errors, mut failing) = (0, false);
+        let mut failing: Option<Failing> = None;
         loop {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
             loop {
                 let step = tokio::select! {
                     Some(step) = stream.next() => step,
                     // A watch goes on where it broke off: nothing was missed.
-                    Ok(()) = reopened.changed(), if failing => {
-                        failing = false;
+                    () = works_again(&mut failing), if failing.is_some() => {
+                        failing = None;
                         self.tell_health(None).await;
                         continue;
                     }
@@ -214,27 +274,24 @@ impl<C: Controller> Watch<C> {
                 let step = match step {
                     Ok(step) => step,
                     Err(error) => {
-                        failing = true;
-                        reopened.mark_unchanged();
+                        let errors = failing.as_ref().map_or(0, |failing| failing.errors);
+                        failing = Some(Failing::new(errors + 1, api, config, opened));
                         self.tell_health(Some(self.failure(&error))).await;
                         let absent = self.is_absent(&error);
                         if absent && !self.tell(Input::Change(self.number, change(WatchEvent::Stopped))).await {
                             return;
                         }
                         tokio::time::sleep(self.pause(&error, errors)).await;
-                        errors += 1;
-                        if absent || errors % ERRORS_BEFORE_LIST == 0 {
+                        if absent || (errors + 1).is_multiple_of(ERRORS_BEFORE_LIST) {
                             break;
                         }
                         continue;
                     }
                 };
                 // Init comes before the API server is asked for a list, and until InitDone much of the list may be missing.
-                if !matches!(step, watcher::Event::Init | watcher::Event::InitApply(_)) {
-                    errors = 0;
-                    if std::mem::take(&mut failing) {
-                        self.tell_health(None).await;
-                    }
+                let works = !matches!(step, watcher::Event::Init | watcher::Event::InitApply(_));
+                if works && failing.take().is_some() {
+                    self.tell_health(None).await;
                 }
                 if let Some(event) = watch_event(step, read)
                     && !self.tell(Input::Change(self.number, change(event))).await
@@ -377,7 +434,9 @@ mod tests {
             Watch { kind: KINDS[1], number: 0, scope: None, inputs, metrics: None, absent_pause: None, needed: None };
         let accounts = api::<PartialObjectMeta<ServiceAccount>>(&None);
         let read = |object: Object<_>| Some((version(&object.metadata), Account::read(&object.metadata)));
-        tokio::spawn(async move { watch.follow(quiet(), accounts, Config::default(), read, Change::Account).await });
+        tokio::spawn(async move {
+            watch.follow(WatchClient::new(quiet()), accounts, Config::default(), read, Change::Account).await;
+        });
         let mut health = Vec::new();
         while health.len() < 2 {
             let input = tokio::time::timeout(Duration::from_mins(5), told.recv()).await.expect("the watch works again");

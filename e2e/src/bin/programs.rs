@@ -2,10 +2,13 @@
 
 use anyhow::Result;
 use tokenward_e2e::control_plane::binaries::{Binaries, helm, krew, prometheus, promtool};
+use tokenward_e2e::node::isolation;
 
 fn main() -> Result<()> {
     Binaries::find()?;
-    Binaries::find_node()?;
+    if isolation::obstacle().is_none() {
+        Binaries::find_node()?;
+    }
     for program in [promtool, prometheus, helm, krew] {
         program()?;
     }

@@ -63,38 +63,23 @@ pub enum Finding {
     Rewrite(IssueReason),
 }
 
-/// The state of a published token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Harm {
-    /// It is the one that the policy asks for, and works.
-    None,
-    /// The policy asks for another one.
-    Outdated,
-    /// Its consumer is refused, or holds something else.
-    Dead,
-}
-
 /// One thing that can be wrong.
 #[derive(Clone, Copy)]
 pub struct Check {
     /// Number of the row: the first that finds anything counts.
     pub row: u8,
-    /// What a finding means for the published token.
-    pub harm: Harm,
+    /// Without this check passed, the account has no token that its policy asks for.
+    pub kills: bool,
     /// Finds it.
     pub find: fn(&Case<'_>) -> Option<Finding>,
 }
 
 const fn kills(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
-    Check { row, harm: Harm::Dead, find }
-}
-
-const fn outdates(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
-    Check { row, harm: Harm::Outdated, find }
+    Check { row, kills: true, find }
 }
 
 const fn spares(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
-    Check { row, harm: Harm::None, find }
+    Check { row, kills: false, find }
 }
 
 /// The table. What kills a token stands before what only ages it.
@@ -104,7 +89,7 @@ pub const CHECKS: [Check; 24] = [
     // Whoever takes our references off may be the garbage collector: `--cascade=orphan` is heard of later.
     spares(1, released),
     // A policy that cannot be read says nothing; going on with the last reading could issue what was forbidden since.
-    outdates(2, unreadable),
+    kills(2, unreadable),
     // Without an account there is nothing to issue for.
     kills(3, account_absent),
     spares(3, account_terminating),
@@ -119,14 +104,14 @@ pub const CHECKS: [Check; 24] = [
     // A lost answer: the Secret may be other than we know.
     spares(8, doubtful),
     // Before all that compares the Secret with this policy and account: it was written for others.
-    outdates(8, taken_over),
+    kills(8, taken_over),
     kills(8, empty),
-    outdates(8, policy_recreated),
+    kills(8, policy_recreated),
     kills(8, account_recreated),
     kills(8, not_yet_valid),
     kills(8, revoked),
     // Before the binding, because that is one of the inputs.
-    outdates(8, inputs_changed),
+    kills(8, inputs_changed),
     kills(8, unbound),
     spares(8, rotation_requested),
     kills(8, data_changed),
@@ -136,9 +121,9 @@ pub const CHECKS: [Check; 24] = [
     spares(8, due),
 ];
 
-/// Needs of the surroundings of a right token.
+/// Needs of the surroundings of a right token. None of them kills but a layout that nobody asks for any more.
 pub const SURROUNDINGS: [Check; 3] =
-    [outdates(9, layout_changed), spares(9, address_changed), spares(9, metadata_changed)];
+    [kills(9, layout_changed), spares(9, address_changed), spares(9, metadata_changed)];
 
 impl<'a> Case<'a> {
     /// The wanted target of a grant.
@@ -156,18 +141,15 @@ impl<'a> Case<'a> {
     /// Whether the target holds a live token that this generation of the policy asks for.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.view.policy.is_some() && !self.harms(Harm::Outdated)
+        self.killing().is_none()
     }
 
-    /// Whether the consumer of the target is refused.
+    /// The first check that kills the token and finds something.
     #[must_use]
-    pub fn is_dead(&self) -> bool {
-        self.harms(Harm::Dead)
-    }
-
-    fn harms(&self, least: Harm) -> bool {
-        let mut all = CHECKS.iter().chain(&SURROUNDINGS).filter(|check| check.harm >= least);
-        all.any(|check| (check.find)(self).is_some())
+    pub fn killing(&self) -> Option<Finding> {
+        let all = CHECKS.iter().chain(&SURROUNDINGS).filter(|check| check.kills);
+        let gone = self.view.policy.is_none().then_some(Finding::End);
+        gone.or_else(|| all.map(|check| check.find).find_map(|find| find(self)))
     }
 
     /// The policy, the target and its token.

@@ -115,10 +115,12 @@ impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
         self.wakes[place] = Some(at);
     }
 
-    /// Makes a key ready, to be taken by its deadline.
+    /// Makes a key ready, to be taken by its deadline, or by the earlier one that it waits for in this lane already.
     pub fn ready(&mut self, key: K, lane: Lane, deadline: Time) {
-        self.remove(key);
         let deadline = I::not_before(deadline);
+        let before = self.waits.get(&key).filter(|(_, waits)| *waits == lane).map(|(deadline, _)| *deadline);
+        let deadline = before.map_or(deadline, |before| before.min(deadline));
+        self.remove(key);
         self.lane(lane).ready.insert((deadline, key));
         self.waits.insert(key, (deadline, lane));
         self.settle(lane);
@@ -271,6 +273,15 @@ mod tests {
             [queue.take(), queue.take(), queue.take()].map(|taken| taken.map(|(key, _)| key)),
             [Some(1), Some(2), None]
         );
+    }
+
+    #[test]
+    fn to_be_made_ready_again_costs_nobody_its_turn() {
+        let mut queue = Numbers::default();
+        for (key, deadline) in [(1, 5), (2, 6), (1, 7)] {
+            queue.ready(key, lane(0, 0), at(deadline));
+        }
+        assert_eq!(queue.take().map(|(key, _)| key), Some(1));
     }
 
     #[test]

@@ -302,7 +302,8 @@ impl Grants {
     fn target_absent(&mut self, key: &GrantKey, name: &Name, known: Known, now: Time) -> bool {
         let (scope, place) = (self.scope_of(key), Key::new(key.namespace.clone(), name.clone()));
         self.target_event(scope, WatchEvent::Deleted(place, known.targets), now);
-        self.targets.find(scope, &key.namespace, name).is_none()
+        let row = self.targets.find(scope, &key.namespace, name);
+        row.is_none_or(|id| self.targets.get(id).is_none())
     }
 
     /// Takes an anchor in as an answer shows it. A target of this grant names it, whatever its own annotations say.

@@ -124,7 +124,7 @@ impl Grants {
     }
 
     /// Rows of the policies of a scope.
-    fn policies_in(&self, number: u16) -> Vec<u32> {
+    pub(super) fn policies_in(&self, number: u16) -> Vec<u32> {
         match self.scopes.get(usize::from(number)).and_then(|scope| scope.name.as_ref()) {
             Some(name) => {
                 let place = self.by_name.get(name).and_then(|id| self.namespaces.get(*id));

@@ -49,6 +49,10 @@ impl Grants {
             self.release_policy(id);
         }
         if listed {
+            // What was written and is not in the list is lost, as after a restore.
+            for id in self.policies_in(scope) {
+                self.policies.link_mut(id).into_iter().for_each(|link| link.written = None);
+            }
             self.listed(scope, now);
         }
     }

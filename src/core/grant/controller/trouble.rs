@@ -165,7 +165,7 @@ impl Grants {
         let hash = stable_hash([&*key.namespace, &*key.policy, &*key.account]);
         let waits = failure.reason.shared() && !self.troubles.probes(id, (namespace, failure.reason, kind));
         // Calls of one round that fail are one failure.
-        let before = before.filter(|before| before.failure.reason == failure.reason);
+        let before = before.filter(|before| kind == Kind::Revoke || before.failure.reason == failure.reason);
         let count = before.map_or(1, |before| before.count + u32::from(before.retry_at <= now));
         // The probe will tell; should it fail for a reason of its own, the longest pause is the bound.
         let pauses = if waits { u32::MAX } else { count };

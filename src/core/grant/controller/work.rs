@@ -5,27 +5,33 @@ use std::cell::OnceCell;
 use chrono::TimeDelta;
 
 use super::{GrantCall, Grants, Work, relations::name_hash, trouble::Kind};
-use crate::core::{
-    Time,
-    failure::Failure,
-    grant::{
-        Grant, Rare, Retirement,
-        call::{Call, Step},
-        checks::Case,
-        claims,
-        event::GrantNews,
-        look::Look,
-        next::{self, Act, Decision},
-        status::{Counted, Standing},
-        view::{Placed, PlacedAnchor, View},
+use crate::{
+    api::token_policy::Binding,
+    core::{
+        Time,
+        failure::Failure,
+        grant::{
+            Failing, Grant, Rare, Retirement,
+            call::{Call, Step},
+            checks::Case,
+            claims,
+            event::GrantNews,
+            look::Look,
+            next::{self, Act, Decision},
+            status::{Counted, Standing},
+            view::{Placed, PlacedAnchor, View},
+        },
+        id::{Name, Secs},
+        kernel::queue::Lane,
+        names,
+        place::{
+            record::Token,
+            secret::{Author, Owners, Target},
+        },
+        policy::{Policy, PolicyState},
+        reason::FailureReason,
+        request::Request,
     },
-    id::{Name, Secs},
-    kernel::queue::Lane,
-    names,
-    place::secret::{Author, Owners, Target},
-    policy::PolicyState,
-    reason::FailureReason,
-    request::Request,
 };
 
 /// A first issue counts as urgent as a token that expires in so long: a consumer waits for it, but has nothing to lose yet.
@@ -34,7 +40,7 @@ const FIRST_WITHIN: TimeDelta = TimeDelta::seconds(60);
 const BEFORE_EXPIRY: TimeDelta = TimeDelta::seconds(60);
 
 /// Sleepers that are woken before the next call: a crowd that wakes in one second holds the loop up no longer.
-const MAX_WOKEN: usize = 256;
+const MAX_WOKEN: usize = 4096;
 
 /// Retirements of one grant at once; the next decision goes on. Somebody may have made thousands of anchors.
 const MAX_RETIRING: usize = 8;
@@ -59,7 +65,7 @@ impl Grants {
         let Some(grant) = self.grants.get(id) else { return };
         let (namespace, scope) = self.place(grant);
         if self.is_open(scope) || self.knows_secrets(scope) && self.is_revoked(grant) {
-            let (kind, deadline) = self.urgency(id, grant, now);
+            let (kind, deadline) = self.urgency(grant, now);
             self.queue.ready(id, Lane { namespace, kind }, deadline);
         }
     }
@@ -74,7 +80,7 @@ impl Grants {
     }
 
     /// The kind of a grant's work, and until when it should be done.
-    fn urgency(&self, id: u32, grant: &Grant, now: Time) -> (u8, Time) {
+    fn urgency(&self, grant: &Grant, now: Time) -> (u8, Time) {
         let state = self.policies.get(grant.policy);
         let head = state.map(PolicyState::head);
         let target = self.targets_of(grant).next().and_then(|target| self.targets.get(target));
@@ -88,13 +94,26 @@ impl Grants {
         if rotate || revoke {
             return (kind::ASKED, now);
         }
-        if self.view(id, Name::default(), now).is_some_and(|view| Case::of(&view).is_dead()) {
+        let asks = state.and_then(PolicyState::readable);
+        if asks.is_some_and(|policy| self.is_dead(grant, policy, target, token, now)) {
             return (kind::DEAD, now);
         }
-        let asks = state.and_then(PolicyState::readable);
         let told = asks.is_none_or(|policy| target.layout.tells(self.prints.told_by(&policy.spec.secret.format)));
         let kind = if told || grant.counted.due.time() <= now { kind::RENEWAL } else { kind::FOLLOWING };
         (kind, token.expires.time() - BEFORE_EXPIRY)
+    }
+
+    /// Whether the consumer of a Secret is refused. The checks find more, for a decision; a wake must not cost as much. Tokens
+    /// whose key is gone are renewed by their expiry: all die at once.
+    fn is_dead(&self, grant: &Grant, policy: &Policy, target: &Target, token: &Token, now: Time) -> bool {
+        let account = self.accounts.get(grant.account).filter(|_| grant.selected && !policy.terminating);
+        let Some(account) = account else { return false };
+        let bound = |id: u32| self.anchors.get(id).is_some_and(|anchor| anchor.uid == token.bond.uid);
+        let unbound = policy.binding() == Binding::Anchor && !self.anchors_of(grant).any(bound);
+        let as_written =
+            target.layout.follows(&policy.layout, &policy.spec.secret, &policy.demanded, &self.address.address);
+        let edited = as_written && target.applied.data != policy.applied.data;
+        unbound || edited || account.uid.digest() != target.account_uid || token.expires.time() <= now
     }
 
     /// The most urgent call for a free slot, if any is due; `decisions` is what may still be decided in this turn.
@@ -362,7 +381,10 @@ impl Grants {
     fn stand(&mut self, id: u32, decision: &Decision, now: Time) {
         let Some(grant) = self.grants.get_mut(id) else { return };
         let idle = matches!(decision.act, Act::Idle(_)) && !grant.busy;
-        let over = |rare: &mut Box<Rare>| rare.failing.take_if(|failing| idle && failing.retry_at <= now).is_some();
+        let waits = crate::core::grant::failure(&decision.standing).map(|failure| failure.reason);
+        let ended =
+            |failing: &mut Box<Failing>| idle && failing.retry_at <= now && waits != Some(failing.failure.reason);
+        let over = |rare: &mut Box<Rare>| rare.failing.take_if(ended).is_some();
         let recovered = grant.rare.as_mut().is_some_and(over);
         let failure = crate::core::grant::failure(&decision.standing).cloned();
         let before = grant.rare.as_mut().and_then(|rare| rare.failure.take());

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use super::*;
 use crate::core::{
     grant::event::GrantNews,
-    request::{Answer, Refusal},
+    request::{Answer, Refusal, Verb},
 };
 
 /// The API server refuses a request.
@@ -101,4 +101,25 @@ fn a_status_is_not_written_again_while_its_echo_is_on_its_way() {
     crowd.grants.observe_audience(None, crowd.server.now);
     let again = crowd.grants.take_status(1, crowd.server.now).map(|(_, request)| request.what);
     assert_eq!(again, None);
+}
+
+/// A deletion without an answer holds up neither the look at a Secret that is gone, nor the fresh token.
+#[test]
+fn a_secret_that_goes_while_a_deletion_has_no_answer_is_replaced() {
+    let mut crowd = Crowd::of_one();
+    crowd.annotate(crate::core::names::ROTATE, "1");
+    crowd.settle();
+    crowd.server.pass(TimeDelta::seconds(61));
+    let (_, request) = crowd.grants.take(&mut 256, crowd.server.now).unwrap();
+    assert_eq!(request.verb, Verb::Delete, "the overlap has ended");
+    crowd.server.delete_secrets(false);
+    let mut calls = Vec::new();
+    loop {
+        crowd.hear();
+        let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now) else { break };
+        crowd.perform(ticket, &request);
+        calls.push(request.what);
+        assert!(calls.len() <= 12, "{calls:?}");
+    }
+    assert_eq!(crowd.server.mints, 3, "{calls:?}");
 }
