@@ -274,18 +274,13 @@ impl<C: Controller> Watch<C> {
                 let step = match step {
                     Ok(step) => step,
                     Err(error) => {
-                        let errors = failing.as_ref().map_or(0, |failing| failing.errors);
-                        failing = Some(Failing::new(errors + 1, api, config, opened));
-                        self.tell_health(Some(self.failure(&error))).await;
-                        let absent = self.is_absent(&error);
-                        if absent && !self.tell(Input::Change(self.number, change(WatchEvent::Stopped))).await {
-                            return;
+                        let errors = failing.map_or(1, |failing| failing.errors + 1);
+                        failing = Some(Failing::new(errors, api, config, opened));
+                        match self.pause_after(&error, errors, change).await {
+                            None => return,
+                            Some(true) => break,
+                            Some(false) => continue,
                         }
-                        tokio::time::sleep(self.pause(&error, errors)).await;
-                        if absent || (errors + 1).is_multiple_of(ERRORS_BEFORE_LIST) {
-                            break;
-                        }
-                        continue;
                     }
                 };
                 // Init comes before the API server is asked for a list, and until InitDone much of the list may be missing.
@@ -300,6 +295,22 @@ impl<C: Controller> Watch<C> {
                 }
             }
         }
+    }
+
+    /// Tells of an error, and waits for the next try; whether that begins anew with a list. `None` when nobody takes it in.
+    async fn pause_after<V>(
+        &self,
+        error: &watcher::Error,
+        errors: u32,
+        change: fn(WatchEvent<V>) -> C::Change,
+    ) -> Option<bool> {
+        self.tell_health(Some(self.failure(error))).await;
+        let absent = self.is_absent(error);
+        if absent && !self.tell(Input::Change(self.number, change(WatchEvent::Stopped))).await {
+            return None;
+        }
+        tokio::time::sleep(self.pause(error, errors)).await;
+        Some(absent || errors.is_multiple_of(ERRORS_BEFORE_LIST))
     }
 
     /// Whether anybody takes it in.
@@ -328,7 +339,7 @@ impl<C: Controller> Watch<C> {
     fn pause(&self, error: &watcher::Error, errors: u32) -> Duration {
         let asked = api_error(error).and_then(|status| status.details?.retry_after_seconds);
         let asked = Duration::from_secs(asked.and_then(|seconds| seconds.try_into().ok()).unwrap_or_default());
-        let usual = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors)).min(LONGEST_PAUSE);
+        let usual = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(errors.saturating_sub(1))).min(LONGEST_PAUSE);
         self.absent_pause.filter(|_| self.is_absent(error)).unwrap_or(usual).max(asked.min(LONGEST_ASKED))
     }
 
