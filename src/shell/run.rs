@@ -209,8 +209,8 @@ async fn finish(mut loops: JoinSet<bool>, mut sending: JoinHandle<()>) -> bool {
     finished
 }
 
-/// Campaigns while the work goes on, in a task of its own: a turn of a loop is short, and its end far away. The lease is released when nothing
-/// is under way any more; after a call without an end it is left to run out.
+/// Campaigns while the work goes on, in a task of its own: a turn of a loop is short, and its end far away. The lease is
+/// released when nothing is under way any more; after a call without an end it is left to run out.
 async fn lead(candidate: Option<Candidate>, work: impl Future<Output = bool>) -> Result<(), Lost> {
     let Some(candidate) = candidate else {
         work.await;

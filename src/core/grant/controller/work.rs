@@ -381,12 +381,12 @@ impl Grants {
     fn stand(&mut self, id: u32, decision: &Decision, now: Time) {
         let Some(grant) = self.grants.get_mut(id) else { return };
         let idle = matches!(decision.act, Act::Idle(_)) && !grant.busy;
-        let waits = crate::core::grant::failure(&decision.standing).map(|failure| failure.reason);
+        let failure = crate::core::grant::failure(&decision.standing).cloned();
+        let waits = failure.as_ref().map(|failure| failure.reason);
         let ended =
             |failing: &mut Box<Failing>| idle && failing.retry_at <= now && waits != Some(failing.failure.reason);
         let over = |rare: &mut Box<Rare>| rare.failing.take_if(ended).is_some();
         let recovered = grant.rare.as_mut().is_some_and(over);
-        let failure = crate::core::grant::failure(&decision.standing).cloned();
         let before = grant.rare.as_mut().and_then(|rare| rare.failure.take());
         if failure.is_some() {
             grant.rare().failure.clone_from(&failure);

@@ -44,6 +44,25 @@ fn turns_until(crowd: &mut Crowd, namespace: &str) -> usize {
     }
 }
 
+/// How many calls are sent before the one to this path is answered, with all slots in use.
+fn sent_until_served(crowd: &mut Crowd, path: &str) -> usize {
+    let (mut open, mut sent) = (VecDeque::new(), 0);
+    loop {
+        crowd.hear();
+        while open.len() < SLOTS
+            && let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now)
+        {
+            sent += 1;
+            open.push_back((ticket, request));
+        }
+        let (ticket, request) = open.pop_front().expect("something is under way");
+        crowd.perform(ticket, &request);
+        if request.path.contains(path) {
+            return sent;
+        }
+    }
+}
+
 /// D7: a renewal goes out with the next free slots, whatever crowds take in new accounts.
 #[test]
 fn first_issues_never_hold_up_a_renewal_of_another_namespace() {
@@ -77,23 +96,7 @@ fn a_renewal_is_served_beside_first_issues_of_its_own_namespace() {
     }
     crowd.server.policy("quiet", "crowd", |policy| names(policy, accounts));
     crowd.server.pass(TimeDelta::seconds(3500));
-    let mut open = VecDeque::new();
-    let mut sent = 0;
-    let served = loop {
-        crowd.hear();
-        while open.len() < SLOTS
-            && let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now)
-        {
-            sent += 1;
-            open.push_back((ticket, request));
-        }
-        let (ticket, request) = open.pop_front().unwrap();
-        let renews = request.path.contains("/namespaces/quiet/serviceaccounts/app/token");
-        crowd.perform(ticket, &request);
-        if renews {
-            break sent;
-        }
-    };
+    let served = sent_until_served(&mut crowd, "/namespaces/quiet/serviceaccounts/app/token");
     // An anchor and a token, each behind the calls that were under way.
     assert!(served <= 4 * SLOTS, "{served} calls before the renewal");
 }
@@ -132,21 +135,7 @@ fn a_dead_token_is_replaced_beside_the_renewals_of_its_own_namespace() {
         crowd.pass(2);
         crowd.server.pass(TimeDelta::minutes(57));
         kill(&mut crowd.server, "app-01999");
-        let (mut open, mut sent) = (VecDeque::new(), 0);
-        let served = loop {
-            crowd.hear();
-            while open.len() < SLOTS
-                && let Some((ticket, request)) = crowd.grants.take(&mut 256, crowd.server.now)
-            {
-                sent += 1;
-                open.push_back((ticket, request));
-            }
-            let (ticket, request) = open.pop_front().unwrap();
-            crowd.perform(ticket, &request);
-            if request.path.contains("/serviceaccounts/app-01999/token") {
-                break sent;
-            }
-        };
+        let served = sent_until_served(&mut crowd, "/serviceaccounts/app-01999/token");
         assert!(served <= 6 * SLOTS, "{served} calls before the replacement");
     }
 }
