@@ -84,7 +84,7 @@ impl<P: Policy> Stored<P> {
 #[derive(Debug)]
 struct PolicyLink<S> {
     name: Name,
-    /// The status that is being written.
+    /// The status that is being written, or was, and the watch has not shown yet.
     written: Option<S>,
 }
 
@@ -139,6 +139,12 @@ impl<P: Policy> Policies<P> {
         let listed = matches!(event, WatchEvent::Listed);
         let changed = self.store.apply(0, event, |key| PolicyLink { name: key.name.clone(), written: None });
         let asked = listed || changed.iter().any(|changed| !self.asks_as_before(changed));
+        if listed {
+            // What was written and is not in the list is lost, as after a restore.
+            for id in self.store.iter().map(|(id, ..)| id).collect::<Vec<_>>() {
+                self.store.link_mut(id).into_iter().for_each(|link| link.written = None);
+            }
+        }
         for Changed { id, before } in changed {
             self.settle(id, before.as_ref(), now);
         }
@@ -152,20 +158,16 @@ impl<P: Policy> Policies<P> {
         changed.before.as_ref().zip(self.store.get(changed.id)).is_some_and(|(before, after)| before.asks_as(after))
     }
 
-    /// A status that another one took the place of, ours or somebody else's, is looked at; a policy that is gone has none,
-    /// and one that was re-created in its row has another.
+    /// A status that another one took the place of, ours or somebody else's, is looked at; a policy that is gone has none.
     fn settle(&mut self, id: u32, before: Option<&Stored<P>>, now: Time) {
         let Some(after) = self.store.get(id) else {
             self.outbox.forget(id);
             return self.store.release(id);
         };
-        let (status, uid) = (before.map(|stored| &stored.status), before.map(|stored| &stored.uid));
-        if status != Some(&after.status) {
+        if before.map(|stored| &stored.status) != Some(&after.status) {
             self.outbox.mark(id, 0, true, now);
         }
-        if uid != Some(&after.uid) {
-            self.store.link_mut(id).into_iter().for_each(|link| link.written = None);
-        }
+        self.store.link_mut(id).into_iter().for_each(|link| link.written = None);
     }
 
     /// A status is made of all objects, so each is computed once a second at most.
@@ -267,9 +269,13 @@ impl<P: Policy> Policies<P> {
         if self.store.get(id).map(|stored| Uid::read(&stored.uid)) != Some(uid) {
             return Outcome::default();
         }
+        let refused = answer.is_err();
         let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
         let failure = failure.map(|refusal| refusal.failure);
-        self.store.link_mut(id).into_iter().for_each(|link| link.written = None);
+        // What was written counts until the watch shows it.
+        if let Some(link) = self.store.link_mut(id).filter(|_| refused) {
+            link.written = None;
+        }
         self.outbox.written(id, failure.as_ref(), now);
         Outcome { failure, silent: true, ..Outcome::default() }
     }

@@ -255,6 +255,31 @@ fn a_status_that_somebody_else_wrote_is_written_again() {
     assert_eq!(written(&mut controller, 5, at(8)), Some(status));
 }
 
+/// The status that was written counts until the watch shows it, or does not show it in a list.
+#[test]
+fn a_status_is_not_written_again_while_its_echo_is_on_its_way() {
+    let mut controller = controller(Cleaner::Report);
+    add_policy(&mut controller, "p", "{}");
+    let write = |controller: &mut Bootstrap, now| {
+        assert!(next(controller, now).is_none());
+        let (ticket, request) = controller.take_status(8, now)?;
+        done(controller, ticket, now);
+        Some(request.what)
+    };
+    assert!(write(&mut controller, at(1)).is_some());
+    seen(&mut controller, "a", 1, NINE, at(3));
+    seen(&mut controller, "a", 2, NINE, at(4));
+    assert!(write(&mut controller, at(5)).is_some(), "another token is news");
+    seen(&mut controller, "a", 3, NINE, at(7));
+    assert_eq!(write(&mut controller, at(9)), None);
+    let listed = json!({"metadata": {"name": "p", "generation": 1}, "spec": {}});
+    let listed = Stored::parse::<()>(serde_json::from_value(listed).unwrap());
+    for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("", "p"), 1, listed), WatchEvent::Listed] {
+        controller.observe(0, BootstrapChange::Policy(event), at(10));
+    }
+    assert!(write(&mut controller, at(11)).is_some(), "the API server was restored");
+}
+
 #[test]
 fn without_cleaner_policy_and_signer_no_token_is_watched() {
     let mut controller = controller(Cleaner::Off);
