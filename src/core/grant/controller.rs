@@ -201,6 +201,8 @@ pub struct Grants {
     grants: Slab<Grant>,
     /// Grants by a hash of the name that they want.
     claims: HashTable<u32>,
+    /// Grants that have a name, by namespace and name, where several want it and none of them has to look again.
+    holders: HashMap<(u32, Name), u32>,
     troubles: Troubles,
     queue: Queue<u32, Secs>,
     outbox: Outbox<u32>,
@@ -228,6 +230,9 @@ pub struct Grants {
     pub(super) decisions: usize,
     #[cfg(test)]
     pub(super) matched: std::cell::Cell<usize>,
+    /// Claims that were compared with others.
+    #[cfg(test)]
+    pub(super) compared: std::cell::Cell<usize>,
 }
 
 impl Controller for Grants {
@@ -290,6 +295,7 @@ impl Grants {
             anchors: Store::new(count, seed),
             grants: Slab::default(),
             claims: HashTable::new(),
+            holders: HashMap::new(),
             troubles: Troubles::default(),
             queue: Queue::default(),
             outbox: Outbox::default(),
@@ -310,6 +316,8 @@ impl Grants {
             decisions: 0,
             #[cfg(test)]
             matched: std::cell::Cell::new(0),
+            #[cfg(test)]
+            compared: std::cell::Cell::new(0),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Ten thousand grants: each change costs what it touches, whatever else there is. Everything here counts; nothing is timed.
 
+mod contested;
 mod fairness;
 mod following;
 mod forged;

@@ -2,7 +2,7 @@
 
 use super::{
     AnchorLink, Buried, Change, Grants, Left, TargetLink,
-    relations::{account_link, name_hash, policy_link},
+    relations::{account_link, policy_link},
 };
 use crate::core::{
     Time,
@@ -143,7 +143,7 @@ impl Grants {
             self.rename(id, &template, now);
         }
         if was.is_some() && uid != was {
-            self.wake_rivals_of_policy(id, now);
+            self.contend_again(id, now);
         }
     }
 
@@ -325,13 +325,10 @@ impl Grants {
 
     /// Everybody who wants a name looks again whether it is free.
     fn name_changed(&mut self, namespace: u32, name: &Name, now: Time) {
-        let claimants: Vec<u32> = self.claimants(name_hash(namespace, name)).collect();
-        for id in claimants {
-            if let Some(grant) = self.grants.get_mut(id) {
-                grant.proof.target_absent = false;
-            }
-            self.wake(id, now);
+        for id in self.claimants(namespace, name).collect::<Vec<_>>() {
+            self.grants.get_mut(id).into_iter().for_each(|grant| grant.proof.target_absent = false);
         }
+        self.wake_claimants(namespace, name, now);
     }
 
     /// Keeps the id of a token that the target no longer names beside its anchor, so that its end is reported by it.

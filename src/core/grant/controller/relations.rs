@@ -1,6 +1,6 @@
 //! Which object belongs to which grant, and which grants a policy has.
 
-use std::collections::HashSet;
+use std::{cmp::Reverse, collections::HashSet};
 
 use hashbrown::HashTable;
 
@@ -283,85 +283,109 @@ impl Grants {
         }
     }
 
-    /// Enters the name that a grant wants, and lets everybody who wants it too decide again.
+    /// Enters the name that a grant wants.
     pub(super) fn claim(&mut self, id: u32, now: Time) {
-        let Some(hash) = self.claim_hash(id) else { return };
+        let Some((namespace, name)) = self.wanted(id) else { return };
         let mut claims = std::mem::take(&mut self.claims);
-        claims.insert_unique(spread(hash), id, |id| self.claim_hash(*id).map_or(0, spread));
+        claims.insert_unique(spread(name_hash(namespace, &name)), id, |id| self.claim_hash(*id).map_or(0, spread));
         self.claims = claims;
-        if let Some(grant) = self.grants.get_mut(id) {
-            grant.claims = true;
-            grant.proof.target_absent = false;
-        }
-        self.wake_rivals(hash, id, now);
+        self.set_claims(id, true);
+        self.contend(id, now);
     }
 
-    /// Ends what [`Grants::claim`] began: the next in line may have the name now.
-    pub(super) fn unclaim(&mut self, id: u32, now: Time) {
-        let Some(hash) = self.claim_hash(id) else { return };
-        if let Ok(entry) = self.claims.find_entry(spread(hash), |claim| *claim == id) {
-            entry.remove();
-            self.wake_rivals(hash, id, now);
-        }
-        if let Some(grant) = self.grants.get_mut(id) {
-            grant.claims = false;
-            grant.proof.target_absent = false;
-        }
-    }
-
-    /// A policy is another one by now, and of two claims the older wins: rivals of its grants decide again.
-    pub(super) fn wake_rivals_of_policy(&mut self, policy: u32, now: Time) {
-        for id in self.grants_of_policy(policy) {
-            if let Some(hash) = self.claim_hash(id) {
-                self.wake_rivals(hash, id, now);
+    /// The claim of a grant is new, or another one: those decide again whom it concerns.
+    fn contend(&mut self, id: u32, now: Time) {
+        let Some((namespace, name)) = self.wanted(id) else { return };
+        match self.holders.get(&(namespace, name.clone())) {
+            Some(holder) if *holder != id && self.claim_of(id, &name) <= self.claim_of(*holder, &name) => {}
+            Some(_) => self.wake_claimants(namespace, &name, now),
+            // Several without a holder are all about to decide.
+            None => {
+                let rivals: Vec<u32> = self.claimants(namespace, &name).filter(|rival| *rival != id).take(2).collect();
+                if let [rival] = rivals[..] {
+                    self.wake(rival, now);
+                }
             }
         }
     }
 
-    /// Lets the others that want a name decide again.
-    pub(super) fn wake_rivals(&mut self, hash: u32, id: u32, now: Time) {
-        let rivals: Vec<u32> = self.claimants(hash).filter(|other| *other != id).collect();
-        for rival in rivals {
-            self.wake(rival, now);
+    /// Ends what [`Grants::claim`] began: the next in line may have the name now.
+    pub(super) fn unclaim(&mut self, id: u32, now: Time) {
+        let Some((namespace, name)) = self.wanted(id) else { return };
+        if let Ok(entry) = self.claims.find_entry(spread(name_hash(namespace, &name)), |claim| *claim == id) {
+            entry.remove();
+        }
+        self.set_claims(id, false);
+        if self.holders.get(&(namespace, name.clone())) == Some(&id) {
+            self.wake_claimants(namespace, &name, now);
         }
     }
 
-    /// Grants that want the name of this hash.
-    pub(super) fn claimants(&self, hash: u32) -> impl Iterator<Item = u32> {
-        self.near_claimants(hash).filter(move |id| self.claim_hash(*id) == Some(hash))
+    fn set_claims(&mut self, id: u32, claims: bool) {
+        if let Some(grant) = self.grants.get_mut(id) {
+            (grant.claims, grant.proof.target_absent) = (claims, false);
+        }
     }
 
-    /// The same, and a few that want another name, for those who compare the names.
-    pub(super) fn near_claimants(&self, hash: u32) -> impl Iterator<Item = u32> {
-        self.claims.iter_hash(spread(hash)).copied()
+    /// A policy is another one by now, and of two claims the older wins.
+    pub(super) fn contend_again(&mut self, policy: u32, now: Time) {
+        for id in self.grants_of_policy(policy) {
+            if self.grants.get(id).is_some_and(|grant| grant.claims) {
+                self.contend(id, now);
+            }
+        }
+    }
+
+    /// Lets everybody who wants a name decide again about who has it.
+    pub(super) fn wake_claimants(&mut self, namespace: u32, name: &Name, now: Time) {
+        self.holders.remove(&(namespace, name.clone()));
+        for id in self.claimants(namespace, name).collect::<Vec<_>>() {
+            self.wake(id, now);
+        }
+    }
+
+    /// Grants that want this name.
+    pub(super) fn claimants(&self, namespace: u32, name: &Name) -> impl Iterator<Item = u32> {
+        let wants =
+            move |id: &u32| self.wanted(*id).is_some_and(|(place, wanted)| place == namespace && wanted == *name);
+        self.claims.iter_hash(spread(name_hash(namespace, name))).copied().filter(wants)
+    }
+
+    /// The name that a grant would like to have, and its namespace.
+    fn wanted(&self, id: u32) -> Option<(u32, Name)> {
+        let grant = self.grants.get(id)?;
+        Some((self.place(grant).0, self.home(grant)?))
     }
 
     fn claim_hash(&self, id: u32) -> Option<u32> {
-        let grant = self.grants.get(id)?;
-        let (namespace, _) = self.place(grant);
-        Some(name_hash(namespace, &self.home(grant)?))
+        self.wanted(id).map(|(namespace, name)| name_hash(namespace, &name))
     }
 
-    /// Claims of other grants to the name that this one wants, with its own; empty while nobody else wants it.
-    pub(super) fn rivalry(&self, id: u32, namespace: u32, name: &Name) -> Vec<Claim> {
-        let claimants = self.near_claimants(name_hash(namespace, name));
-        let wants = |other: &u32| {
-            let other = self.grants.get(*other);
-            other.is_some_and(|other| self.place(other).0 == namespace && self.home(other).as_ref() == Some(name))
-        };
-        let rivals: Vec<u32> = claimants.filter(|other| *other != id).filter(wants).collect();
-        if rivals.is_empty() {
-            return Vec::new();
+    /// The grant that has the name that this one wants, if another one wants it too.
+    pub(super) fn holder(&self, id: u32, namespace: u32, name: &Name) -> Option<u32> {
+        let known = self.holders.get(&(namespace, name.clone())).copied();
+        let contested = || self.claimants(namespace, name).any(|rival| rival != id);
+        let best = || self.claimants(namespace, name).max_by_key(|id| self.claim_of(*id, name));
+        known.or_else(|| contested().then(best)?)
+    }
+
+    /// Keeps the holder of the name that a grant wants, so that only the first of its rivals compares them all.
+    pub(super) fn keep_holder(&mut self, id: u32) {
+        let wanted = self.wanted(id).filter(|_| self.grants.get(id).is_some_and(|grant| grant.claims));
+        let Some((namespace, name)) = wanted else { return };
+        if let Some(holder) = self.holder(id, namespace, &name) {
+            self.holders.insert((namespace, name), holder);
         }
-        rivals.into_iter().chain([id]).filter_map(|id| self.claim_of(id, name)).collect()
     }
 
     fn claim_of(&self, id: u32, name: &Name) -> Option<Claim> {
+        #[cfg(test)]
+        self.compared.set(self.compared.get() + 1);
         let grant = self.grants.get(id)?;
         let policy = self.policies.get(grant.policy)?.readable()?;
         let key = self.key(grant);
         let incumbent = self.targets_of(grant).any(|target| self.target_name(target) == *name);
-        Some(Claim { incumbent, created: policy.created, policy: key.policy, account: key.account })
+        Some(Claim { incumbent, age: Reverse((policy.created, key.policy, key.account)) })
     }
 
     /// The template of a policy has changed: claims follow, and names that were left out are written down.
@@ -442,7 +466,7 @@ pub(super) fn account_link(namespace: u32, name: &str) -> AccountLink {
 }
 
 /// Half of a hash is enough: names are compared where it is the same.
-pub(super) fn name_hash(namespace: u32, name: &str) -> u32 {
+fn name_hash(namespace: u32, name: &str) -> u32 {
     let hash = stable_hash([namespace.to_string().as_str(), name]);
     u32::try_from(hash >> 32).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use chrono::TimeDelta;
 
-use super::{GrantCall, Grants, Work, relations::name_hash, trouble::Kind};
+use super::{GrantCall, Grants, Work, trouble::Kind};
 use crate::{
     api::token_policy::Binding,
     core::{
@@ -14,14 +14,13 @@ use crate::{
             Failing, Grant, Rare, Retirement,
             call::{Call, Step},
             checks::Case,
-            claims,
             event::GrantNews,
             look::Look,
             next::{self, Act, Decision},
             status::{Counted, Standing},
             view::{Placed, PlacedAnchor, View},
         },
-        id::{Name, Secs},
+        id::{GrantKey, Name, Secs},
         kernel::queue::Lane,
         names,
         place::{
@@ -159,6 +158,7 @@ impl Grants {
         }
         let fresh = names::anchor(self.seed, self.drawn);
         let open = self.grants.get(id).is_some_and(|grant| self.is_open(self.place(grant).1));
+        self.keep_holder(id);
         let Some((decision, mut counted)) = self.view(id, fresh, now).map(|view| {
             let decision = if open { next::decide(&view) } else { next::revoke_only(&view) };
             let counted = counted(&view, &decision);
@@ -330,8 +330,8 @@ impl Grants {
 
     /// Whether another account of the policy wants the name that an account had.
     fn is_succeeded(&self, grant: &Grant, namespace: u32, name: &Name) -> bool {
-        let mut claimants = self.near_claimants(name_hash(namespace, name)).filter_map(|id| self.grants.get(id));
-        claimants.any(|heir| heir.policy == grant.policy && self.home(heir).as_ref() == Some(name))
+        let mut claimants = self.claimants(namespace, name).filter_map(|id| self.grants.get(id));
+        claimants.any(|heir| heir.policy == grant.policy)
     }
 
     fn placed(&self, id: u32) -> Option<Placed<'_, Target>> {
@@ -365,16 +365,11 @@ impl Grants {
             return name.map(Into::into).map_err(|what| invalid(&what));
         };
         let (namespace, _) = self.place(grant);
-        let rivals = if grant.claims { self.rivalry(id, namespace, name) } else { Vec::new() };
-        match claims::holder(&rivals) {
-            Some(holder) if (&holder.policy, &holder.account) != (&key.policy, &key.account) => {
-                let (policy, account) = (&holder.policy, &holder.account);
-                let what =
-                    format!("Secret {}/{name} is claimed by policy {policy} for account {account}", key.namespace);
-                Err(Failure::new(FailureReason::TargetConflict, &what))
-            }
-            _ => Ok(name.clone()),
-        }
+        let holder = self.holder(id, namespace, name).filter(|holder| grant.claims && *holder != id);
+        let Some(holder) = holder.and_then(|holder| self.grants.get(holder)) else { return Ok(name.clone()) };
+        let GrantKey { policy, account, .. } = self.key(holder);
+        let what = format!("Secret {}/{name} is claimed by policy {policy} for account {account}", key.namespace);
+        Err(Failure::new(FailureReason::TargetConflict, &what))
     }
 
     /// Notes how the grant stands, and reports when it began or ceased to fail.
