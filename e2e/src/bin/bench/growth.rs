@@ -5,9 +5,11 @@ use crate::figures::{megabytes, row};
 use crate::watched::{Watched, object};
 use crate::{ACCOUNT, Bench, Endpoint, NAMESPACE, PARALLEL, start, token};
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt, iter};
 use futures::{future::try_join_all, try_join};
-use kube::api::{ApiResource, DynamicObject, WatchEvent, WatchParams};
+use kube::api::{ApiResource, DynamicObject, ObjectList, WatchEvent, WatchParams};
+use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokenward_e2e::operator::install;
@@ -124,7 +126,7 @@ async fn measure(shape: Shape, size: usize) -> Result<Measures> {
     let (issue, statuses) = bench.first_issues(&policies, size).await?;
     let rotation = bench.rotations(&policies, size).await?;
     let (resident, peak) = (operator.rss_kib()? * 1024, operator.peak_rss_kib()? * 1024);
-    let (_, lists) = bench.lists().await?;
+    let lists = bench.lists().await?.took;
     operator.restart()?;
     let ready = operator.ready().await?;
     let restarted = operator.rss_kib()? * 1024;
@@ -215,13 +217,28 @@ impl Bench<'_> {
         Ok(Phase { took, cpu, calls: self.count("api_requests").await? - calls })
     }
 
-    /// Time and size of the lists that a start cannot do without.
-    pub async fn lists(&self) -> Result<(usize, Duration)> {
+    /// The lists that a start cannot do without.
+    pub async fn lists(&self) -> Result<Lists> {
         let start = Instant::now();
         let list = async |(path, connection)| self.list(path, connection).await;
-        let sizes = try_join_all(crate::LISTS.into_iter().zip(&self.connections).map(list)).await?;
-        Ok((sizes.into_iter().sum(), start.elapsed()))
+        let bodies = try_join_all(crate::LISTS.into_iter().zip(&self.connections).map(list)).await?;
+        let (took, start) = (start.elapsed(), Instant::now());
+        for body in &bodies {
+            serde_json::from_slice::<ObjectList<PartialObjectMeta>>(body)?;
+        }
+        let bytes = bodies.iter().map(Bytes::len).sum();
+        Ok(Lists { bytes, took, parsed: start.elapsed() })
     }
+}
+
+/// Lists of everything that the operator lists.
+pub struct Lists {
+    /// Their size.
+    pub bytes: usize,
+    /// How long they took, side by side.
+    pub took: Duration,
+    /// How long it takes one thread to read them as kube's own types.
+    pub parsed: Duration,
 }
 
 async fn send(client: &kube::Client, request: hyper::http::request::Builder, body: &Value) -> Result<()> {

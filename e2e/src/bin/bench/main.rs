@@ -11,10 +11,12 @@ mod watched;
 
 use anyhow::{Context, Result};
 use bare::Bare;
+use bytes::Bytes;
 use connection::{Call, Connection, Endpoint, METADATA_LIST};
 use figures::{Race, megabytes};
 use futures::stream::{StreamExt, TryStreamExt, iter};
 use futures::try_join;
+use growth::Lists;
 use hyper::Method;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::{Api, PostParams};
@@ -235,24 +237,24 @@ impl Bench<'_> {
         eventually_every(Duration::from_millis(20), Duration::from_mins(10), name, check).await
     }
 
-    /// Size of a list's answer.
-    async fn list(&self, path: &str, connection: &Connection) -> Result<usize> {
+    /// A list's answer.
+    async fn list(&self, path: &str, connection: &Connection) -> Result<Bytes> {
         let (_, body) = connection.call(Call { method: Method::GET, path, accept: METADATA_LIST, body: None }).await?;
-        Ok(body.len())
+        Ok(body)
     }
 
     /// A restart beside the lists that it cannot do without.
     async fn restart(&self, grants: usize) -> Result<()> {
         println!("\nrestart with {grants} grants");
         for _ in 0..3 {
-            let (bytes, listed) = self.lists().await?;
+            let Lists { bytes, took, .. } = self.lists().await?;
             self.operator.restart()?;
             let ready = self.operator.ready().await?;
             println!(
                 "  /readyz after {:>5} ms; the bare lists of the same objects, {}: {:>5} ms",
                 ready.as_millis(),
                 megabytes(bytes.try_into()?),
-                listed.as_millis()
+                took.as_millis()
             );
         }
         println!("  resident after it                {:>8}", megabytes(self.operator.rss_kib()? * 1024));
