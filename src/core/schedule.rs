@@ -18,6 +18,8 @@ const JITTER_SHARE: i32 = 10;
 pub const MAX_BACKOFF: TimeDelta = TimeDelta::seconds(60);
 /// Pause after the first failure.
 const FIRST_BACKOFF: TimeDelta = TimeDelta::seconds(1);
+/// The clocks of several API servers differ by less, and the operator's follows the one that answered last.
+const LEAST_STEP: TimeDelta = TimeDelta::seconds(10);
 /// Older tokens that a target remembers; with `overlap` ≤ 7 × `maxAge` no more can be alive.
 pub const MAX_PREVIOUS: usize = 8;
 
@@ -82,6 +84,11 @@ pub fn quick_retry(failures: u32, longest: TimeDelta) -> TimeDelta {
     doubled.min(longest)
 }
 
+/// Whether the clock went back since this was asked last.
+pub fn went_back(latest: &mut Time, now: Time) -> bool {
+    std::mem::replace(latest, now) > now + LEAST_STEP
+}
+
 /// A stable share of `most`.
 pub fn jitter(most: TimeDelta, hash: u64) -> TimeDelta {
     let millis = u64::try_from(most.num_milliseconds()).unwrap_or(0);
@@ -128,6 +135,12 @@ impl Budget {
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Time {
         if self.refill(now).available > 0 { now } else { now.max(self.refilled.time() + self.pace()) }
+    }
+
+    /// The clock went back to `now`.
+    pub fn rewind(&mut self, now: Time) {
+        let now = Secs::of(now);
+        (self.refilled, self.spent) = (self.refilled.min(now), self.spent.min(now));
     }
 
     /// Takes one mint.

@@ -217,6 +217,8 @@ pub struct Grants {
     buried: Vec<(u32, Buried)>,
     /// Grants with a token that waits to be published.
     held: HashSet<u32>,
+    /// When work was last asked for.
+    latest: Time,
     /// How far the local clock is ahead of the API server's.
     skew: TimeDelta,
     /// When this process began to act, and whether the first lists should be complete by now.
@@ -309,6 +311,7 @@ impl Grants {
             held: HashSet::new(),
             skew: TimeDelta::zero(),
             started: None,
+            latest: Time::MIN_UTC,
             late: false,
             order: 0,
             readiness_changed: true,

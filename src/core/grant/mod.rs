@@ -157,6 +157,17 @@ impl Grant {
         self.rare.as_ref()?.unselected_since
     }
 
+    /// The clock went back to `now`.
+    pub fn rewind(&mut self, now: Time) {
+        self.budget.rewind(now);
+        self.proof.target_seen = self.proof.target_seen.min(Secs::of(now));
+        let Some(rare) = &mut self.rare else { return };
+        for failing in [&mut rare.failing, &mut rare.unrevoked].into_iter().flatten() {
+            failing.retry_at = now.min(failing.retry_at);
+        }
+        rare.unselected_since = rare.unselected_since.map(|since| now.min(since));
+    }
+
     /// Whether nothing of it exists.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -21,6 +21,7 @@ pub struct Outbox<K> {
     in_flight: usize,
     /// Writes of the last second: they still count against the share of their namespace.
     recent: VecDeque<(Time, Lane)>,
+    latest: Time,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +40,13 @@ struct OutboxRow {
 
 impl<K> Default for Outbox<K> {
     fn default() -> Self {
-        Self { queue: Queue::default(), rows: HashMap::new(), in_flight: 0, recent: VecDeque::new() }
+        Self {
+            queue: Queue::default(),
+            rows: HashMap::new(),
+            in_flight: 0,
+            recent: VecDeque::new(),
+            latest: Time::MIN_UTC,
+        }
     }
 }
 
@@ -75,6 +82,9 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
     /// The next object whose status may be written now, while fewer than `most` writes are under way. Its status either
     /// is written, and [`Outbox::written`] follows, or is the same as before, and [`Outbox::unchanged`] does.
     pub fn take(&mut self, most: usize, now: Time) -> Option<K> {
+        if schedule::went_back(&mut self.latest, now) {
+            self.rewind(now);
+        }
         while let Some(key) = self.queue.woken(now) {
             let since = self.rows.get(&key).and_then(|row| row.since).unwrap_or(now);
             self.wait(key, now, since, now);
@@ -91,6 +101,22 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
         let row = self.rows.entry(key).or_default();
         (row.busy, row.again, row.since) = (true, false, None);
         Some(key)
+    }
+
+    /// What waits is looked at now, and no write lies ahead.
+    fn rewind(&mut self, now: Time) {
+        let mut waiting = Vec::new();
+        for (key, row) in &mut self.rows {
+            row.written = row.written.map(|written| written.min(now));
+            if let Some(since) = &mut row.since {
+                *since = now.min(*since);
+                waiting.push(*key);
+            }
+        }
+        for key in waiting {
+            self.wait(key, now, now, now);
+        }
+        self.recent.iter_mut().for_each(|(at, _)| *at = now.min(*at));
     }
 
     /// There was nothing to write, and so nothing is left of writes that failed.

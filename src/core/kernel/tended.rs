@@ -20,7 +20,7 @@ use crate::core::{
     id::{Key, Uid},
     reason::FailureReason,
     request::{Answer, Request},
-    schedule::quick_retry,
+    schedule::{quick_retry, went_back},
 };
 
 /// Longest pause after a step that failed, if the step knows no other: what could not be done is done 4 s after it can be.
@@ -245,8 +245,7 @@ impl<V: Tended> Tending<V> {
 
     /// Pauses are short: when the clock goes back, which this returns, none is waited for twice.
     pub fn wake(&mut self, now: Time) -> bool {
-        let back = now < self.latest;
-        self.latest = now;
+        let back = went_back(&mut self.latest, now);
         if back {
             let failing = self.store.iter().filter(|(.., link)| link.failures > 0).map(|(id, ..)| id);
             for id in failing.collect::<Vec<u32>>() {

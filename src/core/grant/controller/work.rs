@@ -30,6 +30,7 @@ use crate::{
         policy::{Policy, PolicyState},
         reason::FailureReason,
         request::Request,
+        schedule,
     },
 };
 
@@ -117,6 +118,9 @@ impl Grants {
 
     /// The most urgent call for a free slot, if any is due; `decisions` is what may still be decided in this turn.
     pub(super) fn next_call(&mut self, decisions: &mut usize, now: Time) -> Option<(u32, Request)> {
+        if schedule::went_back(&mut self.latest, now) {
+            self.rewind(now);
+        }
         for _ in 0..MAX_WOKEN {
             let Some(id) = self.queue.woken(now) else { break };
             self.wake(id, now);
@@ -132,6 +136,17 @@ impl Grants {
             *decisions -= 1;
             self.decide(id, lane, now);
             self.forget_empty(id, now);
+        }
+    }
+
+    /// Pauses are short: when the clock goes back, none is waited for twice, and no proof is from later than now.
+    fn rewind(&mut self, now: Time) {
+        for id in self.policies.iter().map(|(id, ..)| id).collect::<Vec<_>>() {
+            self.policies.link_mut(id).into_iter().for_each(|link| link.proof.seen = None);
+        }
+        for id in self.grants.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.grants.get_mut(id).into_iter().for_each(|grant| grant.rewind(now));
+            self.wake(id, now);
         }
     }
 

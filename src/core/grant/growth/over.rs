@@ -123,3 +123,32 @@ fn a_secret_that_goes_while_a_deletion_has_no_answer_is_replaced() {
     }
     assert_eq!(crowd.server.mints, 3, "{calls:?}");
 }
+
+/// Pauses are short, and none is waited for twice: neither those of failures nor those between statuses.
+#[test]
+fn a_clock_that_goes_back_lengthens_no_pause() {
+    let mut crowd = Crowd::of_one();
+    crowd.annotate(crate::core::names::ROTATE, "1");
+    refusing(&mut crowd, 40, 500, "etcdserver: request timed out");
+    crowd.settle();
+    assert_eq!((crowd.server.mints, crowd.conditions()["Ready"].0.as_str()), (1, "True"));
+    crowd.server.pass(TimeDelta::hours(-1));
+    // Nothing happens but that time passes.
+    crowd.pass(1);
+    crowd.pass(2);
+    assert_eq!(crowd.server.mints, 2, "the pause is over");
+    crowd.server.policy("ci", "p", |policy| policy.spec.suspend = true);
+    (0..2).for_each(|_| crowd.pass(1));
+    assert!(crowd.conditions().contains_key("Suspended"), "{:?}", crowd.conditions());
+}
+
+/// The account is revoked 10 s after it left the selection, whatever the clock does meanwhile.
+#[test]
+fn a_clock_that_goes_back_lengthens_no_life() {
+    let mut crowd = Crowd::of_one();
+    crowd.server.policy("ci", "p", |policy| names(policy, vec!["other".into()]));
+    crowd.pass(1);
+    crowd.server.pass(TimeDelta::hours(-1));
+    (0..3).for_each(|_| crowd.pass(11));
+    assert_eq!(crowd.server.anchors().len(), 0);
+}
