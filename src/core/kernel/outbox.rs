@@ -7,8 +7,11 @@ use std::{
 
 use chrono::TimeDelta;
 
-use super::queue::{Lane, Queue};
-use crate::core::{Time, failure::Failure, schedule};
+use super::{
+    controller::Outcome,
+    queue::{Lane, Queue},
+};
+use crate::core::{Time, failure::Failure, request::Answer, schedule};
 
 /// One object's status is written at most this often.
 const PACE: TimeDelta = TimeDelta::seconds(1);
@@ -80,7 +83,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
     }
 
     /// The next object whose status may be written now, while fewer than `most` writes are under way. Its status either
-    /// is written, and [`Outbox::written`] follows, or is the same as before, and [`Outbox::unchanged`] does.
+    /// is written, and [`Outbox::answered`] follows, or is the same as before, and [`Outbox::unchanged`] does.
     pub fn take(&mut self, most: usize, now: Time) -> Option<K> {
         if schedule::went_back(&mut self.latest, now) {
             self.rewind(now);
@@ -127,8 +130,17 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
         self.rows.get_mut(&key).into_iter().for_each(|row| row.failures = 0);
     }
 
+    /// The answer to a write. An object that is gone needs no status, and one that was changed meanwhile is marked again by its
+    /// watch.
+    pub fn answered(&mut self, key: K, answer: Answer, now: Time) -> Outcome {
+        let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
+        let failure = failure.map(|refusal| refusal.failure);
+        self.written(key, failure.as_ref(), now);
+        Outcome { failure, silent: true, ..Outcome::default() }
+    }
+
     /// A write ended: it is done, or tried again in a while.
-    pub fn written(&mut self, key: K, failure: Option<&Failure>, now: Time) {
+    fn written(&mut self, key: K, failure: Option<&Failure>, now: Time) {
         let lane = self.ended(key);
         self.recent.extend(lane.map(|lane| (now, lane)));
         let Some(row) = self.rows.get_mut(&key) else { return };

@@ -269,15 +269,11 @@ impl<P: Policy> Policies<P> {
         if self.store.get(id).map(|stored| Uid::read(&stored.uid)) != Some(uid) {
             return Outcome::default();
         }
-        let refused = answer.is_err();
-        let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
-        let failure = failure.map(|refusal| refusal.failure);
         // What was written counts until the watch shows it.
-        if let Some(link) = self.store.link_mut(id).filter(|_| refused) {
+        if let Some(link) = self.store.link_mut(id).filter(|_| answer.is_err()) {
             link.written = None;
         }
-        self.outbox.written(id, failure.as_ref(), now);
-        Outcome { failure, silent: true, ..Outcome::default() }
+        self.outbox.answered(id, answer, now)
     }
 
     /// When the next status may be written.

@@ -91,15 +91,11 @@ impl Grants {
         if self.policies.get(id).map(PolicyState::uid) != Some(uid) {
             return Outcome::default();
         }
-        let refused = answer.is_err();
-        let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
-        let failure = failure.map(|refusal| refusal.failure);
         // What was written counts until the watch shows it.
-        if let Some(link) = self.policies.link_mut(id).filter(|_| refused) {
+        if let Some(link) = self.policies.link_mut(id).filter(|_| answer.is_err()) {
             link.written = None;
         }
-        self.outbox.written(id, failure.as_ref(), now);
-        Outcome { failure, silent: true, ..Outcome::default() }
+        self.outbox.answered(id, answer, now)
     }
 
     /// The status that is being written, or that the watch showed.
