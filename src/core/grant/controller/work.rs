@@ -290,7 +290,7 @@ impl Grants {
     }
 
     /// Gathers all that a decision is made of.
-    pub(super) fn view(&self, id: u32, fresh: Name, now: Time) -> Option<View<'_>> {
+    pub(in crate::core::grant) fn view(&self, id: u32, fresh: Name, now: Time) -> Option<View<'_>> {
         let grant = self.grants.get(id)?;
         let (namespace, scope) = self.place(grant);
         let place = self.namespaces.get(namespace)?;

@@ -1,5 +1,7 @@
 //! `Ready` and the decision read one table: an account counts exactly while no check finds what kills its token.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
@@ -8,15 +10,27 @@ use crate::{
         format::FormatType,
         token_policy::{Binding, DeletionPolicy},
     },
-    core::{id::Key, names as annotation},
+    core::{
+        grant::checks::{CHECKS, Case, Check, SURROUNDINGS},
+        id::{Key, Name},
+        names as annotation,
+    },
 };
 
-/// Accounts that the status calls ready and its condition `Ready`, two seconds after a deed, while no call is answered.
-fn ready_after(deed: fn(&mut Server)) -> (i32, String) {
+/// Rows of the table that kill a token, by their place in it.
+fn killers() -> impl Iterator<Item = (usize, &'static Check)> {
+    CHECKS.iter().chain(&SURROUNDINGS).enumerate().filter(|(_, check)| check.kills)
+}
+
+/// The killing check that finds something first, the accounts that the status calls ready, and its condition `Ready`: two
+/// seconds after a deed, while no call is answered.
+fn ready_after(deed: fn(&mut Crowd)) -> (Option<usize>, i32, String) {
     let mut crowd = Crowd::of_one();
     crowd.pass(2);
-    deed(&mut crowd.server);
+    deed(&mut crowd);
     crowd.hear();
+    let view = crowd.grants.view(0, Name::default(), crowd.server.now).unwrap();
+    let found = killers().find(|(_, check)| (check.find)(&Case::of(&view)).is_some()).map(|(place, _)| place);
     for _ in 0..2 {
         crowd.server.pass(TimeDelta::seconds(1));
         while crowd.grants.take(&mut 256, crowd.server.now).is_some() {}
@@ -27,61 +41,87 @@ fn ready_after(deed: fn(&mut Server)) -> (i32, String) {
     }
     let status = crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone().unwrap();
     let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
-    (status.accounts.unwrap().ready, condition.status.clone())
+    (found, status.accounts.unwrap().ready, condition.status.clone())
 }
 
 #[test]
 fn what_kills_a_token_ends_ready() {
+    let mut seen = BTreeSet::new();
     for (what, deed) in [
         (
             "the account is gone",
-            (|server| {
-                server.accounts.clear();
+            (|crowd| {
+                crowd.server.accounts.clear();
                 let event = WatchEvent::Deleted(Key::new("ci", "app"), u64::MAX / 2);
-                server.log.push(Change::Account(event));
-            }) as fn(&mut Server),
+                crowd.server.log.push(Change::Account(event));
+            }) as fn(&mut Crowd),
         ),
-        ("the account is another one", |server| server.account("ci", "app", &[])),
-        ("the target is gone", |server| server.delete_secrets(false)),
-        ("the anchor is gone", |server| server.delete_secrets(true)),
-        ("the token is revoked", |server| {
-            server.pass(TimeDelta::seconds(10));
-            let now = crate::core::meta::text(server.now);
-            server.annotate("ci", "p", annotation::REVOKE_ISSUED_BEFORE, &now);
+        ("the account is another one", |crowd| crowd.server.account("ci", "app", &[])),
+        ("the target is gone", |crowd| crowd.server.delete_secrets(false)),
+        ("the anchor is gone", |crowd| crowd.server.delete_secrets(true)),
+        ("the token is revoked", |crowd| {
+            crowd.server.pass(TimeDelta::seconds(10));
+            let now = crate::core::meta::text(crowd.server.now);
+            crowd.server.annotate("ci", "p", annotation::REVOKE_ISSUED_BEFORE, &now);
         }),
-        ("another token is asked for", |server| {
-            server.policy("ci", "p", |policy| policy.spec.deletion_policy = DeletionPolicy::Retain);
+        ("another token is asked for", |crowd| {
+            crowd.server.policy("ci", "p", |policy| policy.spec.deletion_policy = DeletionPolicy::Retain);
         }),
-        ("the data are another's", |server| {
-            server.edit_target(|meta| meta["managedFields"][0]["fieldsV1"]["f:data"] = json!({}));
+        ("the data are another's", |crowd| {
+            crowd.server.edit_target(|meta| meta["managedFields"][0]["fieldsV1"]["f:data"] = json!({}));
         }),
-        ("another format is asked for", |server| {
-            server.policy("ci", "p", |policy| policy.spec.secret.format.kind = FormatType::Kubeconfig);
+        ("another format is asked for", |crowd| {
+            crowd.server.policy("ci", "p", |policy| policy.spec.secret.format.kind = FormatType::Kubeconfig);
         }),
-        ("the token is over", |server| server.pass(TimeDelta::hours(2))),
+        ("the token is not described", |crowd| {
+            crowd.server.edit_target(|meta| {
+                let annotations = meta["annotations"].as_object_mut().unwrap();
+                let owner = [annotation::POLICY, annotation::TARGET, annotation::SERVICE_ACCOUNT];
+                annotations.retain(|name, _| owner.contains(&name.as_str()));
+            });
+        }),
+        ("the policy is another one", |crowd| {
+            crowd.server.policy("ci", "p", |policy| policy.metadata.uid = Some("another".into()));
+        }),
+        ("the clock went back", |crowd| crowd.server.pass(TimeDelta::hours(-2))),
+        ("its key is gone", |crowd| {
+            let (record, _) = crowd.server.published("ci", "p-app").unwrap();
+            let key = record.token.unwrap().signer.key_id.to_string();
+            for key in [&*key, "another", "another", "another"] {
+                crowd.server.pass(TimeDelta::minutes(1));
+                crowd.grants.observe_keys(Some(&BTreeSet::from([key.to_owned()])), None, crowd.server.now);
+            }
+        }),
+        ("the token is over", |crowd| crowd.server.pass(TimeDelta::hours(2))),
     ] {
-        assert_eq!(ready_after(deed), (0, "False".into()), "{what}");
+        let (found, accounts, ready) = ready_after(deed);
+        assert_eq!((accounts, ready.as_str()), (0, "False"), "{what}");
+        seen.extend(found);
     }
+    // A policy that cannot be read leaves its tokens alive, and a Secret that is taken over has two grants: both have tests
+    // of their own.
+    let unseen: Vec<usize> = killers().map(|(place, _)| place).filter(|place| !seen.contains(place)).collect();
+    assert_eq!(unseen.len(), 2, "{unseen:?} of the table are found by no deed");
 }
 
 #[test]
 fn what_only_ages_a_token_leaves_it_ready() {
     for (what, deed) in [
-        ("nothing", (|_| ()) as fn(&mut Server)),
-        ("a rotation is asked for", |server| server.annotate("ci", "p", annotation::ROTATE, "1")),
-        ("the token is due", |server| server.pass(TimeDelta::minutes(57))),
-        ("the policy is suspended", |server| server.policy("ci", "p", |policy| policy.spec.suspend = true)),
-        ("somebody took our labels over", |server| {
-            server.edit_target(|meta| meta["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"] = json!({}));
+        ("nothing", (|_| ()) as fn(&mut Crowd)),
+        ("a rotation is asked for", |crowd| crowd.server.annotate("ci", "p", annotation::ROTATE, "1")),
+        ("the token is due", |crowd| crowd.server.pass(TimeDelta::minutes(57))),
+        ("the policy is suspended", |crowd| crowd.server.policy("ci", "p", |policy| policy.spec.suspend = true)),
+        ("somebody took our labels over", |crowd| {
+            crowd.server.edit_target(|meta| meta["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"] = json!({}));
         }),
-        ("another owner came", |server| {
-            server.edit_target(|meta| {
+        ("another owner came", |crowd| {
+            crowd.server.edit_target(|meta| {
                 let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"});
                 meta["ownerReferences"].as_array_mut().unwrap().push(owner);
             });
         }),
     ] {
-        assert_eq!(ready_after(deed), (1, "True".into()), "{what}");
+        assert_eq!(ready_after(deed), (None, 1, "True".into()), "{what}");
     }
 }
 
