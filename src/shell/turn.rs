@@ -24,6 +24,11 @@ const GRACE: Duration = Duration::from_secs(8);
 /// Inputs that are taken in, and decisions that are made, before the loop looks up: leadership, a scrape or a watch waits
 /// for so many at most.
 pub const BATCH: usize = 256;
+/// Decisions between two looks at the clock.
+const STRIDE: usize = 16;
+/// No turn begins another stride after this time: a decision usually takes microseconds, but somebody may have made thousands of
+/// Secrets for one account.
+const LONGEST_TURN: Duration = Duration::from_millis(20);
 /// Of so many slots one more is there for statuses: with a policy for each account every fifth write is one.
 const STATUS_SHARE: usize = 3;
 /// The longest sleep: the clock may be set meanwhile.
@@ -97,6 +102,8 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
                 () = sleep(REFRESH) => {}
             }
             self.turn();
+            // On one thread the lease, the watches and the scrapes wait for this.
+            tokio::task::yield_now().await;
         }
         self.drain().await
     }
@@ -142,18 +149,24 @@ impl<C: Controller, H: Host<C>> Turns<C, H> {
             self.controller.lead(now);
         }
         if self.leads {
-            self.act(BATCH, now);
+            self.act(now);
         }
         self.tell();
         self.host.turned(&mut self.controller, now);
     }
 
     /// Starts due calls and writes of statuses.
-    fn act(&mut self, mut decisions: usize, now: Time) {
-        while self.calls.len() < self.slots
-            && let Some((ticket, request)) = self.take(&mut decisions, now)
-        {
-            self.calls.spawn(send(self.api.clone(), ticket, request));
+    fn act(&mut self, now: Time) {
+        let (end, mut decisions) = (Instant::now() + LONGEST_TURN, BATCH);
+        while self.calls.len() < self.slots && decisions > 0 && Instant::now() < end {
+            let mut stride = decisions.min(STRIDE);
+            decisions -= stride;
+            match self.take(&mut stride, now) {
+                Some((ticket, request)) => drop(self.calls.spawn(send(self.api.clone(), ticket, request))),
+                None if stride > 0 => break,
+                None => {}
+            }
+            decisions += stride;
         }
         while self.statuses.len() < self.status_slots()
             && let Some((ticket, request)) = self.controller.take_status(self.status_slots(), now)
@@ -256,7 +269,7 @@ mod tests {
         }
 
         fn take(&mut self, decisions: &mut usize, _: Time) -> Option<(u32, Request)> {
-            if *decisions == BATCH {
+            if *decisions == STRIDE {
                 // The first decision of a turn, of as many as there may be.
                 self.decided += 1;
                 self.go_on();

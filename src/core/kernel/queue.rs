@@ -57,7 +57,7 @@ pub struct Queue<K, I> {
     namespaces: HashMap<u32, Load>,
     /// Lanes in which somebody is ready: those of the least served namespace and lane first, then by kind and deadline.
     heads: BTreeSet<Head<I>>,
-    /// Service that the namespace had received whose work began last: a newcomer begins there, and catches up on nothing.
+    /// Service that the namespace had received that was taken from last: a newcomer begins there, and catches up on nothing.
     clock: u64,
     /// When each sleeper wakes, by number: a hash table would take three times the room.
     wakes: Vec<Option<I>>,
@@ -72,7 +72,7 @@ type Head<I> = ((u32, u64), (u32, u64), u8, I, Lane);
 struct State<K, I> {
     ready: BTreeSet<(I, K)>,
     running: u32,
-    /// Calls begun, counted from where its namespace's other lanes stood when it came.
+    /// Keys taken, counted from where its namespace's other lanes stood when it came.
     served: u64,
     head: Option<Head<I>>,
 }
@@ -80,7 +80,7 @@ struct State<K, I> {
 #[derive(Debug, Default)]
 struct Load {
     running: u32,
-    /// Calls begun, counted from where the others stood when it came.
+    /// Keys taken, counted from where the others stood when it came.
     served: u64,
     /// As [`Queue::clock`], for its lanes.
     clock: u64,
@@ -160,24 +160,27 @@ impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
         self.wakes.get(key.into() as usize).is_none_or(Option::is_none) && !self.waits.contains_key(&key)
     }
 
-    /// Takes the next ready key, with its lane.
+    /// Takes the next ready key, with its lane. That counts as service, whether a call comes of it or not.
     pub fn take(&mut self) -> Option<(K, Lane)> {
         let (.., lane) = *self.heads.first()?;
-        let (_, key) = *self.lanes.get(&lane)?.ready.first()?;
+        let state = self.lanes.get_mut(&lane)?;
+        let (_, key) = *state.ready.first()?;
+        let received = state.served;
+        state.served += 1;
+        if let Some(namespace) = self.namespaces.get_mut(&lane.namespace) {
+            self.clock = self.clock.max(namespace.served);
+            namespace.clock = namespace.clock.max(received);
+            namespace.served += 1;
+        }
         self.remove(key);
+        self.settle_all(lane);
         Some((key, lane))
     }
 
     /// Counts a call of this lane as running, until [`Queue::stopped`].
     pub fn started(&mut self, lane: Lane) {
-        let state = self.lane(lane);
-        let received = state.served;
-        (state.running, state.served) = (state.running + 1, received + 1);
-        if let Some(namespace) = self.namespaces.get_mut(&lane.namespace) {
-            self.clock = self.clock.max(namespace.served);
-            namespace.clock = namespace.clock.max(received);
-            (namespace.running, namespace.served) = (namespace.running + 1, namespace.served + 1);
-        }
+        self.lane(lane).running += 1;
+        self.namespaces.entry(lane.namespace).and_modify(|namespace| namespace.running += 1);
         self.settle_all(lane);
     }
 
@@ -353,6 +356,22 @@ mod tests {
         }
         queue.ready(100, lane(0, 0), at(1000));
         assert_eq!([run(&mut queue), run(&mut queue)], [Some(100), Some(0)]);
+    }
+
+    /// Work that makes no call is work all the same: a crowd of it holds up nobody.
+    #[test]
+    fn decisions_without_a_call_are_shared_as_well() {
+        let mut queue = Numbers::default();
+        for key in 0..60 {
+            queue.ready(key, lane(0, 0), at(0));
+        }
+        for _ in 0..10 {
+            queue.take().unwrap();
+        }
+        queue.ready(100, lane(1, 0), at(1000));
+        queue.ready(101, lane(1, 1), at(1000));
+        let taken: Vec<u32> = (0..4).filter_map(|_| queue.take()).map(|(key, _)| key).collect();
+        assert!(taken.contains(&100) && taken.contains(&101), "{taken:?}");
     }
 
     #[test]
