@@ -21,8 +21,8 @@ static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 /// kube's watchers log every failed try; ours is logged when it changes.
 const DEFAULT_FILTER: &str = "info,kube_client=error,kube_runtime=error";
 /// kube logs answers that it cannot parse at WARN, whole; those of the watch of bootstrap tokens hold secrets. So this
-/// holds whatever `RUST_LOG` says.
-const NO_BODIES: &str = "kube_client::client=error";
+/// holds whatever `RUST_LOG` says. Its errors are those of our calls, which we log with their causes.
+const NO_BODIES: &str = "kube_client::client=off";
 
 fn main() -> ExitCode {
     match Cli::read(std::env::args_os()) {
@@ -60,7 +60,7 @@ fn run(settings: &Settings) -> ExitCode {
     if let Err(error) = hide_memory() {
         return fail(&error);
     }
-    log_to_stderr(settings.log_format);
+    let fail = if log_to_stderr(settings.log_format) == LogFormat::Json { fail_in_json } else { fail };
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", redact::panic(panic))));
     // The provider can be installed once, and here nobody has done so before.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -90,7 +90,16 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn log_to_stderr(format: Option<LogFormat>) {
+/// As every line of the log, if lines of that level are not filtered away.
+fn fail_in_json(error: &dyn std::error::Error) -> ExitCode {
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        return fail(error);
+    }
+    tracing::error!("{error}");
+    ExitCode::FAILURE
+}
+
+fn log_to_stderr(format: Option<LogFormat>) -> LogFormat {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     #[expect(clippy::expect_used, reason = "a constant")]
     let filter = filter.add_directive(NO_BODIES.parse().expect("a directive"));
@@ -98,8 +107,10 @@ fn log_to_stderr(format: Option<LogFormat>) {
     let builder =
         tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
-    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
+    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    match format {
         LogFormat::Text => builder.with_ansi(terminal).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
+    format
 }

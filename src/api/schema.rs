@@ -156,7 +156,7 @@ pub fn selector(_: &mut SchemaGenerator) -> Schema {
 /// which take an object without conditions for finished wait for it.
 #[must_use]
 pub fn pending() -> Value {
-    let message = "no status has been written yet: the operator has just begun with this policy, or does not run";
+    let message = "no status has been written yet: the operator has just begun with this policy, does not run, governs other namespaces, or may not write statuses";
     let ready = json!({"type": "Ready", "status": PENDING, "reason": "Pending", "message": message,
         "lastTransitionTime": "1970-01-01T00:00:00Z"});
     json!({ "conditions": [ready] })

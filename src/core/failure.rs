@@ -7,8 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use super::{Time, reason::FailureReason, redact};
 
 /// The API server says no more than "Unauthorized".
-const UNAUTHORIZED: &str =
-    "the operator's own token is not accepted: it has expired, is of another cluster, or its ServiceAccount is gone";
+const UNAUTHORIZED: &str = "the operator's own token is not accepted: it has expired, is of another cluster, or its ServiceAccount is gone; renew the token or kubeconfig of the operator, or apply its ServiceAccount again";
 
 /// The longest pause that is granted to an API server: tokens expire meanwhile.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::seconds(60);
@@ -35,10 +34,13 @@ impl Failure {
     #[must_use]
     pub fn refused(operation: &str, status: &Status) -> Self {
         let message = status.message.as_deref().unwrap_or("no reason given");
-        // The message of an admission policy is worth the room; the names of policy and binding are not.
-        let policy = message.split_once("ValidatingAdmissionPolicy");
-        let said = policy.and_then(|(_, rest)| rest.split_once(" denied request: ")).map_or(message, |(_, said)| said);
-        let said = if status.code == Some(401) { UNAUTHORIZED } else { said };
+        // Messages of our own admission policies name what to change; of another one nobody knows more than its name.
+        let ours = message.split_once("ValidatingAdmissionPolicy 'tokenward");
+        let said = ours.and_then(|(_, rest)| rest.split_once(" denied request: ")).map_or(message, |(_, said)| said);
+        if status.code == Some(401) {
+            let message = eco_format!("{}: {UNAUTHORIZED}", redact::message(operation));
+            return Self { reason: FailureReason::Forbidden, message, retry_after: None };
+        }
         Self::new(classify(status), &format!("{operation}: {said}"))
     }
 
@@ -86,7 +88,6 @@ fn classify(status: &Status) -> FailureReason {
         422 if text("rejected our request due to an error in our request") => FailureReason::Conflict,
         422 if has_field(status, "metadata.uid") => FailureReason::Conflict,
         400 | 413 | 422 => FailureReason::Invalid,
-        401 => FailureReason::Forbidden,
         _ => FailureReason::ApiUnavailable,
     }
 }
@@ -161,14 +162,22 @@ mod tests {
     }
 
     #[test]
-    fn what_an_admission_policy_says_is_told_without_its_name() {
-        let denied = r#"serviceaccounts "a" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: token.duration 200h is over the limit 168h"#;
-        let status = serde_json::from_value(json!({"code": 403, "message": denied})).unwrap();
-        let failure = Failure::refused("request a token for ServiceAccount ci/a", &status);
-        let told =
-            "request a token for ServiceAccount ci/a: token.duration 200h is over the limit 168h; change the limit";
-        assert!(failure.message.starts_with(told), "{}", failure.message);
-        assert_eq!(failure.reason, FailureReason::AdmissionDenied);
+    fn an_admission_policy_is_named_unless_it_is_ours() {
+        for (policy, told) in [
+            ("tokenward-limits", "request a token: token.duration 200h is over the limit 168h; change the limit"),
+            (
+                "need-label",
+                "request a token: x is forbidden: ValidatingAdmissionPolicy 'need-label' with binding 'b' denied",
+            ),
+        ] {
+            let denied = format!(
+                "x is forbidden: ValidatingAdmissionPolicy '{policy}' with binding 'b' denied request: token.duration 200h is over the limit 168h"
+            );
+            let status = serde_json::from_value(json!({"code": 403, "message": denied})).unwrap();
+            let failure = Failure::refused("request a token", &status);
+            assert!(failure.message.starts_with(told), "{}", failure.message);
+            assert_eq!(failure.reason, FailureReason::AdmissionDenied);
+        }
     }
 
     #[test]

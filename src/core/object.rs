@@ -7,7 +7,10 @@ use kube::core::Resource;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::names::MANAGER;
+use super::{
+    id::stable_hash,
+    names::{self, MANAGER},
+};
 
 /// An object of the kind `K`. One of which the API server is asked for metadata alone has neither spec nor status.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,10 +81,28 @@ struct Metadata {
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
+    #[serde(deserialize_with = "annotations")]
     annotations: Option<BTreeMap<String, String>>,
     owner_references: Option<Vec<OwnerReference>>,
     finalizers: Option<Vec<String>>,
     managed_fields: Option<Vec<Managed>>,
+}
+
+/// Longest annotation that is read as it is. Ours are shorter, and a foreign hand may have written a quarter of a megabyte.
+const MAX_ANNOTATION: usize = 512;
+/// The same for the list of older tokens: eight entries of at most 450 bytes.
+const MAX_PREVIOUS: usize = 4096;
+
+/// Of a longer text only a hash is kept: it is as good where texts are compared, and parses as nothing.
+fn annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    let mut annotations = Option::<BTreeMap<String, String>>::deserialize(deserializer)?;
+    for (key, text) in annotations.iter_mut().flatten() {
+        let most = if key == names::PREVIOUS { MAX_PREVIOUS } else { MAX_ANNOTATION };
+        if text.len() > most {
+            *text = format!("{} bytes: {:016x}", text.len(), stable_hash([text.as_str()]));
+        }
+    }
+    Ok(annotations)
 }
 
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -187,6 +208,20 @@ mod tests {
             let managed = json!(read(&secret(first)).managed_fields).to_string();
             assert!(managed.contains("f:token") && !managed.contains("f:x"), "{managed}");
         }
+    }
+
+    #[test]
+    fn a_long_annotation_is_kept_as_a_hash() {
+        let read = |key: &str, text: &str| {
+            let mut annotations =
+                read(&json!({"metadata": {"annotations": {key: text}}}).to_string()).annotations.unwrap();
+            annotations.remove(key).unwrap()
+        };
+        let long = "x".repeat(250_000);
+        assert_eq!(read(names::ROTATE, &long[..512]), long[..512]);
+        assert!(read(names::ROTATE, &long).len() < 64 && read(names::PREVIOUS, &long).len() < 64);
+        assert_ne!(read(names::ROTATE, &long), read(names::ROTATE, &long.replacen('x', "y", 1)));
+        assert_eq!(read(names::PREVIOUS, &long[..4096]), long[..4096]);
     }
 
     #[test]

@@ -155,6 +155,9 @@ pub enum FailureReason {
     TargetConflict,
     /// A Secret of that name exists and is not this policy's. The operator does not touch it.
     TargetNotOwned,
+    /// The Secret is being deleted, and a finalizer holds it. Its tokens are dead or about to be; a fresh one can be written
+    /// when it is gone.
+    TargetTerminating,
     /// The Secret is immutable, or of another type than its format needs.
     TargetImmutable,
     /// The name made from `secret.name` is too long, is not valid, or belongs to others (`bootstrap-token-…`,
@@ -210,6 +213,7 @@ impl FailureReason {
                 | Self::AccountTerminating
                 | Self::TargetConflict
                 | Self::TargetNotOwned
+                | Self::TargetTerminating
                 | Self::TargetNameInvalid
                 | Self::PolicyUnreadable
                 | Self::MintBudgetExhausted
@@ -227,6 +231,9 @@ impl FailureReason {
             Self::NamespaceTerminating => "nothing is issued in a namespace that is being deleted",
             Self::TargetConflict => "choose another secret.name in one of the policies",
             Self::TargetNotOwned => "delete that Secret or choose another secret.name",
+            Self::TargetTerminating => {
+                "take its finalizers off, or wait for whoever put them there; a fresh token follows when the Secret is gone"
+            }
             Self::TargetImmutable => {
                 "choose another secret.name, or delete that Secret, which leaves its consumer without a token until the next is written"
             }

@@ -143,6 +143,12 @@ impl Budget {
         (self.refilled, self.spent) = (self.refilled.min(now), self.spent.min(now));
     }
 
+    /// Whether the last mint made the same repair: somebody undid it.
+    #[must_use]
+    pub fn repeats(&self, why: IssueReason) -> bool {
+        self.last_repair == Some(why)
+    }
+
     /// Takes one mint.
     pub fn spend(&mut self, now: Time, why: Option<IssueReason>) {
         *self = self.refill(now);

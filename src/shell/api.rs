@@ -2,7 +2,7 @@
 //! cannot parse, and the bodies here hold tokens.
 
 use std::{
-    fmt::Display,
+    error::Error,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use kube::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{leadership::Leadership, metrics::Calls, time::Clock};
+use super::{connection::with_causes, leadership::Leadership, metrics::Calls, time::Clock};
 use crate::core::{
     failure::Failure,
     request::{Accept, Answer, Refusal, Request, Verb},
@@ -101,15 +101,16 @@ impl Api {
     }
 
     async fn exchange(&self, request: &Request) -> Answer {
-        let failed = |error: &dyn Display| unanswered(&request.what, &error.to_string());
+        let failed = |error: &(dyn Error + 'static)| unanswered(&request.what, &with_causes(error));
         let sent = Instant::now();
         let response = self.client.send(http_request(request).map_err(|error| failed(&error))?).await;
         let (head, body) = response.map_err(|error| failed(&error))?.into_parts();
         if let Some(date) = text(&head.headers, &header::DATE) {
             self.clock.follow(date, sent);
         }
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| failed(&error))?;
-        let body = String::from_utf8(body.to_bytes().into()).map_err(|_| failed(&"the answer is not text"))?;
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| failed(&*error))?;
+        let body = String::from_utf8(body.to_bytes().into());
+        let body = body.map_err(|_| unanswered(&request.what, "the answer is not text"))?;
         let body = SecretString::from(body);
         if head.status.is_success() {
             return Ok(body);
@@ -204,6 +205,15 @@ pub(super) mod tests {
         });
         let refusal = api.send(&delete()).await.unwrap_err();
         assert_eq!((refusal.code, refusal.failure.retry_after), (Some(429), Some(TimeDelta::seconds(7))));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_does_not_get_through_says_why() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = Config::new(format!("http://{free}").parse().unwrap());
+        let api = Api::new(config, Arc::default(), &Calls::default()).unwrap();
+        let refusal = api.send(&Request::read("get x".to_owned(), "/x".to_owned())).await.unwrap_err();
+        assert!(refusal.failure.message.contains("Connection refused"), "{}", refusal.failure.message);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The way to the API server: as the kubeconfig or the pod says, if tokens are safe on it.
 
-use std::path::PathBuf;
+use std::{error::Error, path::PathBuf};
 
 use kube::{
     Config,
@@ -45,6 +45,20 @@ pub async fn infer() -> Result<Config, ConnectionError> {
         Some(file) => Err(ConnectionError::TokenFile(file)),
         None => Ok(config),
     }
+}
+
+/// An error and its causes: the outermost of an HTTP client says no more than that it failed.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Whether there is any around the token. That a file cannot be read is told when the client is made.

@@ -253,7 +253,7 @@ impl Metrics {
     /// Counts what an answer brought.
     pub fn answered(&self, outcome: &Outcome) {
         self.minted.inc_by(outcome.minted.into());
-        if let Some(failure) = outcome.failure.as_ref().filter(|_| !outcome.silent) {
+        if let Some(failure) = &outcome.failure {
             count(&self.failures, failure.reason.into_str());
         }
     }
@@ -265,7 +265,7 @@ impl Metrics {
                 count(&self.published, why.into_str());
                 self.replaced(replaced.as_ref());
             }
-            GrantNews::Repaired { why } => count(&self.repaired, why.into_str()),
+            GrantNews::Repaired { why, .. } => count(&self.repaired, why.into_str()),
             GrantNews::Retired(retirement) => self.retired(retirement),
             GrantNews::Failing(failure) if failure.reason.is_state() => {
                 count(&self.failures, failure.reason.into_str());

@@ -21,7 +21,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{metrics::Metrics, turn::Input};
+use super::{connection::with_causes, metrics::Metrics, turn::Input};
 use crate::api::token_policy::TokenPolicy;
 use crate::core::{
     failure::Failure,
@@ -346,7 +346,7 @@ impl<C: Controller> Watch<C> {
     fn failure(&self, error: &watcher::Error) -> Failure {
         let place = self.scope.as_deref().unwrap_or("all namespaces");
         let what = format!("watch {} in {place}", self.kind);
-        let unanswered = || Failure::unanswered(&what, &error.to_string());
+        let unanswered = || Failure::unanswered(&what, &with_causes(error));
         api_error(error).map_or_else(unanswered, |status| Failure::refused(&what, &status))
     }
 }

@@ -143,7 +143,9 @@ impl Pair {
         let log = self.a().log()?;
         ensure!(status.code() == Some(1), "{status}: {log}");
         let last = log.lines().last().unwrap_or_default();
-        ensure!(last.starts_with("error: leadership is lost: ") && last.contains(why), "{last}");
+        let said: serde_json::Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+        let said = said["message"].as_str().unwrap_or_default();
+        ensure!(said.starts_with("leadership is lost: ") && said.contains(why), "{last}");
         Ok(())
     }
 

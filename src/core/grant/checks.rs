@@ -83,7 +83,7 @@ const fn spares(row: u8, find: fn(&Case<'_>) -> Option<Finding>) -> Check {
 }
 
 /// The table. What kills a token stands before what only ages it.
-pub const CHECKS: [Check; 24] = [
+pub const CHECKS: [Check; 25] = [
     // An end must come first: no fault of the objects below may keep a token alive.
     spares(1, ended),
     // Whoever takes our references off may be the garbage collector: `--cascade=orphan` is heard of later.
@@ -92,6 +92,7 @@ pub const CHECKS: [Check; 24] = [
     kills(2, unreadable),
     // Without an account there is nothing to issue for.
     kills(3, account_absent),
+    kills(3, account_dying),
     spares(3, account_terminating),
     // The server said the account is another one by now: issuing for the one we know would fail again.
     spares(3, account_doubtful),
@@ -228,10 +229,15 @@ fn account_absent(case: &Case<'_>) -> Option<Finding> {
     case.view.account.is_none().then(|| stop(FailureReason::AccountNotFound, &what()))
 }
 
+/// The API server refuses its tokens by now.
+fn account_dying(case: &Case<'_>) -> Option<Finding> {
+    account_terminating(case).filter(|_| !case.view.is_account_alive())
+}
+
 fn account_terminating(case: &Case<'_>) -> Option<Finding> {
-    let account = case.view.account.filter(|account| account.terminating)?;
+    case.view.account?.dies()?;
     let what = format!("ServiceAccount {} is being deleted", case.view.key.account_key());
-    account.terminating.then(|| stop(FailureReason::AccountTerminating, &what))
+    Some(stop(FailureReason::AccountTerminating, &what))
 }
 
 fn account_doubtful(case: &Case<'_>) -> Option<Finding> {

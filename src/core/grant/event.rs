@@ -53,6 +53,8 @@ pub enum GrantNews {
     },
     /// A Secret was written again with the same token, or its metadata was mended.
     Repaired {
+        /// Name of the Secret.
+        secret: String,
         /// Why.
         why: IssueReason,
     },
@@ -153,11 +155,9 @@ impl GrantEvent {
                 self.generation,
                 why.into_str()
             ),
-            GrantNews::Repaired { why } => format!(
-                "{who}: Secret {} mended, same token ({})",
-                self.target.as_deref().unwrap_or_default(),
-                why.into_str()
-            ),
+            GrantNews::Repaired { secret, why } => {
+                format!("{who}: Secret {secret} mended, same token ({})", why.into_str())
+            }
             GrantNews::Retired(retirement) => {
                 let Retirement { secret, token_id, .. } = retirement;
                 match token_id {

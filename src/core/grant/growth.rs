@@ -9,7 +9,9 @@ mod hand_over;
 mod heap;
 mod over;
 mod ready;
+mod retain;
 mod revocation;
+mod terminating;
 mod unwritable;
 
 use std::collections::BTreeMap;

@@ -23,11 +23,14 @@ pub mod status;
 mod upgrade;
 pub mod view;
 
+use chrono::TimeDelta;
+
 use super::{
     Time,
     credential::token::Minted,
     failure::Failure,
     id::{Name, Ref, Secs, Uid},
+    meta::instant,
     place::record::Bond,
     reason::{FailureReason, IssueReason, RetireReason},
     schedule::Budget,
@@ -42,9 +45,13 @@ pub struct Account {
     /// `metadata.labels`, each key and value followed by a line break, which neither can hold: a map takes half a
     /// kilobyte for its first entry.
     pub labels: Name,
-    /// Deletion has begun.
-    pub terminating: bool,
+    /// When deletion began; 1970 while it has not.
+    terminating: Secs,
 }
+
+/// The API server accepts tokens of a ServiceAccount that is being deleted for so long (`jwt.DefaultLeeway` in its
+/// `pkg/serviceaccount/claims.go`).
+const ACCEPTED_FOR: TimeDelta = TimeDelta::seconds(60);
 
 impl Account {
     /// Reads an account's metadata.
@@ -54,8 +61,14 @@ impl Account {
         Self {
             uid: Uid::read(meta.uid.as_deref().unwrap_or_default()),
             labels: labels.collect::<String>().into(),
-            terminating: meta.deletion_timestamp.is_some(),
+            terminating: meta.deletion_timestamp.as_ref().map(instant).map(Secs::of).unwrap_or_default(),
         }
+    }
+
+    /// When the API server refuses its tokens because it is being deleted.
+    #[must_use]
+    pub fn dies(&self) -> Option<Time> {
+        (self.terminating != Secs::default()).then(|| self.terminating.time() + ACCEPTED_FOR)
     }
 
     /// `metadata.labels`.

@@ -4,7 +4,7 @@
 use secrecy::SecretString;
 
 use super::{
-    Attempt, Failing, Retirement,
+    Account, Attempt, Failing, Retirement,
     call::{Call, Step, apply, previous, publish, record, recorded},
     checks::{Case, Finding, outlived},
     look::Look,
@@ -119,12 +119,13 @@ pub fn revoke_only(view: &View<'_>) -> Decision {
 fn conclude(view: &View<'_>) -> Conclusion {
     let case = Case::of(view);
     match case.first(1) {
-        Some(Finding::End) => Conclusion::stop(remove(view), Standing::Unselected),
+        Some(Finding::End) => Conclusion::stop(end(view), Standing::Unselected),
         Some(Finding::EndsAt(until)) => Conclusion::stop(Act::Idle(Some(until)), Standing::Unselected),
         Some(Finding::ProveEnd(look)) => Conclusion::stop(look_first(view, look), Standing::Unselected),
         Some(Finding::Stop(failure)) => {
             let mends = failure.reason == FailureReason::AccountNotFound;
-            let act = if mends { keep_owners(view, None) } else { Act::Idle(None) };
+            let dies = view.account.and_then(Account::dies).filter(|dies| *dies > view.now);
+            let act = if mends { keep_owners(view, None) } else { Act::Idle(dies) };
             Conclusion::stop(act, Standing::Failing(failure))
         }
         Some(Finding::LookFirst(look)) => Conclusion::stop(look_first(view, look), Standing::Working),
@@ -141,6 +142,14 @@ fn look_first(view: &View<'_>, look: Look) -> Act {
         return Act::Idle(None);
     }
     throttled(view, || Call::looking(view, look))
+}
+
+/// Where the policy keeps its Secrets, it lets them go: they must outlive it.
+fn end(view: &View<'_>) -> Act {
+    match remove(view) {
+        Act::Idle(until) if view.readable().is_some_and(|policy| !policy.deletes()) => keep_owners(view, until),
+        act => act,
+    }
 }
 
 fn remove(view: &View<'_>) -> Act {
@@ -298,9 +307,9 @@ fn paced(case: &Case<'_>, why: IssueReason, call: impl FnOnce() -> Option<Call>)
     };
     let standing = match (why.is_repair(), case.is_valid()) {
         (true, true) => Standing::Ready,
-        (true, false) => Standing::Failing(exhausted()),
-        // Edits of the policy in a row: nobody fights us.
-        (false, _) => Standing::Working,
+        (true, false) if case.view.grant.budget.repeats(why) => Standing::Failing(exhausted()),
+        // Rotations and edits of the policy in a row: nobody fights us.
+        _ => Standing::Working,
     };
     Conclusion::stop(Act::Idle(Some(ready_at)), standing)
 }

@@ -1,5 +1,7 @@
 //! Which anchors to delete now. Nothing that blocks issuing blocks this.
 
+use std::collections::HashMap;
+
 use chrono::TimeDelta;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::core::{
     Time,
-    id::{Secs, Uid},
+    id::{Name, Secs, Uid},
     place::secret::Target,
     reason::RetireReason,
 };
@@ -32,6 +34,52 @@ enum Mention {
     Not,
 }
 
+/// What the targets of a grant say of its anchors. Somebody may have made thousands of both, so each is visited once.
+struct Mentions<'a> {
+    /// By name and UID; with the account of the token where that is another one than the grant's.
+    by_bond: HashMap<(&'a str, Uid), (Mention, Option<&'a Name>)>,
+    /// The age of the youngest anchor whose token is published, by creation and by the order in which we saw it.
+    youngest: Option<(Secs, u32)>,
+}
+
+impl<'a> Mentions<'a> {
+    fn of(view: &'a View<'a>) -> Self {
+        let mut by_bond = HashMap::new();
+        for entry in view.targets().flat_map(|target| target.object.previous()) {
+            let mention = Mention::Previous { issued: entry.issued, retires: entry.retires, id: entry.id };
+            by_bond.entry((&*entry.bond.name, entry.bond.uid)).or_insert((mention, entry.account.as_deref()));
+        }
+        for token in view.targets().filter_map(|target| target.object.token.as_ref()) {
+            let mention = Mention::Current { issued: token.issued, expires: token.expires, id: token.id };
+            by_bond.insert((&*token.bond.name, token.bond.uid), (mention, None));
+        }
+        // The server's instants are whole seconds; within one, the order in which we saw them counts. Believed only while
+        // nobody has touched the annotations, `previous` among them.
+        let untouched = |target: &&Placed<'_, Target>| {
+            view.readable().is_some_and(|policy| target.applied.metadata == policy.applied.metadata)
+        };
+        let tokens = view.targets().filter(untouched).filter_map(|target| target.object.token.as_ref());
+        let youngest = tokens.filter_map(|token| view.anchor(&token.bond.name)).map(age).max();
+        Self { by_bond, youngest }
+    }
+
+    fn named(&self, name: &str, uid: Uid) -> Mention {
+        self.by_bond.get(&(name, uid)).map_or(Mention::Not, |(mention, _)| *mention)
+    }
+
+    /// Id of the token bound to an anchor, as far as a target names it, or did.
+    fn token_of(&self, anchor: &PlacedAnchor<'_>) -> Option<Uid> {
+        match self.named(&anchor.anchor.name, anchor.uid) {
+            Mention::Current { id, .. } | Mention::Previous { id, .. } => Some(id),
+            Mention::Not => anchor.token_id,
+        }
+    }
+}
+
+fn age(anchor: &PlacedAnchor<'_>) -> (Secs, u32) {
+    (anchor.created, anchor.order)
+}
+
 /// Every anchor, and every target that is an anchor itself, to delete now.
 #[must_use]
 pub fn due(view: &View<'_>, drop_attempt: bool) -> Vec<Retirement> {
@@ -39,30 +87,31 @@ pub fn due(view: &View<'_>, drop_attempt: bool) -> Vec<Retirement> {
     if failing.is_some_and(|failing| view.now < failing.retry_at) {
         return Vec::new();
     }
-    let end = end(view);
+    let (end, mentions) = (end(view), Mentions::of(view));
     let anchors = view.anchors.iter().filter_map(|anchor| {
         let name = &anchor.anchor.name;
-        let named = named(view, name, anchor.uid);
+        let named = mentions.named(name, anchor.uid);
         let cause = match end {
             Some(cause) if view.deletes(anchor.owners().policy) => Some(cause),
-            // What was let go is still revoked where somebody asks for it.
+            // What was let go is still revoked where somebody asks for it, and else lives until its token expires.
             Some(_) => is_revoked(view, anchor, named).then_some(RetireReason::RevokeIssuedBefore),
+            None if view.policy.is_none() => None,
             None if is_held(view, name) => discarded(view, drop_attempt, named),
-            None => cause(view, anchor, named),
+            None => cause(view, &mentions, anchor, named),
         };
         // With `Retain`, and after the policy let go, an anchor still goes when its token cannot be alive.
         let cause = cause.or_else(|| is_expired(view, anchor, named).then_some(RetireReason::Expired))?;
-        let token_id = token_of(view, name, anchor.uid);
-        Some(retirement(view, &anchor.anchor, anchor.uid, token_id, cause))
+        Some(retirement(view, &mentions, &anchor.anchor, anchor.uid, mentions.token_of(anchor), cause))
     });
     let under_way = |retirement: &Retirement| view.retiring().iter().any(|known| known.uid == retirement.uid);
-    anchors.chain(targets(view, end)).filter(|retirement| !under_way(retirement)).collect()
+    anchors.chain(targets(view, &mentions, end)).filter(|retirement| !under_way(retirement)).collect()
 }
 
 /// With the policy gone the owner references of exactly this version decide: the garbage collector may be taking them off
 /// (`--cascade=orphan`), and nobody here has heard of it yet.
 fn retirement<T>(
     view: &View<'_>,
+    mentions: &Mentions<'_>,
     secret: &Placed<'_, T>,
     uid: Uid,
     token_id: Option<Uid>,
@@ -70,8 +119,7 @@ fn retirement<T>(
 ) -> Retirement {
     let version = view.policy.is_none().then_some(secret.version);
     let reason = revoke::reason(view, cause);
-    let named = view.targets().flat_map(|target| target.object.bonds());
-    let account = named.filter(|(bond, ..)| bond.uid == uid).find_map(|(.., account)| account.cloned());
+    let account = mentions.by_bond.get(&(&*secret.name, uid)).and_then(|(_, account)| account.cloned());
     Retirement { secret: secret.name.clone(), uid, version, token_id, cause, reason, since: view.now, account }
 }
 
@@ -110,7 +158,7 @@ fn is_revoked(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> boo
     revoke::covers(view, issued.time())
 }
 
-fn cause(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<RetireReason> {
+fn cause(view: &View<'_>, mentions: &Mentions<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<RetireReason> {
     if is_revoked(view, anchor, named) {
         return Some(RetireReason::RevokeIssuedBefore);
     }
@@ -120,16 +168,17 @@ fn cause(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<R
         // A Secret of the target's name that is not ours may be ours with its annotations removed.
         Mention::Not if view.grant.proof.target_foreign || view.occupied_by.is_some() => None,
         Mention::Not => {
-            let (cause, ripe) = ripe(view, anchor);
+            let (cause, ripe) = ripe(view, mentions, anchor);
             (ripe.time() <= view.now && view.grant.proof.target_seen >= ripe).then_some(cause)
         }
     }
 }
 
 /// Why and when an anchor that no target names may go. That it is not named is absence, and needs a look from
-/// that second on: the watch on targets may be behind the one on anchors.
-fn ripe(view: &View<'_>, anchor: &PlacedAnchor<'_>) -> (RetireReason, Secs) {
-    let superseded = view.targets().any(|target| supersedes(view, target, anchor));
+/// that second on: the watch on targets may be behind the one on anchors. A published token whose anchor is younger is the
+/// successor of this one's.
+fn ripe(view: &View<'_>, mentions: &Mentions<'_>, anchor: &PlacedAnchor<'_>) -> (RetireReason, Secs) {
+    let superseded = mentions.youngest.is_some_and(|youngest| youngest > age(anchor));
     match (superseded, view.targets().next()) {
         // The watch said so; the look that comes first finds a Secret that only lost its label.
         _ if anchor.target_deleted => (RetireReason::TargetDeleted, anchor.seen),
@@ -141,16 +190,6 @@ fn ripe(view: &View<'_>, anchor: &PlacedAnchor<'_>) -> (RetireReason, Secs) {
     }
 }
 
-/// A published token whose anchor is younger than `anchor` is the successor of the latter's. The server's instants
-/// are whole seconds; within one, the order in which we saw them counts. Believed only while nobody has touched
-/// the annotations, `previous` among them.
-fn supersedes(view: &View<'_>, target: &Target, anchor: &PlacedAnchor<'_>) -> bool {
-    let untouched = view.readable().is_some_and(|policy| target.applied.metadata == policy.applied.metadata);
-    let published = target.token.as_ref().and_then(|token| view.anchor(&token.bond.name));
-    let age = |anchor: &PlacedAnchor<'_>| (anchor.created, anchor.order);
-    untouched && published.is_some_and(|published| age(published) > age(anchor))
-}
-
 /// No token bound to the anchor can be alive. The current one of a living policy is left to its renewal.
 fn is_expired(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> bool {
     let over = match named {
@@ -160,35 +199,17 @@ fn is_expired(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> boo
     over && anchor.dies_at_latest.is_some_and(|dies| dies.time() <= view.now)
 }
 
-fn named(view: &View<'_>, name: &str, uid: Uid) -> Mention {
-    let mut tokens = view.targets().filter_map(|target| target.object.token.as_ref());
-    if let Some(token) = tokens.find(|token| token.bond.name == name && token.bond.uid == uid) {
-        return Mention::Current { issued: token.issued, expires: token.expires, id: token.id };
-    }
-    let mut entries = view.targets().flat_map(|target| target.object.previous());
-    let entry = entries.find(|entry| entry.bond.name == name && entry.bond.uid == uid);
-    entry.map_or(Mention::Not, |entry| Mention::Previous { issued: entry.issued, retires: entry.retires, id: entry.id })
-}
-
-/// Id of the token bound to an anchor, as far as a target names it, or did.
-#[must_use]
-pub fn token_of(view: &View<'_>, name: &str, uid: Uid) -> Option<Uid> {
-    match named(view, name, uid) {
-        Mention::Current { id, .. } | Mention::Previous { id, .. } => Some(id),
-        Mention::Not => view.anchor(name).filter(|anchor| anchor.uid == uid)?.token_id,
-    }
-}
-
 /// The look at the target that a sweep needs first: the one that the grant wants, else the one that the anchor
 /// was made for.
 #[must_use]
 pub fn look(view: &View<'_>) -> Option<Look> {
+    let mentions = Mentions::of(view);
     let mut unnamed = view.anchors.iter().filter(|anchor| {
         let name = &anchor.anchor.name;
-        !is_held(view, name) && matches!(named(view, name, anchor.uid), Mention::Not)
+        !is_held(view, name) && matches!(mentions.named(name, anchor.uid), Mention::Not)
     });
     let anchor = unnamed.find(|anchor| {
-        let (_, ripe) = ripe(view, anchor);
+        let (_, ripe) = ripe(view, &mentions, anchor);
         ripe.time() <= view.now && view.grant.proof.target_seen < ripe
     })?;
     let made_for = || anchor.target().or(view.home.as_ref().filter(|_| !anchor.is_stripped())).cloned();
@@ -198,10 +219,11 @@ pub fn look(view: &View<'_>) -> Option<Look> {
 /// When the next anchor has to be looked at again, after these retirements begin.
 #[must_use]
 pub fn next(view: &View<'_>, begun: &[Retirement]) -> Option<Time> {
-    let times = view.anchors.iter().filter_map(|anchor| match named(view, &anchor.anchor.name, anchor.uid) {
+    let mentions = Mentions::of(view);
+    let times = view.anchors.iter().filter_map(|anchor| match mentions.named(&anchor.anchor.name, anchor.uid) {
         Mention::Current { .. } => None,
         Mention::Previous { retires, .. } => Some(retires),
-        Mention::Not => Some(ripe(view, anchor).1),
+        Mention::Not => Some(ripe(view, &mentions, anchor).1),
     });
     let ends = view.anchors.iter().filter_map(|anchor| anchor.dies_at_latest);
     let again = view.grant.rare.as_ref().and_then(|rare| rare.unrevoked.as_ref()).map(|failing| failing.retry_at);
@@ -213,12 +235,12 @@ pub fn next(view: &View<'_>, begun: &[Retirement]) -> Option<Time> {
 
 /// Targets that tokens are bound to: all such tokens die with the Secret. One that is younger than the instant has never
 /// held an older token.
-fn targets(view: &View<'_>, end: Option<RetireReason>) -> impl Iterator<Item = Retirement> {
+fn targets(view: &View<'_>, mentions: &Mentions<'_>, end: Option<RetireReason>) -> impl Iterator<Item = Retirement> {
     let bound = view.targets().filter(|target| target.written() && target.binds_tokens(view.now));
     bound.filter_map(move |target| {
         let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
         let cause = end.filter(|_| view.deletes(target.owners().policy)).or_else(revoked)?;
         let token_id = target.object.token.as_ref().map(|token| token.id);
-        Some(retirement(view, target, target.uid, token_id, cause))
+        Some(retirement(view, mentions, target, target.uid, token_id, cause))
     })
 }

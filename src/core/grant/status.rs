@@ -230,8 +230,8 @@ pub struct NamedAccount {
 /// A revocation that fails.
 #[derive(Clone, Debug)]
 pub struct Unrevoked {
-    /// Name of the account.
-    pub account: String,
+    /// Name of the account; none where it is not known whose tokens live on, or whether any do.
+    pub account: Option<String>,
     /// Why.
     pub failure: Failure,
     /// Somebody asked for it.
@@ -384,6 +384,10 @@ fn ready(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Draft {
         };
     };
     let (reason, cause) = match &first.failure {
+        _ if policy.terminating => (
+            "PolicyTerminating",
+            "the policy is being deleted, and nothing is issued any more; it goes when its finalizers are taken off",
+        ),
         Some(failure) => (failure.reason.into_str(), failure.message.as_str()),
         None if policy.spec.suspend => ("Suspended", "no token is issued; set spec.suspend to false to go on"),
         None => ("Issuing", "its token is being issued"),
@@ -409,7 +413,10 @@ fn progress(policy: &Policy, totals: &Totals, ready: &Draft, context: &Context<'
 
 fn revocation_failing(unrevoked: &Unrevoked) -> Draft {
     let Unrevoked { account, failure, .. } = unrevoked;
-    let message = format!("tokens that are to be revoked live on; {account}: {}", failure.message);
+    let message = match account {
+        Some(account) => format!("tokens that are to be revoked live on; {account}: {}", failure.message),
+        None => failure.message.to_string(),
+    };
     Draft::new("RevocationFailing", true, failure.reason.into_str(), &message)
 }
 
@@ -585,7 +592,7 @@ mod tests {
         let mut keys = TokenKeys::default();
         keys.minted(Secs::of(at(0)), Signer::clone(&signer("k")));
         let unrevoked = totals.first_unrevoked().map(|id| Unrevoked {
-            account: rows[id as usize].account.clone(),
+            account: Some(rows[id as usize].account.clone()),
             failure: Failure::new(FailureReason::Forbidden, "delete Secret ci/tw-1"),
             asked: true,
         });

@@ -228,6 +228,12 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether the API server accepts tokens of the account.
+    #[must_use]
+    pub fn is_account_alive(&self) -> bool {
+        self.account.is_some_and(|account| account.dies().is_none_or(|dies| dies > self.now))
+    }
+
     /// Whether the token in a target is alive, whatever its policy asks for.
     #[must_use]
     pub fn is_alive(&self, target: &Target) -> bool {
@@ -235,7 +241,7 @@ impl<'a> View<'a> {
         let Bond { uid, .. } = &token.bond;
         let bound = uid.is_empty() || *uid == target.uid || self.lives(&token.bond);
         let known = self.account.is_some_and(|account| account.uid.digest() == target.account_uid);
-        bound && known && token.expires.time() > self.now
+        bound && known && self.is_account_alive() && token.expires.time() > self.now
     }
 
     /// When the published token of a target is replaced.

@@ -1,7 +1,7 @@
 //! Objects of one kind: what watches and answers have shown of them, with the sweep that finds what vanished while
 //! nobody watched.
 
-use std::hash::Hasher as _;
+use std::{hash::Hasher as _, num::NonZeroU16};
 
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
@@ -64,19 +64,26 @@ struct StoreRow<V, L> {
     /// Hash of namespace and name.
     hash: u64,
     version: u64,
-    /// The list that named this row last, or the list under way when an answer did.
-    list: u32,
+    /// The list that named this row last, or the list under way when an answer did. A row is named by every list, so the
+    /// numbers may begin anew.
+    list: NonZeroU16,
     scope: u16,
     value: Option<V>,
     link: L,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ListState {
     ids: HashTable<u32>,
-    number: u32,
+    number: NonZeroU16,
     complete: bool,
     newest: u64,
+}
+
+impl Default for ListState {
+    fn default() -> Self {
+        Self { ids: HashTable::new(), number: NonZeroU16::MIN, complete: false, newest: 0 }
+    }
 }
 
 impl<V, L> Store<V, L> {
@@ -175,7 +182,7 @@ impl<V, L> Store<V, L> {
     pub fn apply(&mut self, scope: u16, event: WatchEvent<V>, link: impl FnOnce(&Key) -> L) -> Vec<Changed<V>> {
         match event {
             WatchEvent::Listing => {
-                self.lists[usize::from(scope)].number += 1;
+                self.begin(scope);
                 Vec::new()
             }
             WatchEvent::Item(key, version, value) => {
@@ -190,9 +197,14 @@ impl<V, L> Store<V, L> {
         }
     }
 
+    fn begin(&mut self, scope: u16) {
+        let list = &mut self.lists[usize::from(scope)];
+        list.number = list.number.checked_add(1).unwrap_or(NonZeroU16::MIN);
+    }
+
     /// As after a list that names nothing, and yet nothing is listed.
     fn stop(&mut self, scope: u16) -> Vec<Changed<V>> {
-        self.lists[usize::from(scope)].number += 1;
+        self.begin(scope);
         let gone = self.finish(scope);
         self.lists[usize::from(scope)].complete = false;
         gone
@@ -260,7 +272,7 @@ impl<V, L> Store<V, L> {
     }
 
     fn create(&mut self, scope: u16, hash: u64, link: L) -> u32 {
-        let id = self.rows.insert(StoreRow { hash, version: 0, list: 0, scope, value: None, link });
+        let id = self.rows.insert(StoreRow { hash, version: 0, list: NonZeroU16::MIN, scope, value: None, link });
         let rows = &self.rows;
         let rehash = |id: &u32| rows.get(*id).map_or(0, |row| row.hash);
         self.lists[usize::from(scope)].ids.insert_unique(hash, id, rehash);

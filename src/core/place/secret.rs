@@ -44,6 +44,12 @@ pub struct Target {
     pub more: Option<Box<More>>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often the older tokens of any target were gone through.
+    pub static READS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// The parts of a target that say how it was made: the same for most targets of equal policies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Make {
@@ -139,10 +145,11 @@ pub fn fingerprint(text: &str) -> u32 {
 }
 
 impl Target {
-    /// Reads a Secret, with its record. `None` when it is no target of ours.
+    /// Reads a Secret, with its record. `None` when it is no target of ours, or is being deleted: a finalizer holds up its
+    /// end, but somebody wants its tokens dead.
     #[must_use]
     pub fn read(meta: &ObjectMeta) -> Option<(Record, Self)> {
-        let record = Record::read(meta)?;
+        let record = Record::read(meta).filter(|_| meta.deletion_timestamp.is_none())?;
         let more = More {
             name: meta.name.as_deref().map(Into::into),
             rotate: record.rotate.clone(),
@@ -186,6 +193,8 @@ impl Target {
     /// Older tokens.
     #[must_use]
     pub fn previous(&self) -> &[Previous] {
+        #[cfg(test)]
+        READS.set(READS.get() + 1);
         self.more.as_ref().map_or(&[], |more| &more.previous)
     }
 

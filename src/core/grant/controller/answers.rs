@@ -134,7 +134,8 @@ impl Grants {
                 if !self.see_target(key, meta, now) {
                     self.see_anchor(id, key, meta, now);
                 }
-                self.report(id, GrantNews::Repaired { why: *why });
+                let secret = meta.name.clone().unwrap_or_default();
+                self.report(id, GrantNews::Repaired { secret, why: *why });
             }
             _ => {}
         }
@@ -163,6 +164,8 @@ impl Grants {
         self.target_absent(key, &retirement.secret, known, now);
         self.retirement_ended(id, retirement);
         self.release(id, |_, kind| kind == Kind::Issue, now);
+        // One was served, so it waits for nobody's probe any more: the others are tried as well.
+        self.try_now(id, Kind::Revoke, now);
         if !(conflict && retirement.version.is_some()) {
             self.report(id, GrantNews::Retired(retirement.clone()));
         }
@@ -281,6 +284,14 @@ impl Grants {
             self.seen(id, now);
             return Ok(());
         }
+        if meta.deletion_timestamp.is_some() {
+            let finalizers = meta.finalizers.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
+            let what =
+                format!("Secret {}/{name} is being deleted and held by its finalizers ({finalizers})", key.namespace);
+            self.target_absent(key, name, known, now);
+            self.seen(id, now).into_iter().for_each(|proof| proof.target_absent = false);
+            return Err(Failure::new(FailureReason::TargetTerminating, &what));
+        }
         let what = format!("Secret {}/{name} exists and does not carry this policy's annotations", key.namespace);
         self.target_absent(key, name, known, now);
         if let Some(proof) = self.seen(id, now) {
@@ -389,7 +400,10 @@ impl Grants {
         self.see_target(key, meta, now);
         let replaced = attempt.as_ref().and_then(|attempt| attempt.replaces).map(|token| replaced(token, now));
         match (attempt.and_then(|attempt| attempt.token), read_back) {
-            (_, Some(_)) => self.report(id, GrantNews::Repaired { why }),
+            (_, Some(_)) => {
+                let secret = meta.name.clone().unwrap_or_default();
+                self.report(id, GrantNews::Repaired { secret, why });
+            }
             (Some(token), None) => {
                 self.report(id, GrantNews::Issued { why, claims: Box::new(token.claims), replaced });
             }

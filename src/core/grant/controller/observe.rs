@@ -3,10 +3,11 @@
 use super::{
     AnchorLink, Buried, Change, Grants, Left, TargetLink,
     relations::{account_link, policy_link},
+    trouble::Kind,
 };
 use crate::core::{
     Time,
-    grant::{Account, Retirement, event::GrantNews, status::Counted, view::PolicyProof},
+    grant::{Account, Grant, Retirement, event::GrantNews, status::Counted, view::PolicyProof},
     id::{Key, Name, Ref, Secs, Uid},
     kernel::store::{Changed, WatchEvent},
     place::{
@@ -14,7 +15,7 @@ use crate::core::{
         secret::{Anchor, Owners, Target},
     },
     policy::PolicyState,
-    reason::RetireReason,
+    reason::{FailureReason, RetireReason},
     revocation,
 };
 
@@ -232,7 +233,10 @@ impl Grants {
                 let event = WatchEvent::Applied(key, version, target);
                 self.target_step(scope, event, Some(owner), now);
             }
-            WatchEvent::Deleted(key, version) => self.target_step(scope, WatchEvent::Deleted(key, version), None, now),
+            WatchEvent::Deleted(key, version) => {
+                self.target_step(scope, WatchEvent::Deleted(key.clone(), version), None, now);
+                self.end_of_target(&key, now);
+            }
             WatchEvent::Listing => self.target_step(scope, WatchEvent::Listing, None, now),
             WatchEvent::Listed => {
                 self.target_step(scope, WatchEvent::Listed, None, now);
@@ -240,6 +244,17 @@ impl Grants {
             }
             // Only watches of optional kinds stop.
             WatchEvent::Stopped => {}
+        }
+    }
+
+    /// A Secret that is being deleted counts as gone at once. Whoever waits for its end looks again.
+    fn end_of_target(&mut self, key: &Key, now: Time) {
+        let Some(namespace) = self.by_name.get(&key.namespace).copied() else { return };
+        for id in self.claimants(namespace, &key.name).collect::<Vec<_>>() {
+            let failing = self.grants.get(id).and_then(Grant::failing);
+            if failing.is_some_and(|failing| failing.failure.reason == FailureReason::TargetTerminating) {
+                self.try_now(id, Kind::Issue, now);
+            }
         }
     }
 
@@ -457,7 +472,7 @@ impl Grants {
     }
 
     /// Reports that somebody else deleted an anchor that one of our targets names. The end of a policy takes them
-    /// all, and is no news.
+    /// all, and is no news; nor is an end that was due: our own deletion may have had no answer.
     fn revoked_by_hand(&mut self, id: u32, anchor: &Anchor, owner: u32, now: Time) {
         let Some(grant) = self.grants.get(owner) else { return };
         let retiring = grant.rare.as_ref().is_some_and(|rare| rare.retiring.iter().any(|one| one.uid == anchor.uid));
@@ -470,10 +485,27 @@ impl Grants {
         let (secret, uid) = (link.name.clone(), anchor.uid);
         drop(named);
         if let Some((token, account)) = token {
-            let (token_id, cause) = (Some(token), RetireReason::ByHand);
+            let cause = self.planned_end(grant, uid, now).unwrap_or(RetireReason::ByHand);
+            let token_id = Some(token);
             let retirement =
                 Retirement { secret, uid, version: None, token_id, cause, reason: None, since: now, account };
             self.report(owner, GrantNews::Retired(retirement));
+        }
+    }
+
+    /// Why a token of this bond was to end by now, if it was.
+    fn planned_end(&self, grant: &Grant, bond: Uid, now: Time) -> Option<RetireReason> {
+        let of_policy = self.policies.get(grant.policy).and_then(|state| state.head().revocation.as_ref());
+        let targets = || self.targets_of(grant).filter_map(|target| self.targets.get(target));
+        let instants = || targets().map(Target::revocation).chain([of_policy]).filter_map(revocation::instant);
+        let revoked = |issued: Secs| instants().any(|at| issued.time() < at && at <= now);
+        let current = targets().filter_map(|target| target.token.as_ref()).find(|token| token.bond.uid == bond);
+        let older = targets().flat_map(Target::previous).find(|entry| entry.bond.uid == bond);
+        let issued = current.map(|token| token.issued).or(older.map(|entry| entry.issued));
+        match older {
+            _ if issued.is_some_and(revoked) => Some(RetireReason::RevokeIssuedBefore),
+            Some(entry) if entry.retires.time() <= now => Some(RetireReason::OverlapEnded),
+            _ => None,
         }
     }
 

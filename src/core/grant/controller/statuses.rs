@@ -14,6 +14,7 @@ use crate::{
         },
         id::{GrantKey, Key, Uid},
         kernel::controller::Outcome,
+        meta::text,
         names,
         policy::PolicyState,
         reason::FailureReason,
@@ -135,8 +136,9 @@ impl Grants {
         let late = || self.late.then(|| Failure::unanswered("list Secrets", "the list is not complete yet"));
         let mut failure = scope.unhealthy.values().next().cloned().or_else(late).filter(|_| asked.before <= now)?;
         failure.message = eco_format!(
-            "nothing is revoked yet: {}; by hand, with all Secrets of the policy: kubectl -n {} delete secrets -l {}={}",
+            "{}; whether tokens issued before {} live is not known, and none is revoked meanwhile; by hand: kubectl -n {} get secrets -l {}={} --sort-by=.metadata.creationTimestamp lists the anchors by age, and deleting one revokes its token",
             failure.message,
+            text(asked.before),
             self.policy_key(id).namespace,
             names::POLICY_UID,
             state.uid()
@@ -185,8 +187,7 @@ impl Grants {
     ) -> TokenPolicyStatus {
         let Some(link) = self.policies.link(id) else { return stored.clone() };
         let totals = &link.totals;
-        let every =
-            |failure: &Failure| Unrevoked { account: "every account".into(), failure: failure.clone(), asked: true };
+        let every = |failure: &Failure| Unrevoked { account: None, failure: failure.clone(), asked: true };
         let context = Context {
             now,
             skew: self.skew,
@@ -218,16 +219,17 @@ impl Grants {
 
     fn unrevoked(&self, id: u32) -> Option<Unrevoked> {
         let grant = self.grants.get(id)?;
-        let (account, rare) = (self.key(grant).account.to_string(), grant.rare.as_ref()?);
+        let (account, rare) = (Some(self.key(grant).account.to_string()), grant.rare.as_ref()?);
         match (&rare.unrevoked, &rare.failure) {
             (Some(failing), _) => Some(Unrevoked { account, failure: failing.failure.clone(), asked: failing.asked }),
             (None, failure) => Some(Unrevoked { account, failure: failure.clone()?, asked: true }),
         }
     }
 
-    /// The status of every policy that this process has judged, for metrics.
+    /// The status of every policy that this process has judged and that is not being deleted, for metrics.
     pub fn statuses(&self) -> impl Iterator<Item = (Key, &TokenPolicyStatus)> {
-        let judged = self.policies.iter().filter(|(.., link)| link.judged);
+        let lives = |state: Option<&PolicyState>| state.is_none_or(|state| !state.head().terminating);
+        let judged = self.policies.iter().filter(move |(_, state, link)| link.judged && lives(*state));
         judged.filter_map(|(id, state, link)| {
             Some((self.policy_key(id), link.written.as_deref().or_else(|| Some(&state?.head().status))?))
         })

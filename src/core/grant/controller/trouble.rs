@@ -187,7 +187,7 @@ impl Grants {
         }
     }
 
-    fn try_now(&mut self, id: u32, kind: Kind, now: Time) {
+    pub(super) fn try_now(&mut self, id: u32, kind: Kind, now: Time) {
         if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
             let failing = match kind {
                 Kind::Issue => &mut rare.failing,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::core::names as annotation;
+use crate::core::{names as annotation, place::secret::READS};
 
 /// A Secret with the marks of a target and no managed fields of ours.
 fn forge(server: &mut Server, n: usize) {
@@ -72,6 +72,25 @@ fn forged_anchors_of_one_grant_hold_up_nobody_and_are_all_retired() {
     crowd.pass(5);
     crowd.pass(90);
     assert_eq!(crowd.server.anchors().len(), 2);
+}
+
+/// Each decision goes through each Secret and each anchor a few times, not through each Secret for each anchor.
+#[test]
+fn forged_secrets_and_forged_anchors_do_not_multiply() {
+    let (secrets, anchors) = (50, 400);
+    let mut crowd = Crowd::of_one();
+    let forged = crowd.server.secrets[&("ci".to_owned(), "p-app".to_owned())].meta.clone();
+    forge_anchors(&mut crowd.server, anchors);
+    for n in 0..secrets {
+        let (name, mut meta) = (format!("forged-{n}"), json!(forged));
+        meta["annotations"][annotation::TARGET] = name.as_str().into();
+        crowd.server.put("ci", &name, meta, false, std::collections::BTreeMap::new());
+    }
+    crowd.hear();
+    let (reads, decisions) = (READS.get(), crowd.grants.decisions);
+    while crowd.grants.take(&mut 256, crowd.server.now).is_some() {}
+    let (reads, decisions) = (READS.get() - reads, crowd.grants.decisions - decisions);
+    assert!(decisions > 0 && reads <= 10 * secrets * decisions, "{reads} reads in {decisions} decisions");
 }
 
 /// A Secret that names the anchor of another grant of its namespace.

@@ -226,12 +226,23 @@ const STATES: &[State] = &[
 type Wrong = (&'static str, fn(&mut Crowd), fn(&Request) -> Fate);
 
 /// What people and objects get wrong beyond [`STATES`], with the value that is wrong.
-const WRONG: [Wrong; 9] = [
+const WRONG: [Wrong; 10] = [
     ("yesterday", |crowd| crowd.annotate(annotation::REVOKE_ISSUED_BEFORE, "yesterday"), served),
     (
         "tomorrow",
         |crowd| {
             crowd.server.edit_target(|meta| meta["annotations"][annotation::REVOKE_ISSUED_BEFORE] = "tomorrow".into());
+        },
+        served,
+    ),
+    (
+        "example.com/held",
+        |crowd| {
+            let now = text(crowd.server.now);
+            crowd.server.edit_target(|meta| {
+                meta["deletionTimestamp"] = now.into();
+                meta["finalizers"] = json!(["example.com/held"]);
+            });
         },
         served,
     ),
@@ -494,7 +505,7 @@ fn a_revocation_while_the_first_lists_take_long_is_told() {
     let told = crowd.events().iter().filter(|event| event.what.is_warning()).count();
     let (status, message) = crowd.conditions().remove("RevocationFailing").unwrap();
     assert_eq!((told, status.as_str()), (1, "True"));
-    assert!(message.contains("kubectl -n ci delete secrets -l tokenward.dev/policy-uid="), "{message}");
+    assert!(message.contains("kubectl -n ci get secrets -l tokenward.dev/policy-uid="), "{message}");
     let mut list = crowd.server.lists().into_iter().filter(|change| matches!(change, Change::Anchor(_)));
     list.by_ref().for_each(|change| crowd.grants.observe(0, change, crowd.server.now));
     run(&mut crowd, 5, served);

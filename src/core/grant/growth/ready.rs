@@ -57,6 +57,10 @@ fn what_kills_a_token_ends_ready() {
             }) as fn(&mut Crowd),
         ),
         ("the account is another one", |crowd| crowd.server.account("ci", "app", &[])),
+        ("the account has been held by a finalizer for a minute", |crowd| {
+            crowd.server.end_account("ci", "app");
+            crowd.server.pass(TimeDelta::seconds(60));
+        }),
         ("the target is gone", |crowd| crowd.server.delete_secrets(false)),
         ("the anchor is gone", |crowd| crowd.server.delete_secrets(true)),
         ("the token is revoked", |crowd| {

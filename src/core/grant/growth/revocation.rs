@@ -193,7 +193,7 @@ fn an_old_secret_that_cannot_be_deleted_after_a_rename_is_told() {
 }
 
 /// Refuses to delete some Secrets, once a second for so many seconds; the deletes that were tried.
-fn refusing(crowd: &mut Crowd, seconds: usize, refused: impl Fn(&str) -> bool) -> usize {
+fn refusing(crowd: &mut Crowd, seconds: usize, reason: FailureReason, refused: impl Fn(&str) -> bool) -> usize {
     let mut tries = 0;
     for _ in 0..seconds {
         crowd.server.pass(TimeDelta::seconds(1));
@@ -206,7 +206,7 @@ fn refusing(crowd: &mut Crowd, seconds: usize, refused: impl Fn(&str) -> bool) -
                 let deletes = request.verb == Verb::Delete;
                 tries += usize::from(deletes);
                 if deletes && refused(&request.path) {
-                    let failure = Failure::new(FailureReason::AdmissionDenied, &request.what);
+                    let failure = Failure::new(reason, &request.what);
                     let refusal = Refusal { code: Some(403), object: None, failure };
                     crowd.grants.answered(ticket, Err(Box::new(refusal)), now);
                 } else {
@@ -243,7 +243,7 @@ fn refusals_of_some_hold_up_no_others() {
         // Whichever come first, more than go out at once are among the refused.
         let refused =
             move |path: &str| path.contains("tw-more") && path.as_bytes()[path.len() - 2..][..1] == *of.as_bytes();
-        refusing(&mut crowd, 300, refused);
+        refusing(&mut crowd, 300, FailureReason::AdmissionDenied, refused);
         let left = crowd.server.anchors().iter().filter(|(_, name)| !refused(name)).count();
         assert_eq!(left, 0, "of {}", crowd.server.anchors().len());
     }
@@ -254,7 +254,68 @@ fn refusals_of_some_hold_up_no_others() {
 fn a_hiccup_costs_a_second() {
     let mut crowd = to_be_revoked(8);
     crowd.hear();
-    let first = refusing(&mut crowd, 1, |_| true);
-    let then = refusing(&mut crowd, 2, |_| false);
+    let first = refusing(&mut crowd, 1, FailureReason::AdmissionDenied, |_| true);
+    let then = refusing(&mut crowd, 2, FailureReason::AdmissionDenied, |_| false);
     assert_eq!((first, then, crowd.server.anchors().len()), (8, 8, 0));
+}
+
+/// Of some grants one anchor each is refused, and one grant probes for all. When nothing is refused any more, all are done
+/// with the next probe.
+#[test]
+fn a_revocation_goes_on_when_its_obstacle_is_gone() {
+    // Whichever grant probes: its refusal is the first or the last of its four answers.
+    for (probe, of_probe, of_others) in (0..6).flat_map(|probe| [(probe, '0', '2'), (probe, '2', '0')]) {
+        let mut server = Server::new();
+        let accounts: Vec<String> = (0..6).map(|n| format!("app-{n}")).collect();
+        for account in &accounts {
+            server.account("ci", account, &[]);
+        }
+        server.policy("ci", "p", |policy| names(policy, accounts));
+        let mut crowd = Crowd::start(server);
+        crowd.settle();
+        crowd.server.policy("ci", "p", |policy| policy.spec.suspend = true);
+        crowd.settle();
+        let anchors = crowd.server.secrets.values().filter(|stored| stored.is_anchor).map(|stored| stored.meta.clone());
+        for (n, anchor) in anchors.collect::<Vec<_>>().into_iter().enumerate() {
+            for m in 0..3 {
+                let name = format!("tw-more{n}{m}");
+                crowd.server.put("ci", &name, serde_json::json!(anchor), true, BTreeMap::new());
+            }
+        }
+        crowd.hear();
+        crowd.server.pass(TimeDelta::seconds(5));
+        let now = crate::core::meta::text(crowd.server.now);
+        crowd.annotate(crate::core::names::REVOKE_ISSUED_BEFORE, &now);
+        let refused = move |path: &str| {
+            let of_it = path.contains(&format!("tw-more{probe}"));
+            path.contains("tw-more") && path.ends_with(if of_it { of_probe } else { of_others })
+        };
+        refusing(&mut crowd, 12, FailureReason::Forbidden, refused);
+        assert_eq!(crowd.server.anchors().len(), 6, "the others are gone");
+        // The pauses of the one that probes are 1, 2, 4 and 8 s.
+        refusing(&mut crowd, 9, FailureReason::Forbidden, |_| false);
+        assert_eq!(crowd.server.anchors().len(), 0);
+    }
+}
+
+/// A deletion has no answer, and its end is seen after that: it is our deed all the same.
+#[test]
+fn a_deletion_whose_answer_is_lost_is_nobody_elses() {
+    let mut crowd = Crowd::of_one();
+    crowd.annotate(crate::core::names::ROTATE, "1");
+    crowd.settle();
+    crowd.events();
+    crowd.server.pass(TimeDelta::seconds(61));
+    let (ticket, request) = crowd.grants.take(&mut 256, crowd.server.now).unwrap();
+    assert_eq!(request.verb, Verb::Delete, "the overlap has ended");
+    let failure = Failure::unanswered(&request.what, "no answer in 10 s");
+    let _ = crowd.server.answer(&request);
+    let lost = Refusal { code: None, object: None, failure };
+    crowd.grants.answered(ticket, Err(Box::new(lost)), crowd.server.now);
+    crowd.hear();
+    let causes = crowd.events().into_iter().filter_map(|event| match event.what {
+        GrantNews::Retired(retirement) => Some(retirement.cause),
+        _ => None,
+    });
+    assert_eq!(causes.collect::<Vec<_>>(), [RetireReason::OverlapEnded]);
 }
