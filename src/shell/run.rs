@@ -107,7 +107,8 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
         () = join_all(&mut tasks) => return Ok(()),
     };
     let (server, source): (_, &str) = (&address.address.server, address.source.into());
-    info!(server, source, namespaces = ?settings.namespaces, version = env!("CARGO_PKG_VERSION"), "started");
+    let namespaces = if settings.namespaces.is_empty() { "all".to_owned() } else { settings.namespaces.join(",") };
+    info!(server, source, namespaces, version = env!("CARGO_PKG_VERSION"), "started");
     let (reporter, sending) = events::reporter(api.clone(), metrics.clone());
     let operator = Operator { api, config, metrics, reporter, settings, stop };
     let mut loops = JoinSet::new();

@@ -1,5 +1,7 @@
 //! `rotate` and `revoke`: what is asked of the API server, and what becomes of each token.
 
+use std::collections::BTreeMap;
+
 use chrono::TimeDelta;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -250,6 +252,18 @@ impl Concerned {
 }
 
 impl Plan {
+    /// The commands that revoke its tokens while no operator runs.
+    pub fn by_hand(&self) -> String {
+        let mut anchors: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for token in self.tokens.iter().filter(|token| token.is_bound()) {
+            anchors.entry(&*token.target.namespace).or_default().push(&*token.bond.name);
+        }
+        let commands = anchors
+            .iter()
+            .map(|(namespace, names)| format!("`kubectl -n {namespace} delete secret {}`", names.join(" ")));
+        commands.collect::<Vec<_>>().join(", ")
+    }
+
     fn new(verb: Verb, steps: Vec<Step>, tokens: Vec<Concerned>) -> Self {
         Self { verb, steps, tokens, is_blind: false }
     }

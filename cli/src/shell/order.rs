@@ -148,7 +148,12 @@ async fn wait(cluster: &Cluster, plan: &Plan, old: &BTreeMap<String, SecretStrin
             None => return output::print(&format!("{}\n", plan.done())),
             Some(first) if start.elapsed() >= within => {
                 let more = left.len() - 1;
-                bail!("after {}s, {first} ({more} more); `kubectl tokenward status` shows why", within.as_secs())
+                let why =
+                    format!("after {}s, {first} ({more} more); `kubectl tokenward status` shows why", within.as_secs());
+                bail!(match plan.verb {
+                    Verb::Revoke => format!("{why}. If no operator runs, this revokes: {}", plan.by_hand()),
+                    Verb::Rotate => why,
+                })
             }
             Some(_) => tokio::time::sleep(PAUSE).await,
         }

@@ -146,5 +146,7 @@ async fn a_wait_in_vain_names_the_token_that_lives() -> Result<()> {
     scene.operator.sigcont()?;
     let told = format!("error: after 2s, token {} is still accepted (1 more)", target.token_id());
     ensure!(late.code == Some(1) && late.aside.contains(&told), "{late:?}");
+    let by_hand = format!("If no operator runs, this revokes: `kubectl -n {} delete secret tw-", scene.namespace);
+    ensure!(late.aside.contains(&by_hand), "{late:?}");
     Ok(())
 }
