@@ -174,6 +174,24 @@ async fn neither_a_finalizer_nor_its_name_brings_an_anchor_back() -> Result<()> 
     scene.holds(&scene.target(TARGET).await?).await
 }
 
+#[tokio::test]
+async fn a_secret_that_a_finalizer_holds_is_revoked_and_told_until_it_is_gone() -> Result<()> {
+    let scene = Scene::start("held-target").await?;
+    let before = scene.deployer(json!({})).await?;
+    hold(&scene, TARGET).await?;
+    scene.delete_secret(TARGET).await?;
+    let told = scene.not_ready("p", "TargetTerminating").await?;
+    ensure!(told.contains("attacker.example/hold"), "{told}");
+    scene.gone(before.anchor()).await?;
+    scene.bearer(before.token()).await?.dies().await?;
+    ensure!(scene.mints() == 1, "a token for a Secret that cannot be written");
+    scene.patch_secret(TARGET, json!({"metadata": {"finalizers": null}})).await?;
+    let next = scene.next_target(TARGET, &before).await?;
+    scene.holds(&next).await?;
+    scene.ready("p").await?;
+    Ok(())
+}
+
 /// Escape sequences, line breaks, a line of the log as it could be, and marks that turn the direction of text.
 const FORGED: &str = "\u{1b}[31mred\u{1b}[0m\r\n{\"level\":\"INFO\",\"message\":\"forged\"}\n\u{8}\u{7f}\u{9b}x\ttail";
 

@@ -3,7 +3,8 @@
 use super::{ok, on_terminal};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokenward_e2e::scene::{Scene, spec};
+use tokenward_e2e::eventually;
+use tokenward_e2e::scene::{SOON, Scene, spec};
 
 #[tokio::test]
 async fn shows_the_tree_and_the_times_of_the_operator() -> Result<()> {
@@ -12,7 +13,16 @@ async fn shows_the_tree_and_the_times_of_the_operator() -> Result<()> {
     let first = scene.deployer(json!({"rotation": {"overlap": "1h", "windows": windows}})).await?;
     let second = scene.rotated("1", &first).await?;
     scene.told("p", "TokenRotated", second.token_id()).await?;
-    let policy = scene.ready("p").await?;
+    // A status may be written a second after the event.
+    let told = async || {
+        let policy = scene.ready("p").await?;
+        ensure!(
+            policy.data["status"]["earliestExpiration"] == second.says("expires-at"),
+            "it tells of the first token"
+        );
+        Ok(policy)
+    };
+    let policy = eventually(SOON, "the status tells of the second token", told).await?;
     let text = ok(&scene, "status p -o wide").await?;
     for words in [
         "plugin-status/p  ready  1/1\n",
