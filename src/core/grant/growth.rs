@@ -34,7 +34,7 @@ use crate::{
         place::applied::Demanded,
         policy::PolicyState,
         reason::FailureReason,
-        request::Request,
+        request::{Request, Verb},
     },
 };
 
@@ -149,6 +149,16 @@ impl Crowd {
     fn pass(&mut self, seconds: i64) {
         self.server.pass(TimeDelta::seconds(seconds));
         self.settle();
+    }
+
+    /// Rotates, and takes the deletion of the old anchor when its overlap has ended.
+    fn rotated_and_due(&mut self) -> (u32, Request) {
+        self.annotate(crate::core::names::ROTATE, "1");
+        self.settle();
+        self.server.pass(TimeDelta::seconds(61));
+        let (ticket, request) = self.grants.take(&mut 256, self.server.now).unwrap();
+        assert_eq!(request.verb, Verb::Delete, "{}", request.what);
+        (ticket, request)
     }
 
     /// Decisions and matches of a selector that a change costs.

@@ -159,12 +159,9 @@ fn is_revoked(view: &View<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> boo
 }
 
 fn cause(view: &View<'_>, mentions: &Mentions<'_>, anchor: &PlacedAnchor<'_>, named: Mention) -> Option<RetireReason> {
-    if is_revoked(view, anchor, named) {
-        return Some(RetireReason::RevokeIssuedBefore);
-    }
     match named {
-        Mention::Current { .. } => None,
-        Mention::Previous { retires, .. } => (retires.time() <= view.now).then_some(RetireReason::OverlapEnded),
+        Mention::Current { .. } | Mention::Previous { .. } => planned(view, named),
+        Mention::Not if is_revoked(view, anchor, named) => Some(RetireReason::RevokeIssuedBefore),
         // A Secret of the target's name that is not ours may be ours with its annotations removed.
         Mention::Not if view.grant.proof.target_foreign || view.occupied_by.is_some() => None,
         Mention::Not => {
@@ -172,6 +169,23 @@ fn cause(view: &View<'_>, mentions: &Mentions<'_>, anchor: &PlacedAnchor<'_>, na
             (ripe.time() <= view.now && view.grant.proof.target_seen >= ripe).then_some(cause)
         }
     }
+}
+
+/// Why a token that a target names ends by now.
+fn planned(view: &View<'_>, named: Mention) -> Option<RetireReason> {
+    match named {
+        Mention::Current { issued, .. } | Mention::Previous { issued, .. } if revoke::covers(view, issued.time()) => {
+            Some(RetireReason::RevokeIssuedBefore)
+        }
+        Mention::Previous { retires, .. } => (retires.time() <= view.now).then_some(RetireReason::OverlapEnded),
+        Mention::Current { .. } | Mention::Not => None,
+    }
+}
+
+/// Why the token of an anchor that is gone was to end by now, if it was.
+#[must_use]
+pub fn planned_end(view: &View<'_>, name: &str, uid: Uid) -> Option<RetireReason> {
+    planned(view, Mentions::of(view).named(name, uid))
 }
 
 /// Why and when an anchor that no target names may go. That it is not named is absence, and needs a look from

@@ -64,8 +64,8 @@ struct StoreRow<V, L> {
     /// Hash of namespace and name.
     hash: u64,
     version: u64,
-    /// The list that named this row last, or the list under way when an answer did. A row is named by every list, so the
-    /// numbers may begin anew.
+    /// The list that named this row last, or the list under way when an answer did. Two bytes are enough, as each list
+    /// renumbers what it names; the number that none has lets the slab mark an empty place without a byte more.
     list: NonZeroU16,
     scope: u16,
     value: Option<V>,

@@ -16,7 +16,6 @@ use connection::{Call, Connection, Endpoint, METADATA_LIST};
 use figures::{Race, megabytes};
 use futures::stream::{StreamExt, TryStreamExt, iter};
 use futures::try_join;
-use growth::Lists;
 use hyper::Method;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::{Api, PostParams};
@@ -247,7 +246,8 @@ impl Bench<'_> {
     async fn restart(&self, grants: usize) -> Result<()> {
         println!("\nrestart with {grants} grants");
         for _ in 0..3 {
-            let Lists { bytes, took, .. } = self.lists().await?;
+            let (lists, took) = self.lists().await?;
+            let bytes = lists.iter().map(Bytes::len).sum::<usize>();
             self.operator.restart()?;
             let ready = self.operator.ready().await?;
             println!(

@@ -3,13 +3,14 @@
 
 use crate::connection::{Call, Connection, JSON};
 use crate::figures::megabytes;
-use crate::growth::Lists;
 use crate::{ACCOUNT, Bench, Endpoint, NAMESPACE, PARALLEL, start, token};
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt, iter};
 use hyper::Method;
+use kube::{api::ObjectList, core::PartialObjectMeta};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokenward_e2e::operator::install;
 use tokenward_e2e::poll::eventually_every;
 use tokenward_e2e::{ControlPlane, Operator, Profile, target_dir};
@@ -38,7 +39,12 @@ pub async fn run(many: usize) -> Result<()> {
     let admins: Vec<Connection> = (0..PARALLEL).map(|_| admin.connect()).collect();
     let write = async |number: usize| template.write(&admins[number % PARALLEL], number).await;
     iter((1..many).map(write)).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
-    let Lists { bytes, took, parsed } = bench.lists().await?;
+    let (lists, took) = bench.lists().await?;
+    let (bytes, start) = (lists.iter().map(Bytes::len).sum::<usize>(), Instant::now());
+    for list in lists {
+        serde_json::from_slice::<ObjectList<PartialObjectMeta>>(&list)?;
+    }
+    let parsed = start.elapsed();
     operator.restart()?;
     let (ready, cpu) = (operator.ready().await?, operator.cpu()?);
     println!("\n{many} seeded grants, of {} in lists", megabytes(bytes.try_into()?));

@@ -284,20 +284,21 @@ impl Grants {
             self.seen(id, now);
             return Ok(());
         }
-        if meta.deletion_timestamp.is_some() {
-            let finalizers = meta.finalizers.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-            let what =
-                format!("Secret {}/{name} is being deleted and held by its finalizers ({finalizers})", key.namespace);
-            self.target_absent(key, name, known, now);
-            self.seen(id, now).into_iter().for_each(|proof| proof.target_absent = false);
-            return Err(Failure::new(FailureReason::TargetTerminating, &what));
-        }
-        let what = format!("Secret {}/{name} exists and does not carry this policy's annotations", key.namespace);
+        let place = format!("Secret {}/{name}", key.namespace);
+        let finalizers = || meta.finalizers.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
+        let terminating = meta.deletion_timestamp.is_some();
+        let (reason, what) = if terminating {
+            let what = format!("{place} is being deleted and held by its finalizers ({})", finalizers());
+            (FailureReason::TargetTerminating, what)
+        } else {
+            (FailureReason::TargetNotOwned, format!("{place} exists and does not carry this policy's annotations"))
+        };
         self.target_absent(key, name, known, now);
         if let Some(proof) = self.seen(id, now) {
-            (proof.target_absent, proof.target_foreign) = (false, true);
+            proof.target_absent = false;
+            proof.target_foreign |= !terminating;
         }
-        Err(Failure::new(FailureReason::TargetNotOwned, &what))
+        Err(Failure::new(reason, &what))
     }
 
     /// Takes a target in as an answer shows it; whether it is one.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::core::{
     Time,
-    grant::{Account, Grant, Retirement, event::GrantNews, status::Counted, view::PolicyProof},
+    grant::{Account, Grant, Retirement, event::GrantNews, retire, status::Counted, view::PolicyProof},
     id::{Key, Name, Ref, Secs, Uid},
     kernel::store::{Changed, WatchEvent},
     place::{
@@ -485,27 +485,13 @@ impl Grants {
         let (secret, uid) = (link.name.clone(), anchor.uid);
         drop(named);
         if let Some((token, account)) = token {
-            let cause = self.planned_end(grant, uid, now).unwrap_or(RetireReason::ByHand);
+            let view = self.view(owner, Name::default(), now);
+            let planned = view.and_then(|view| retire::planned_end(&view, &secret, uid));
+            let cause = planned.unwrap_or(RetireReason::ByHand);
             let token_id = Some(token);
             let retirement =
                 Retirement { secret, uid, version: None, token_id, cause, reason: None, since: now, account };
             self.report(owner, GrantNews::Retired(retirement));
-        }
-    }
-
-    /// Why a token of this bond was to end by now, if it was.
-    fn planned_end(&self, grant: &Grant, bond: Uid, now: Time) -> Option<RetireReason> {
-        let of_policy = self.policies.get(grant.policy).and_then(|state| state.head().revocation.as_ref());
-        let targets = || self.targets_of(grant).filter_map(|target| self.targets.get(target));
-        let instants = || targets().map(Target::revocation).chain([of_policy]).filter_map(revocation::instant);
-        let revoked = |issued: Secs| instants().any(|at| issued.time() < at && at <= now);
-        let current = targets().filter_map(|target| target.token.as_ref()).find(|token| token.bond.uid == bond);
-        let older = targets().flat_map(Target::previous).find(|entry| entry.bond.uid == bond);
-        let issued = current.map(|token| token.issued).or(older.map(|entry| entry.issued));
-        match older {
-            _ if issued.is_some_and(revoked) => Some(RetireReason::RevokeIssuedBefore),
-            Some(entry) if entry.retires.time() <= now => Some(RetireReason::OverlapEnded),
-            _ => None,
         }
     }
 

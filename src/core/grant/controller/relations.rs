@@ -348,7 +348,12 @@ impl Grants {
     pub(super) fn claimants(&self, namespace: u32, name: &Name) -> impl Iterator<Item = u32> {
         let wants =
             move |id: &u32| self.wanted(*id).is_some_and(|(place, wanted)| place == namespace && wanted == *name);
-        self.claims.iter_hash(spread(name_hash(namespace, name))).copied().filter(wants)
+        self.near_claimants(namespace, name).filter(wants)
+    }
+
+    /// The same, and a few that want another name of the same hash.
+    fn near_claimants(&self, namespace: u32, name: &str) -> impl Iterator<Item = u32> {
+        self.claims.iter_hash(spread(name_hash(namespace, name))).copied()
     }
 
     /// The name that a grant would like to have, and its namespace.
@@ -361,20 +366,19 @@ impl Grants {
         self.wanted(id).map(|(namespace, name)| name_hash(namespace, &name))
     }
 
-    /// The grant that has the name that this one wants, if another one wants it too.
-    pub(super) fn holder(&self, id: u32, namespace: u32, name: &Name) -> Option<u32> {
-        let known = self.holders.get(&(namespace, name.clone())).copied();
-        let contested = || self.claimants(namespace, name).any(|rival| rival != id);
-        let best = || self.claimants(namespace, name).max_by_key(|id| self.claim_of(*id, name));
-        known.or_else(|| contested().then(best)?)
-    }
-
-    /// Keeps the holder of the name that a grant wants, so that only the first of its rivals compares them all.
-    pub(super) fn keep_holder(&mut self, id: u32) {
+    /// Finds out who has the name that a grant wants, if another one wants it too: once for all of them.
+    pub(super) fn find_holder(&mut self, id: u32) {
         let wanted = self.wanted(id).filter(|_| self.grants.get(id).is_some_and(|grant| grant.claims));
         let Some((namespace, name)) = wanted else { return };
-        if let Some(holder) = self.holder(id, namespace, &name) {
-            self.holders.insert((namespace, name), holder);
+        // Most names are wanted by one grant, and are not even compared.
+        let alone = self.near_claimants(namespace, &name).all(|rival| rival == id);
+        if alone || self.holders.contains_key(&(namespace, name.clone())) {
+            return;
+        }
+        let claimants: Vec<u32> = self.claimants(namespace, &name).collect();
+        let best = claimants.iter().max_by_key(|id| self.claim_of(**id, &name)).filter(|_| claimants.len() > 1);
+        if let Some(holder) = best {
+            self.holders.insert((namespace, name), *holder);
         }
     }
 

@@ -173,7 +173,7 @@ impl Grants {
         }
         let fresh = names::anchor(self.seed, self.drawn);
         let open = self.grants.get(id).is_some_and(|grant| self.is_open(self.place(grant).1));
-        self.keep_holder(id);
+        self.find_holder(id);
         let Some((decision, mut counted)) = self.view(id, fresh, now).map(|view| {
             let decision = if open { next::decide(&view) } else { next::revoke_only(&view) };
             let counted = counted(&view, &decision);
@@ -380,8 +380,8 @@ impl Grants {
             return name.map(Into::into).map_err(|what| invalid(&what));
         };
         let (namespace, _) = self.place(grant);
-        let holder = self.holder(id, namespace, name).filter(|holder| grant.claims && *holder != id);
-        let Some(holder) = holder.and_then(|holder| self.grants.get(holder)) else { return Ok(name.clone()) };
+        let holder = self.holders.get(&(namespace, name.clone())).filter(|holder| grant.claims && **holder != id);
+        let Some(holder) = holder.and_then(|holder| self.grants.get(*holder)) else { return Ok(name.clone()) };
         let GrantKey { policy, account, .. } = self.key(holder);
         let what = format!("Secret {}/{name} is claimed by policy {policy} for account {account}", key.namespace);
         Err(Failure::new(FailureReason::TargetConflict, &what))

@@ -235,17 +235,7 @@ const WRONG: [Wrong; 10] = [
         },
         served,
     ),
-    (
-        "example.com/held",
-        |crowd| {
-            let now = text(crowd.server.now);
-            crowd.server.edit_target(|meta| {
-                meta["deletionTimestamp"] = now.into();
-                meta["finalizers"] = json!(["example.com/held"]);
-            });
-        },
-        served,
-    ),
+    ("example.com/held", |crowd| crowd.server.end_target("example.com/held"), served),
     (
         "binding None",
         |crowd| {
@@ -333,7 +323,7 @@ fn every_failure_names_object_and_cure_and_the_value_that_is_wrong() {
 type Control = (&'static str, fn(&mut Crowd));
 
 /// Deletion begins; what kube-apiserver leaves to finalizers.
-fn end_policy(crowd: &mut Crowd, finalizer: &str) {
+pub(super) fn end_policy(crowd: &mut Crowd, finalizer: &str) {
     let now = text(crowd.server.now);
     edit(crowd, |policy| {
         policy.metadata.deletion_timestamp = Some(serde_json::from_value(json!(now)).unwrap());

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use super::*;
 use crate::core::{
     grant::event::GrantNews,
-    request::{Answer, Refusal, Verb},
+    request::{Answer, Refusal},
 };
 
 /// The API server refuses a request.
@@ -107,11 +107,7 @@ fn a_status_is_not_written_again_while_its_echo_is_on_its_way() {
 #[test]
 fn a_secret_that_goes_while_a_deletion_has_no_answer_is_replaced() {
     let mut crowd = Crowd::of_one();
-    crowd.annotate(crate::core::names::ROTATE, "1");
-    crowd.settle();
-    crowd.server.pass(TimeDelta::seconds(61));
-    let (_, request) = crowd.grants.take(&mut 256, crowd.server.now).unwrap();
-    assert_eq!(request.verb, Verb::Delete, "the overlap has ended");
+    crowd.rotated_and_due();
     crowd.server.delete_secrets(false);
     let mut calls = Vec::new();
     loop {

@@ -61,11 +61,7 @@ fn older_tokens_live_on_whether_a_process_saw_the_end_of_the_policy_or_not() {
 #[test]
 fn a_policy_that_a_finalizer_holds_says_that_it_ends() {
     let mut crowd = retained(&["foo"]);
-    let now = crate::core::meta::text(crowd.server.now);
-    crowd.server.policy("ci", "p", |policy| {
-        policy.metadata.deletion_timestamp = Some(serde_json::from_value(serde_json::json!(now)).unwrap());
-        policy.metadata.finalizers = Some(vec!["example.com/held".into()]);
-    });
+    hand::end_policy(&mut crowd, "example.com/held");
     (0..3).for_each(|_| crowd.pass(1));
     let told = format!("{:?}", crowd.conditions());
     assert!(told.contains("the policy is being deleted") && !told.contains("being issued"), "{told}");

@@ -1,11 +1,7 @@
 //! D6 and R6: a revocation that fails is loud, and holds up nothing else.
 
 use super::*;
-use crate::core::{
-    grant::event::GrantNews,
-    reason::RetireReason,
-    request::{Refusal, Verb},
-};
+use crate::core::{grant::event::GrantNews, reason::RetireReason, request::Refusal};
 
 /// Runs for so many seconds while no Secret may be deleted; the deletes that were tried.
 fn without_delete(crowd: &mut Crowd, seconds: usize) -> usize {
@@ -36,6 +32,15 @@ fn condition(crowd: &Crowd, name: &str) -> Option<String> {
 
 fn count(events: &[GrantEvent], what: fn(&GrantNews) -> bool) -> usize {
     events.iter().filter(|event| what(&event.what)).count()
+}
+
+/// Why tokens have ended.
+fn causes(crowd: &mut Crowd) -> Vec<RetireReason> {
+    let cause = |event: GrantEvent| match event.what {
+        GrantNews::Retired(retirement) => Some(retirement.cause),
+        _ => None,
+    };
+    crowd.events().into_iter().filter_map(cause).collect()
 }
 
 #[test]
@@ -69,12 +74,8 @@ fn each_end_of_a_token_is_told_once_with_its_own_cause() {
     crowd.annotate(crate::core::names::REVOKE_ISSUED_BEFORE, &now);
     crowd.settle();
     crowd.pass(3);
-    let causes = crowd.events().into_iter().filter_map(|event| match event.what {
-        GrantNews::Retired(retirement) => Some(retirement.cause),
-        _ => None,
-    });
     let (overlap, revoked) = (RetireReason::OverlapEnded, RetireReason::RevokeIssuedBefore);
-    assert_eq!(causes.collect::<Vec<_>>(), [overlap, revoked]);
+    assert_eq!(causes(&mut crowd), [overlap, revoked]);
 }
 
 /// Told when somebody asks, and not again by the process that comes next.
@@ -125,11 +126,7 @@ fn a_revocation_that_somebody_asked_for_and_fails_stalls_the_policy_and_spares_t
 #[test]
 fn a_rotation_goes_on_beside_a_delete_that_is_not_answered() {
     let mut crowd = Crowd::of_one();
-    crowd.annotate(crate::core::names::ROTATE, "1");
-    crowd.settle();
-    crowd.server.pass(TimeDelta::seconds(61));
-    let (_, hanging) = crowd.grants.take(&mut 256, crowd.server.now).unwrap();
-    assert_eq!(hanging.verb, Verb::Delete, "{}", hanging.what);
+    crowd.rotated_and_due();
     crowd.annotate(crate::core::names::ROTATE, "2");
     crowd.settle();
     assert_eq!(crowd.server.mints, 3, "published beside it");
@@ -302,20 +299,11 @@ fn a_revocation_goes_on_when_its_obstacle_is_gone() {
 #[test]
 fn a_deletion_whose_answer_is_lost_is_nobody_elses() {
     let mut crowd = Crowd::of_one();
-    crowd.annotate(crate::core::names::ROTATE, "1");
-    crowd.settle();
-    crowd.events();
-    crowd.server.pass(TimeDelta::seconds(61));
-    let (ticket, request) = crowd.grants.take(&mut 256, crowd.server.now).unwrap();
-    assert_eq!(request.verb, Verb::Delete, "the overlap has ended");
+    let (ticket, request) = crowd.rotated_and_due();
     let failure = Failure::unanswered(&request.what, "no answer in 10 s");
     let _ = crowd.server.answer(&request);
     let lost = Refusal { code: None, object: None, failure };
     crowd.grants.answered(ticket, Err(Box::new(lost)), crowd.server.now);
     crowd.hear();
-    let causes = crowd.events().into_iter().filter_map(|event| match event.what {
-        GrantNews::Retired(retirement) => Some(retirement.cause),
-        _ => None,
-    });
-    assert_eq!(causes.collect::<Vec<_>>(), [RetireReason::OverlapEnded]);
+    assert_eq!(causes(&mut crowd), [RetireReason::OverlapEnded]);
 }

@@ -1,18 +1,7 @@
 //! Objects that are being deleted, and that a finalizer of somebody else holds: the API server accepts their tokens for 60 s.
 
-use serde_json::json;
-
 use super::*;
 use crate::api::token_policy::Binding;
-
-/// Somebody deletes the target, which a finalizer holds.
-fn delete_target(crowd: &mut Crowd) {
-    let now = crate::core::meta::text(crowd.server.now);
-    crowd.server.edit_target(|meta| {
-        meta["deletionTimestamp"] = now.into();
-        meta["finalizers"] = json!(["example.com/held"]);
-    });
-}
 
 #[test]
 fn a_target_that_is_held_is_revoked_and_replaced_when_it_is_gone() {
@@ -22,7 +11,7 @@ fn a_target_that_is_held_is_revoked_and_replaced_when_it_is_gone() {
         crowd.settle();
         crowd.pass(70);
         let mints = crowd.server.mints;
-        delete_target(&mut crowd);
+        crowd.server.end_target("example.com/held");
         (0..5).for_each(|_| crowd.pass(1));
         assert_eq!((crowd.server.mints - mints, crowd.server.anchors().len()), (0, 0), "{binding:?}");
         let (ready, told) = crowd.conditions().remove("Ready").unwrap();
@@ -41,7 +30,7 @@ fn a_target_that_is_held_is_revoked_and_replaced_when_it_is_gone() {
 fn a_process_that_finds_a_held_target_says_the_same() {
     let mut crowd = Crowd::of_one();
     crowd.pass(70);
-    delete_target(&mut crowd);
+    crowd.server.end_target("example.com/held");
     crowd.server.log.clear();
     crowd.restart();
     (0..100).for_each(|_| crowd.pass(1));

@@ -180,6 +180,15 @@ impl Server {
         }
     }
 
+    /// Deletion of the first target begins, and a finalizer holds it up.
+    pub fn end_target(&mut self, finalizer: &str) {
+        let now = meta::text(self.now);
+        self.edit_target(|meta| {
+            meta["deletionTimestamp"] = now.into();
+            meta["finalizers"] = json!([finalizer]);
+        });
+    }
+
     /// Somebody edits the metadata of the first target.
     pub fn edit_target(&mut self, change: impl FnOnce(&mut Value)) {
         let Some((key, stored)) = self.secrets.iter().find(|(_, stored)| !stored.is_anchor) else { return };
