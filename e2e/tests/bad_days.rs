@@ -9,10 +9,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokenward_e2e::operator::{ACCOUNT, apply_overlay, token};
+use tokenward_e2e::operator::{ACCOUNT, apply_overlay, install, token};
 use tokenward_e2e::proxy::Seen;
 use tokenward_e2e::scene::{SOON, Scene, Target, condition, operator, plane, spec};
-use tokenward_e2e::{Act, Call, Component, ControlPlane, Operator, Options, Rule, eventually};
+use tokenward_e2e::{Act, Call, Component, ControlPlane, Operator, Options, Profile, Rule, eventually, target_dir};
+use tokio::sync::OnceCell;
 
 /// A stop takes at most 10 s; the rest is for a busy machine to notice it.
 const PROMISED: Duration = Duration::from_secs(12);
@@ -178,14 +179,37 @@ fn reduced(shipped: &ClusterRole, resource: &str, verb: &str) -> Result<Vec<Poli
     Ok(rules)
 }
 
-/// A scene whose operator is another account that lacks one verb; it may never become ready.
-async fn limited(namespace: &str, resource: &str, verb: &str) -> Result<Scene> {
-    let plane = plane().await?;
-    // Its account must exist before the scene does.
+/// A token of an account that holds no rights yet, in a namespace of its own.
+async fn stranger(plane: &ControlPlane, namespace: &str) -> Result<Options<'static>> {
     let home = format!("{namespace}-home");
     plane.create_namespace(&home).await?;
-    let own = token(plane, &home, "default", Duration::from_hours(1)).await?;
-    let scene = Scene::start_unready(namespace, Options { token: Some(own), ..Options::default() }).await?;
+    Ok(Options { token: Some(token(plane, &home, "default", Duration::from_hours(1)).await?), ..Options::default() })
+}
+
+/// A scene whose operator is another account that lacks one verb; it may never become ready.
+async fn limited(namespace: &str, resource: &str, verb: &str) -> Result<Scene> {
+    let options = stranger(plane().await?, namespace).await?;
+    limit(Scene::start_unready(namespace, options).await?, resource, verb).await
+}
+
+/// As [`limited`], where the API server streams no lists, as by default in Kubernetes 1.30, 1.31 and 1.33.
+async fn limited_with_pages(namespace: &str, resource: &str, verb: &str) -> Result<Scene> {
+    static PAGES: OnceCell<ControlPlane> = OnceCell::const_new();
+    let start = async || {
+        let apiserver = vec!["--feature-gates=WatchList=false".to_owned()];
+        let profile = Profile { apiserver, ..Profile::default() };
+        let plane = ControlPlane::start(profile, target_dir().join("e2e/bad_days-pages")).await?;
+        install(&plane).await?;
+        anyhow::Ok(plane)
+    };
+    let plane = PAGES.get_or_try_init(start).await?;
+    let options = stranger(plane, namespace).await?;
+    limit(Scene::on(plane, namespace, options).await?, resource, verb).await
+}
+
+/// Grants the account of [`stranger`] all that is shipped but one verb, and gives it something to do.
+async fn limit(scene: Scene, resource: &str, verb: &str) -> Result<Scene> {
+    let namespace = &scene.namespace;
     let roles: Api<ClusterRole> = Api::all(scene.client.clone());
     let reduced = reduced(&roles.get(ACCOUNT).await?, resource, verb)?;
     let role = json!({"metadata": {"name": namespace}, "rules": reduced});
@@ -193,7 +217,7 @@ async fn limited(namespace: &str, resource: &str, verb: &str) -> Result<Scene> {
     let binding = json!({
         "metadata": {"name": "limited"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": namespace},
-        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": home}],
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": format!("{namespace}-home")}],
     });
     let bindings: Api<RoleBinding> = Api::namespaced(scene.client.clone(), namespace);
     bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
@@ -249,26 +273,23 @@ async fn heals(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Both, for one missing verb.
-async fn names_and_heals(namespace: &str, resource: &str, verb: &str) -> Result<Scene> {
-    let scene = limited(namespace, resource, verb).await?;
+/// Both, and that one token was issued in all.
+async fn names_and_heals(scene: Scene, resource: &str, verb: &str) -> Result<()> {
     names(&scene, resource, verb).await?;
     heals(&scene).await?;
-    Ok(scene)
+    ensure!(scene.mints() == 1, "{} tokens", scene.mints());
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_missing_right_to_mint_is_named_and_heals() -> Result<()> {
-    let scene = names_and_heals("no-mint", "serviceaccounts/token", "create").await?;
-    assert_eq!(scene.mints(), 1);
-    Ok(())
+    names_and_heals(limited("no-mint", "serviceaccounts/token", "create").await?, "serviceaccounts/token", "create")
+        .await
 }
 
 #[tokio::test]
 async fn a_missing_right_to_write_the_target_is_named_and_costs_one_token() -> Result<()> {
-    let scene = names_and_heals("no-patch", "secrets", "patch").await?;
-    assert_eq!(scene.mints(), 1);
-    Ok(())
+    names_and_heals(limited("no-patch", "secrets", "patch").await?, "secrets", "patch").await
 }
 
 #[tokio::test]
@@ -326,22 +347,44 @@ async fn a_missing_right_to_delete_makes_a_revocation_loud_and_holds_up_no_rotat
 }
 
 #[tokio::test]
-async fn a_missing_right_to_list_is_named_and_heals() -> Result<()> {
-    let scene = names_and_heals("no-list", "serviceaccounts", "list").await?;
-    assert_eq!(scene.mints(), 1);
+async fn a_missing_right_to_watch_accounts_is_named_and_heals() -> Result<()> {
+    names_and_heals(limited("no-accounts", "serviceaccounts", "watch").await?, "serviceaccounts", "watch").await
+}
+
+#[tokio::test]
+async fn a_missing_right_to_list_accounts_in_pages_is_named_and_heals() -> Result<()> {
+    let scene = limited_with_pages("no-list", "serviceaccounts", "list").await?;
+    names_and_heals(scene, "serviceaccounts", "list").await
+}
+
+/// That nothing is done while Secrets are not known, and that `/readyz` tells why.
+async fn waits_and_heals(scene: Scene, verb: &str) -> Result<()> {
+    names(&scene, "secrets", verb).await?;
+    let body = waits_for(&scene.operator, &refusal("secrets", verb)).await?;
+    let waiting = format!("waiting for secrets (targets) in {}", scene.namespace);
+    ensure!(body.contains(&waiting), "{body}");
+    ensure!(scene.mints() == 0 && scene.anchors().await?.is_empty());
+    heals(&scene).await?;
+    ensure!(scene.mints() == 1, "{} tokens", scene.mints());
     Ok(())
 }
 
 #[tokio::test]
-async fn a_missing_right_to_list_secrets_is_named_everywhere_and_heals() -> Result<()> {
-    let scene = limited("no-secrets", "secrets", "list").await?;
-    names(&scene, "secrets", "list").await?;
-    let body = waits_for(&scene.operator, &refusal("secrets", "list")).await?;
-    assert!(body.contains("waiting for secrets (targets) in no-secrets"), "{body}");
-    assert_eq!((scene.mints(), scene.anchors().await?), (0, vec![]));
-    heals(&scene).await?;
-    assert_eq!(scene.mints(), 1);
-    Ok(())
+async fn a_missing_right_to_watch_secrets_is_named_everywhere_and_heals() -> Result<()> {
+    waits_and_heals(limited("no-secrets", "secrets", "watch").await?, "watch").await
+}
+
+#[tokio::test]
+async fn a_missing_right_to_list_secrets_in_pages_is_named_everywhere_and_heals() -> Result<()> {
+    waits_and_heals(limited_with_pages("no-secrets", "secrets", "list").await?, "list").await
+}
+
+#[tokio::test]
+async fn lists_that_are_streamed_need_no_right_to_list() -> Result<()> {
+    let scene = limited("no-list", "secrets", "list").await?;
+    scene.operator.ready().await?;
+    scene.ready("p").await?;
+    scene.bearer(scene.target("p-deployer").await?.token()).await?.lives().await
 }
 
 /// Messages of all conditions of a policy.
@@ -351,8 +394,12 @@ fn messages(policy: &DynamicObject) -> String {
 }
 
 #[tokio::test]
-async fn a_missing_right_to_watch_secrets_is_named_and_heals() -> Result<()> {
+async fn a_lost_right_to_watch_secrets_is_named_and_heals() -> Result<()> {
     let scene = limited("no-watch", "secrets", "watch").await?;
+    heals(&scene).await?;
+    let roles: Api<ClusterRole> = Api::all(scene.client.clone());
+    let rules = reduced(&roles.get(ACCOUNT).await?, "secrets", "watch")?;
+    roles.patch(&scene.namespace, &PatchParams::default(), &Patch::Merge(json!({"rules": rules}))).await?;
     let named = refusal("secrets", "watch");
     // The lists are done and the token is out: it is told for as long as it lasts, not at the start only.
     let told = async || {
@@ -362,7 +409,8 @@ async fn a_missing_right_to_watch_secrets_is_named_and_heals() -> Result<()> {
         ensure!(ready.status == "True" && messages.contains(&named), "{messages}");
         Ok(())
     };
-    eventually(SOON, "a condition of the ready policy names the verb", told).await?;
+    // A watch that is open goes on for up to a minute.
+    eventually(2 * SOON, "a condition of the ready policy names the verb", told).await?;
     assert_eq!(scene.told("p", "Forbidden", &named).await?.kind, "Warning");
     heals(&scene).await?;
     let over = async || {

@@ -123,8 +123,8 @@ where
     }
 }
 
-/// A client that tells which watch the API server has answered, by its [`place`]. kube-runtime's watcher tells of no success before
-/// the first object, which may be hours away.
+/// A client that tells which watch the API server has answered, by its [`place`], and asks for the [`newest`] list. kube-runtime's
+/// watcher tells of no success before the first object, which may be hours away.
 #[derive(Clone)]
 pub struct WatchClient {
     client: Client,
@@ -136,9 +136,12 @@ impl WatchClient {
     pub fn new(client: Client) -> Self {
         let (namespace, opened) = (client.default_namespace().to_owned(), broadcast::Sender::new(OPENED));
         let tell = opened.clone();
-        let service = tower::service_fn(move |request: http::Request<Body>| {
+        let service = tower::service_fn(move |mut request: http::Request<Body>| {
             let (client, tell) = (client.clone(), tell.clone());
             let place = place(request.uri());
+            if let Some(newest) = newest(request.uri()) {
+                *request.uri_mut() = newest;
+            }
             async move {
                 let response = client.send(request).await?;
                 if let Some(place) = place.filter(|_| response.status().is_success()) {
@@ -152,9 +155,19 @@ impl WatchClient {
     }
 }
 
-/// Path and selectors of a watch.
+/// Asks for a list in a watch, <https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>.
+const STREAMING: &str = "sendInitialEvents=true";
+
+/// The request for a streaming list that is as new as the request. kube-runtime asks for one of any age (`resourceVersion=0`), with
+/// which a new leader could miss the last writes of the one before.
+fn newest(uri: &http::Uri) -> Option<http::Uri> {
+    let query = uri.query().filter(|query| query.contains(STREAMING))?;
+    format!("{}?{}", uri.path(), query.replace("&resourceVersion=0", "")).parse().ok()
+}
+
+/// Path and selectors of a watch that brings no list.
 fn place(uri: &http::Uri) -> Option<String> {
-    let query = uri.query().filter(|query| query.contains("watch=true"))?;
+    let query = uri.query().filter(|query| query.contains("watch=true") && !query.contains(STREAMING))?;
     let selectors = query.split('&').filter(|pair| pair.contains("Selector="));
     Some([uri.path()].into_iter().chain(selectors).collect())
 }
@@ -175,6 +188,33 @@ pub struct Watch<C: Controller> {
     pub absent_pause: Option<Duration>,
     /// It watches only while this is true; `None`: always.
     pub needed: Option<watch::Receiver<bool>>,
+}
+
+/// How a watch gets its list.
+#[derive(Default)]
+struct Listing {
+    /// In pages: Kubernetes 1.30, 1.31 and 1.33 stream no lists unless they are told to.
+    paged: bool,
+    under_way: bool,
+}
+
+impl Listing {
+    /// Whether the list must be asked for anew and in pages: the API server refused to stream it, or it ended before all of it had
+    /// come. A watch ends after [`RENEW_SECONDS`], and pages are no watch.
+    fn cannot_stream<K>(&mut self, step: &watcher::Result<watcher::Event<K>>) -> bool {
+        let gives_up = match step {
+            Ok(watcher::Event::Init) => std::mem::replace(&mut self.under_way, true),
+            Ok(watcher::Event::InitDone) => {
+                self.under_way = false;
+                false
+            }
+            Ok(_) => false,
+            Err(error) => api_error(error).is_some_and(|status| status.code == Some(422)),
+        };
+        let anew = gives_up && !self.paged;
+        self.paged |= gives_up;
+        anew
+    }
 }
 
 /// A watch after an error.
@@ -258,8 +298,10 @@ impl<C: Controller> Watch<C> {
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let mut failing: Option<Failing> = None;
+        let (mut failing, mut listing) = (None::<Failing>, Listing::default());
         loop {
+            let config = config.clone();
+            let config = if listing.paged { config } else { config.streaming_lists() };
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
             loop {
                 let step = tokio::select! {
@@ -271,11 +313,14 @@ impl<C: Controller> Watch<C> {
                         continue;
                     }
                 };
+                if listing.cannot_stream(&step) {
+                    break;
+                }
                 let step = match step {
                     Ok(step) => step,
                     Err(error) => {
                         let errors = failing.map_or(1, |failing| failing.errors + 1);
-                        failing = Some(Failing::new(errors, api, config, opened));
+                        failing = Some(Failing::new(errors, api, &config, opened));
                         match self.pause_after(&error, errors, change).await {
                             None => return,
                             Some(true) => break,
@@ -402,52 +447,122 @@ fn api_error(error: &watcher::Error) -> Option<Status> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        convert::Infallible,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
+    use std::{convert::Infallible, sync::Mutex};
 
+    use futures::stream;
     use http::Response;
-    use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+    use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
     use hyper::body::{Bytes, Frame};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-    fn json(code: u16, body: &serde_json::Value) -> Answer {
-        Response::builder().status(code).body(Full::from(body.to_string()).boxed_unsync()).unwrap()
+    /// This code and these lines, and then the end or nothing more.
+    fn answer(code: u16, lines: &[Value], ends: bool) -> Answer {
+        let lines: Vec<_> = lines.iter().map(|line| Ok(Frame::data(Bytes::from(format!("{line}\n"))))).collect();
+        let rest = if ends { stream::empty().left_stream() } else { stream::pending().right_stream() };
+        let body = StreamBody::new(stream::iter(lines).chain(rest)).boxed_unsync();
+        Response::builder().status(code).body(body).unwrap()
     }
 
-    /// An API server without objects, whose first watch breaks and whose second has nothing to tell.
-    fn quiet() -> Client {
-        let watches = Arc::new(AtomicUsize::new(0));
-        let service = tower::service_fn(move |request: http::Request<Body>| {
-            let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-            let response = match (watch, watches.fetch_add(usize::from(watch), Ordering::Relaxed)) {
-                (false, _) => json(200, &json!({"metadata": {"resourceVersion": "5"}, "items": []})),
-                (true, 0) => json(500, &json!({"kind": "Status", "code": 500, "message": "etcd leader changed"})),
-                (true, _) => {
-                    let silence = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
-                    Response::new(StreamBody::new(silence).boxed_unsync())
-                }
-            };
-            async move { Ok::<_, Infallible>(response) }
+    fn refused(code: u16) -> Answer {
+        answer(code, &[json!({"kind": "Status", "status": "Failure", "code": code, "message": "no"})], true)
+    }
+
+    fn account() -> Value {
+        json!({"type": "ADDED", "object": {"metadata": {"name": "deployer", "namespace": "ci", "resourceVersion": "4"}}})
+    }
+
+    fn end_of_list() -> Value {
+        let metadata = json!({"resourceVersion": "5", "annotations": {"k8s.io/initial-events-end": "true"}});
+        json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}})
+    }
+
+    fn list() -> Answer {
+        answer(200, &[json!({"metadata": {"resourceVersion": "5"}, "items": []})], true)
+    }
+
+    /// Watches accounts of an API server with these answers and then silence: what it tells, and what it has asked for.
+    fn watch(answers: Vec<Answer>) -> (mpsc::Receiver<Input<Grants>>, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (seen, answers) = (asked.clone(), Mutex::new(answers.into_iter()));
+        let server = tower::service_fn(move |request: http::Request<Body>| {
+            seen.lock().unwrap().push(request.uri().query().unwrap_or_default().to_owned());
+            let answer = answers.lock().unwrap().next().unwrap_or_else(|| answer(200, &[], false));
+            async move { Ok::<_, Infallible>(answer) }
         });
-        Client::new(service, "default")
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_watch_works_again_before_it_has_anything_to_tell() {
-        let (inputs, mut told) = mpsc::channel(8);
+        let (inputs, told) = mpsc::channel(8);
         let watch: Watch<Grants> =
             Watch { kind: KINDS[1], number: 0, scope: None, inputs, metrics: None, absent_pause: None, needed: None };
         let accounts = api::<PartialObjectMeta<ServiceAccount>>(&None);
         let read = |object: Object<_>| Some((version(&object.metadata), Account::read(&object.metadata)));
-        tokio::spawn(async move {
-            watch.follow(WatchClient::new(quiet()), accounts, Config::default(), read, Change::Account).await;
-        });
+        let client = WatchClient::new(Client::new(server, "default"));
+        tokio::spawn(async move { watch.follow(client, accounts, Config::default(), read, Change::Account).await });
+        (told, asked)
+    }
+
+    /// Events of the watch up to the first whole list, and each change of its health.
+    async fn until_listed(told: &mut mpsc::Receiver<Input<Grants>>) -> Vec<&'static str> {
+        let mut events = Vec::new();
+        while events.last() != Some(&"listed") {
+            let input = tokio::time::timeout(Duration::from_mins(5), told.recv()).await.expect("a list comes");
+            events.push(match input {
+                Some(Input::Change(_, Change::Account(WatchEvent::Listing))) => "listing",
+                Some(Input::Change(_, Change::Account(WatchEvent::Item(..)))) => "item",
+                Some(Input::Change(_, Change::Account(WatchEvent::Listed))) => "listed",
+                Some(Input::Health(.., failure)) => failure.map_or("healthy", |_| "failing"),
+                _ => "other",
+            });
+        }
+        events
+    }
+
+    /// How each list was asked for.
+    fn lists(asked: &Mutex<Vec<String>>) -> Vec<&'static str> {
+        let list = |query: &String| match (query.contains(STREAMING), query.contains("watch=true")) {
+            (true, _) => Some("stream"),
+            (false, true) => None,
+            (false, false) => Some("pages"),
+        };
+        asked.lock().unwrap().iter().filter_map(list).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_streamed_and_as_new_as_the_request() {
+        let (mut told, asked) = watch(vec![answer(200, &[account(), end_of_list()], false)]);
+        assert_eq!(until_listed(&mut told).await, ["listing", "item", "listed"]);
+        assert_eq!(lists(&asked), ["stream"]);
+        let query = asked.lock().unwrap()[0].clone();
+        assert!(query.contains("resourceVersionMatch=NotOlderThan") && !query.contains("resourceVersion="), "{query}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_streams_no_lists_is_asked_for_pages() {
+        let (mut told, asked) = watch(vec![refused(422), list()]);
+        assert_eq!(until_listed(&mut told).await, ["listing", "listed"], "that is no failure");
+        assert_eq!(lists(&asked), ["stream", "pages"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_streamed_list_that_ends_too_early_is_asked_for_in_pages() {
+        let (mut told, asked) = watch(vec![answer(200, &[account()], true), answer(200, &[account()], true), list()]);
+        assert_eq!(until_listed(&mut told).await, ["listing", "item", "listing", "listed"]);
+        assert_eq!(lists(&asked), ["stream", "stream", "pages"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_away_is_asked_for_a_stream_again() {
+        let (mut told, asked) = watch(vec![refused(503), answer(200, &[end_of_list()], false)]);
+        assert_eq!(until_listed(&mut told).await, ["failing", "listing", "healthy", "listed"]);
+        assert_eq!(lists(&asked), ["stream", "stream"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_works_again_before_it_has_anything_to_tell() {
+        let (mut told, asked) = watch(vec![refused(422), list(), refused(500)]);
+        until_listed(&mut told).await;
         let mut health = Vec::new();
         while health.len() < 2 {
             let input = tokio::time::timeout(Duration::from_mins(5), told.recv()).await.expect("the watch works again");
@@ -456,5 +571,6 @@ mod tests {
             }
         }
         assert_eq!(health, [false, true]);
+        assert_eq!(lists(&asked), ["stream", "pages"], "it goes on where it broke off");
     }
 }

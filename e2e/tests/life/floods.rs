@@ -1,6 +1,7 @@
 //! Attacks of docs/explanation/threat-model.md by mass: connections, requests, edits, bytes. Counts and states are asserted, not times.
 
 use anyhow::{Context, Result, ensure};
+use kube::api::PostParams;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -224,6 +225,29 @@ async fn the_largest_objects_that_are_stored_stop_nothing() -> Result<()> {
     let grown = scene.operator.peak_rss_kib()? - peak;
     // A few times of what is stored.
     ensure!(grown < 16 << 10, "{grown} KiB more");
+    Ok(())
+}
+
+/// Forged anchors with the longest annotations are listed at a start, one after the other and not a page of them at once.
+#[tokio::test]
+async fn a_start_with_40_megabytes_of_forged_annotations_takes_a_few() -> Result<()> {
+    let scene = Scene::start("large-list").await?;
+    let target = scene.deployer(json!({})).await?;
+    let peak = scene.operator.peak_rss_kib()?;
+    for n in 0..200 {
+        let annotations = json!({"example.com/large": "x".repeat(200_000)});
+        let metadata = json!({"name": format!("tw-{n:010}"), "annotations": annotations});
+        let forged = serde_json::from_value(json!({"metadata": metadata, "type": "tokenward.dev/anchor"}))?;
+        scene.secrets().create(&PostParams::default(), &forged).await?;
+    }
+    scene.operator.restart()?;
+    scene.operator.ready().await?;
+    scene.rotate("p", "1").await?;
+    scene.next_target(TARGET, &target).await?;
+    let grown = scene.operator.peak_rss_kib()?.saturating_sub(peak);
+    // A page of them would be 40 MB, and as much again while it is read.
+    ensure!(grown < 16 << 10, "{grown} KiB more");
+    println!("{grown} KiB more");
     Ok(())
 }
 

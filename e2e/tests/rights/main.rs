@@ -15,8 +15,8 @@ use tokenward_e2e::{target_dir, workspace_dir};
 
 /// What is refused in every cluster install without its component: the operator looks once a minute whether an optional
 /// kind is there, and the API server tells a stranger that it may not look before it tells that there is nothing.
-const CAPS: &str = "list bootstraptokenpolicies.tokenward.dev";
-const LEGACY: &str = "list legacytokenpolicies.tokenward.dev";
+const CAPS: &str = "watch bootstraptokenpolicies.tokenward.dev";
+const LEGACY: &str = "watch legacytokenpolicies.tokenward.dev";
 
 /// An overlay of this name with a component.
 fn component(name: &str) -> Result<std::path::PathBuf> {

@@ -39,7 +39,7 @@ async fn named(shape: &Shape, namespace: &str) -> Result<()> {
         let (body, failing, log) = (readyz(shape).await?, failing(shape).await?, shape.scenes[0].operator.log()?);
         ensure!(failing == vec![namespace; 4], "{failing:?}");
         for resource in ["tokenpolicies", "serviceaccounts", "secrets"] {
-            let words = format!("cannot list resource \"{resource}\" in API group");
+            let words = format!("cannot watch resource \"{resource}\" in API group");
             let said = |text: &str| text.lines().any(|line| line.contains(namespace) && line.contains(&words));
             ensure!(said(&body) && said(&log.replace('\\', "")), "{words}: {body}\n{log}");
         }
