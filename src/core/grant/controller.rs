@@ -28,7 +28,7 @@ use crate::{
         address::KnownAddress,
         credential::keys::TokenKeys,
         failure::Failure,
-        id::{GrantKey, Name, Ref, Secs, Uid},
+        id::{GrantKey, Key, Name, Ref, Secs, Uid},
         kernel::{
             controller::{Controller, Outcome},
             outbox::Outbox,
@@ -151,6 +151,7 @@ enum Work {
 #[derive(Debug)]
 struct GrantCall {
     grant: u32,
+    key: GrantKey,
     step: Step,
     lane: Lane,
     known: Known,
@@ -326,14 +327,9 @@ impl Grants {
 
     /// The names of a grant.
     fn key(&self, grant: &Grant) -> GrantKey {
-        let policy = self.policies.link(grant.policy);
-        let account = self.accounts.link(grant.account);
-        let namespace = policy.and_then(|policy| self.namespaces.get(policy.namespace));
-        GrantKey {
-            namespace: namespace.map(|namespace| namespace.name.clone()).unwrap_or_default(),
-            policy: policy.map(|policy| policy.name.clone()).unwrap_or_default(),
-            account: account.map(|account| account.name.clone()).unwrap_or_default(),
-        }
+        let Key { namespace, name: policy } = self.policy_key(grant.policy);
+        let account = self.accounts.link(grant.account).map(|account| account.name.clone()).unwrap_or_default();
+        GrantKey { namespace, policy, account }
     }
 
     /// Number of a grant's namespace, and its scope.

@@ -35,7 +35,6 @@ use super::{
     reason::{FailureReason, IssueReason, RetireReason},
     schedule::Budget,
 };
-use status::Standing;
 
 /// A ServiceAccount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -354,14 +353,5 @@ impl Failing {
     #[must_use]
     pub fn is_prompt(&self) -> bool {
         self.failure.reason == FailureReason::Conflict && self.count <= PROMPT_CONFLICTS
-    }
-}
-
-/// The failure of a grant that stands so, if it fails.
-#[must_use]
-pub fn failure(standing: &Standing) -> Option<&Failure> {
-    match standing {
-        Standing::Failing(failure) => Some(failure),
-        _ => None,
     }
 }

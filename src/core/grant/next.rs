@@ -71,12 +71,14 @@ impl Conclusion {
 }
 
 /// Decides for one grant. Pure: the same view gives the same decision. While a call of the grant is under way only
-/// retirements begin.
+/// retirements begin. Until its lists are complete (`open`), those begin that somebody asked for.
 #[must_use]
-pub fn decide(view: &View<'_>) -> Decision {
-    let conclusion = conclude(view);
-    let drop_attempt = view.attempt().is_some() && !conclusion.active && !view.grant.busy;
-    let retire = retire::due(view, drop_attempt);
+pub fn decide(view: &View<'_>, open: bool) -> Decision {
+    let unknown = || Conclusion::stop(Act::Idle(None), Standing::Unselected);
+    let conclusion = if open { conclude(view) } else { unknown() };
+    let drop_attempt = open && view.attempt().is_some() && !conclusion.active && !view.grant.busy;
+    let mut retire = retire::due(view, drop_attempt);
+    retire.retain(|retirement| open || retirement.is_asked());
     let wake = retire::next(view, &retire);
     let act = match conclusion.act {
         Act::Idle(until) => sweep(view, &retire, until.into_iter().chain(wake).min()),
@@ -98,21 +100,6 @@ fn sweep(view: &View<'_>, retire: &[Retirement], until: Option<Time>) -> Act {
             }
         }
         _ => Act::Idle(until),
-    }
-}
-
-/// The decision while the list of accounts is not complete, which revoking does not read.
-#[must_use]
-pub fn revoke_only(view: &View<'_>) -> Decision {
-    let retire: Vec<_> = retire::due(view, false).into_iter().filter(Retirement::is_asked).collect();
-    let wake = retire::next(view, &retire);
-    Decision {
-        act: sweep(view, &retire, wake),
-        retire,
-        drop_attempt: false,
-        wake,
-        unanswered: retire::unanswered(view),
-        standing: revoke::unheard(view).map_or(Standing::Unselected, Standing::Failing),
     }
 }
 

@@ -45,6 +45,23 @@ pub enum Standing {
     Unselected,
 }
 
+impl Standing {
+    /// The failure, if it fails.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failing(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// Whether a request to revoke is not carried out.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        self.failure().is_some_and(|failure| failure.reason.is_unheard())
+    }
+}
+
 /// The share of one grant in the counts of its policy.
 #[expect(clippy::struct_excessive_bools, reason = "each is counted on its own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use chrono::TimeDelta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use secrecy::SecretString;
 
-use super::{GrantCall, Grants, Known, Work, trouble::Kind};
+use super::{GrantCall, Grants, Work, trouble::Kind};
 use crate::{
     api::token_policy::Binding,
     core::{
@@ -21,7 +22,7 @@ use crate::{
             event::{GrantNews, Replaced},
             look::{Found, Look},
         },
-        id::{GrantKey, Key, Name, Secs, Uid},
+        id::{Key, Name, Secs, Uid},
         kernel::{controller::Outcome, store::WatchEvent},
         meta,
         place::{
@@ -38,25 +39,21 @@ impl Grants {
     /// Takes an answer in. The grant goes on at once.
     pub(super) fn take_answer(&mut self, ticket: u32, answer: Answer, now: Time) -> Outcome {
         match self.calls.remove(ticket) {
-            Some(Work::Grant(call)) => self.grant_answered(call, answer, now),
+            Some(Work::Grant(call)) => self.grant_answered(&call, answer, now),
             Some(Work::Status(policy, uid)) => self.status_answered(policy, uid, answer, now),
             None => Outcome::default(),
         }
     }
 
-    fn grant_answered(&mut self, call: GrantCall, answer: Answer, now: Time) -> Outcome {
-        let GrantCall { grant: id, step, lane, known, what } = call;
-        self.queue.stopped(lane);
+    fn grant_answered(&mut self, call: &GrantCall, answer: Answer, now: Time) -> Outcome {
+        let id = call.grant;
+        self.queue.stopped(call.lane);
         let Some(grant) = self.grants.get_mut(id) else { return Outcome::default() };
-        grant.busy &= matches!(step, Step::Retire(_));
-        let key = self.grants.get(id).map(|grant| self.key(grant));
-        let Some(key) = key else { return Outcome::default() };
-        let minted = matches!(step, Step::Mint) && answer.is_ok();
-        let failure = match &step {
-            Step::Retire(retirement) => self.retired(id, &key, retirement, answer, known, now).err(),
-            _ => self.done(id, &key, &step, &what, answer, known, now).err().inspect(|failure| {
-                self.failed(id, &step, failure.clone(), now);
-            }),
+        grant.busy &= matches!(call.step, Step::Retire(_));
+        let minted = matches!(call.step, Step::Mint) && answer.is_ok();
+        let failure = match &call.step {
+            Step::Retire(retirement) => self.retired(call, retirement, answer, now).err(),
+            _ => self.done(call, answer, now).err().inspect(|failure| self.failed(call, failure.clone(), now)),
         };
         if let Some(grant) = self.grants.get_mut(id) {
             // Not before: a grant without calls may be forgotten with the last of its objects.
@@ -66,102 +63,72 @@ impl Grants {
             }
         }
         self.queue.remove(id);
-        self.decide(id, lane, now);
+        self.decide(id, call.lane, now);
         self.forget_empty(id, now);
         Outcome { minted: minted && failure.is_none(), failure, silent: false }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is a part of one answer")]
-    fn done(
-        &mut self,
-        id: u32,
-        key: &GrantKey,
-        step: &Step,
-        what: &str,
-        answer: Answer,
-        known: Known,
-        now: Time,
-    ) -> Result<(), Failure> {
-        match step {
-            Step::Look(look) => {
-                let found = look.read(key, answer, &self.demanded);
-                self.looked(id, key, look, found, known, now)
-            }
-            Step::Remove { name } => {
-                if let Err(refusal) = answer
-                    && refusal.code != Some(404)
-                {
-                    return Err(refusal.failure);
-                }
-                self.target_absent(key, name, known, now);
-                self.report_about(id, Some(name.clone()), GrantNews::Removed);
-                Ok(())
-            }
+    fn done(&mut self, call: &GrantCall, answer: Answer, now: Time) -> Result<(), Failure> {
+        let id = call.grant;
+        if let Step::Look(look) = &call.step {
+            let found = look.read(&call.key, answer, &self.demanded);
+            return self.looked(call, look, found, now);
+        }
+        let absent = answer.as_ref().is_err_and(|refusal| refusal.code == Some(404));
+        let body = answer.map_err(|refusal| refusal.failure);
+        let meta = |body: Result<SecretString, Failure>| request::metadata(&call.what, &body?);
+        match &call.step {
             Step::Mint => {
-                let body = answer.map_err(|refusal| refusal.failure)?;
-                let minted = token::answer(&body).map_err(|error| request::rejected(what, &error))?;
-                self.minted(id, key, minted, now)
+                let minted = token::answer(&body?).map_err(|error| request::rejected(&call.what, &error))?;
+                return self.minted(call, minted, now);
             }
             Step::ReadBack { why } => {
-                let body = answer.map_err(|refusal| refusal.failure)?;
-                let read = read_back::read(&body).map_err(|error| request::rejected(what, error))?;
-                self.read_back(id, key, *why, read, now);
-                Ok(())
+                let read = read_back::read(&body?).map_err(|error| request::rejected(&call.what, error))?;
+                self.read_back(call, *why, read, now);
             }
-            Step::CreateAnchor | Step::CreateTarget | Step::Publish { .. } | Step::Patch { .. } => {
-                let body = answer.map_err(|refusal| match step {
-                    Step::CreateAnchor => refusal.failure.of_anchor(),
-                    _ => refusal.failure,
-                })?;
-                let meta = request::metadata(what, &body)?;
-                self.written(id, key, step, &meta, now);
-                Ok(())
-            }
-            Step::Retire(_) => Ok(()),
-        }
-    }
-
-    fn written(&mut self, id: u32, key: &GrantKey, step: &Step, meta: &ObjectMeta, now: Time) {
-        match step {
-            Step::CreateAnchor => self.anchor_created(id, key, meta, now),
+            Step::CreateAnchor => self.anchor_created(call, &meta(body.map_err(Failure::of_anchor))?, now),
             Step::CreateTarget => {
+                let meta = meta(body)?;
                 self.seen(id, now);
-                self.see_target(key, meta, now);
+                self.see_target(call, &meta, now);
             }
-            Step::Publish { why, .. } => self.published(id, key, *why, meta, now),
-            Step::Patch { why, .. } => {
-                self.spend(id, *why, now);
-                if !self.see_target(key, meta, now) {
-                    self.see_anchor(id, key, meta, now);
+            Step::Publish { why } => self.published(call, *why, &meta(body)?, now),
+            Step::Patch { why } => self.patched(call, *why, &meta(body)?, now),
+            Step::Remove { name } => {
+                if !absent {
+                    body?;
                 }
-                let secret = meta.name.clone().unwrap_or_default();
-                self.report(id, GrantNews::Repaired { secret, why: *why });
+                self.target_absent(call, name, now);
+                self.report_about(id, Some(name.clone()), GrantNews::Removed);
             }
-            _ => {}
+            Step::Look(_) | Step::Retire(_) => {}
         }
+        Ok(())
     }
 
-    fn retired(
-        &mut self,
-        id: u32,
-        key: &GrantKey,
-        retirement: &Retirement,
-        answer: Answer,
-        known: Known,
-        now: Time,
-    ) -> Result<(), Failure> {
+    fn patched(&mut self, call: &GrantCall, why: IssueReason, meta: &ObjectMeta, now: Time) {
+        self.spend(call.grant, why, now);
+        if !self.see_target(call, meta, now) {
+            self.see_anchor(call, meta, now);
+        }
+        let secret = meta.name.clone().unwrap_or_default();
+        self.report(call.grant, GrantNews::Repaired { secret, why });
+    }
+
+    fn retired(&mut self, call: &GrantCall, retirement: &Retirement, answer: Answer, now: Time) -> Result<(), Failure> {
+        let id = call.grant;
         // A Secret that is gone, or another one by now, is as good as deleted.
         let conflict = answer.as_ref().is_err_and(|refusal| refusal.code == Some(409));
         let refused = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
         if let Some(refusal) = refused {
             self.retirement_ended(id, retirement);
-            self.fail_to_revoke(id, key, retirement, refusal.failure.clone(), now);
+            self.fail_to_revoke(id, &call.key, retirement, refusal.failure.clone(), now);
             return Err(refusal.failure);
         }
         // The deleted Secret may have been an anchor or a target; it is in one of the tables. One that changed is told anew.
         // While the retirement is under way, its end is not taken for somebody else's deed.
-        self.anchor_absent(id, key, &retirement.secret, known, now);
-        self.target_absent(key, &retirement.secret, known, now);
+        self.anchor_absent(call, &retirement.secret, now);
+        self.target_absent(call, &retirement.secret, now);
         self.retirement_ended(id, retirement);
         self.release(id, |_, kind| kind == Kind::Issue, now);
         // One was served, so it waits for nobody's probe any more: the others are tried as well.
@@ -174,26 +141,25 @@ impl Grants {
 
     fn looked(
         &mut self,
-        id: u32,
-        key: &GrantKey,
+        call: &GrantCall,
         look: &Look,
         found: Result<Found, Failure>,
-        known: Known,
         now: Time,
     ) -> Result<(), Failure> {
+        let id = call.grant;
         if *look == Look::Policy {
-            return self.policy_looked(id, key, found, known, now);
+            return self.policy_looked(call, found, now);
         }
         match (look, found?) {
-            (Look::Target(name), Found::Secret(meta)) => return self.target_found(id, key, name, &meta, known, now),
+            (Look::Target(name), Found::Secret(meta)) => return self.target_found(call, name, &meta, now),
             (Look::Target(name), _) => {
-                let absent = self.target_absent(key, name, known, now);
+                let absent = self.target_absent(call, name, now);
                 self.seen(id, now).into_iter().for_each(|proof| proof.target_absent = absent);
             }
             (Look::Anchor(name), found) => {
                 match found {
-                    Found::Secret(meta) if Anchor::read(&meta).is_some() => self.see_anchor(id, key, &meta, now),
-                    _ => self.anchor_absent(id, key, name, known, now),
+                    Found::Secret(meta) if Anchor::read(&meta).is_some() => self.see_anchor(call, &meta, now),
+                    _ => self.anchor_absent(call, name, now),
                 }
                 // An anchor that belongs to another grant is as good as absent.
                 let of = |grant: &Grant| self.anchors_of(grant).any(|anchor| self.is_called(anchor, name));
@@ -202,32 +168,23 @@ impl Grants {
                     grant.rare().anchor_absent = Some(name.clone());
                 }
             }
-            (Look::Account, found) => self.account_looked(id, key, found, known, now),
+            (Look::Account, found) => self.account_looked(call, found, now),
             (Look::Policy, _) => {}
         }
         Ok(())
     }
 
     /// A proof about a policy holds for all of its grants.
-    fn policy_looked(
-        &mut self,
-        id: u32,
-        key: &GrantKey,
-        found: Result<Found, Failure>,
-        known: Known,
-        now: Time,
-    ) -> Result<(), Failure> {
-        let Some((row, scope)) = self.grants.get(id).map(|grant| (grant.policy, self.place(grant).1)) else {
-            return Ok(());
-        };
+    fn policy_looked(&mut self, call: &GrantCall, found: Result<Found, Failure>, now: Time) -> Result<(), Failure> {
+        let Some(row) = self.grants.get(call.grant).map(|grant| grant.policy) else { return Ok(()) };
         if let Some(link) = self.policies.link_mut(row) {
             link.proof.looking = false;
         }
         let event = match found? {
-            Found::Policy(version, state) => WatchEvent::Applied(key.policy_key(), version, state),
-            _ => WatchEvent::Deleted(key.policy_key(), known.policies),
+            Found::Policy(version, state) => WatchEvent::Applied(call.key.policy_key(), version, state),
+            _ => WatchEvent::Deleted(call.key.policy_key(), call.known.policies),
         };
-        self.policy_event(scope, event, now);
+        self.policy_event(self.scope_of(call), event, now);
         let absent = self.policies.get(row).is_none();
         if let Some(link) = self.policies.link_mut(row) {
             link.proof.absent = absent;
@@ -237,7 +194,7 @@ impl Grants {
             let unselected = |grant: &Grant| grant.unselected_since().is_some();
             let waits =
                 self.grants.get(member).is_some_and(|grant| absent || unselected(grant) || self.is_released(grant));
-            if waits && member != id {
+            if waits && member != call.grant {
                 self.wake(member, now);
             }
         }
@@ -251,14 +208,13 @@ impl Grants {
         targets.chain(anchors).any(|owners| owners.policy == 0)
     }
 
-    fn account_looked(&mut self, id: u32, key: &GrantKey, found: Found, known: Known, now: Time) {
-        let Some(scope) = self.grants.get(id).map(|grant| self.place(grant).1) else { return };
+    fn account_looked(&mut self, call: &GrantCall, found: Found, now: Time) {
         let event = match found {
-            Found::Account(version, account) => WatchEvent::Applied(key.account_key(), version, account),
-            _ => WatchEvent::Deleted(key.account_key(), known.accounts),
+            Found::Account(version, account) => WatchEvent::Applied(call.key.account_key(), version, account),
+            _ => WatchEvent::Deleted(call.key.account_key(), call.known.accounts),
         };
-        self.account_event(scope, event, now);
-        if let Some(grant) = self.grants.get_mut(id) {
+        self.account_event(self.scope_of(call), event, now);
+        if let Some(grant) = self.grants.get_mut(call.grant) {
             grant.proof.account_doubtful = false;
             grant.proof.unselected = !grant.selected;
         }
@@ -271,20 +227,12 @@ impl Grants {
         Some(proof)
     }
 
-    fn target_found(
-        &mut self,
-        id: u32,
-        key: &GrantKey,
-        name: &Name,
-        meta: &ObjectMeta,
-        known: Known,
-        now: Time,
-    ) -> Result<(), Failure> {
-        if self.see_target(key, meta, now) {
-            self.seen(id, now);
+    fn target_found(&mut self, call: &GrantCall, name: &Name, meta: &ObjectMeta, now: Time) -> Result<(), Failure> {
+        if self.see_target(call, meta, now) {
+            self.seen(call.grant, now);
             return Ok(());
         }
-        let place = format!("Secret {}/{name}", key.namespace);
+        let place = format!("Secret {}/{name}", call.key.namespace);
         let finalizers = || meta.finalizers.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
         let terminating = meta.deletion_timestamp.is_some();
         let (reason, what) = if terminating {
@@ -293,8 +241,8 @@ impl Grants {
         } else {
             (FailureReason::TargetNotOwned, format!("{place} exists and does not carry this policy's annotations"))
         };
-        self.target_absent(key, name, known, now);
-        if let Some(proof) = self.seen(id, now) {
+        self.target_absent(call, name, now);
+        if let Some(proof) = self.seen(call.grant, now) {
             proof.target_absent = false;
             proof.target_foreign |= !terminating;
         }
@@ -302,47 +250,47 @@ impl Grants {
     }
 
     /// Takes a target in as an answer shows it; whether it is one.
-    fn see_target(&mut self, key: &GrantKey, meta: &ObjectMeta, now: Time) -> bool {
+    fn see_target(&mut self, call: &GrantCall, meta: &ObjectMeta, now: Time) -> bool {
         let Some(seen) = Target::read(meta) else { return false };
-        let place = Key::new(key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
+        let place = Key::new(call.key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
         let event = WatchEvent::Applied(place, meta::version(meta), Box::new(seen));
-        self.target_event(self.scope_of(key), event, now);
+        self.target_event(self.scope_of(call), event, now);
         true
     }
 
     /// Takes in that a target was not there; whether there is still none: another may have come since.
-    fn target_absent(&mut self, key: &GrantKey, name: &Name, known: Known, now: Time) -> bool {
-        let (scope, place) = (self.scope_of(key), Key::new(key.namespace.clone(), name.clone()));
-        self.target_event(scope, WatchEvent::Deleted(place, known.targets), now);
-        let row = self.targets.find(scope, &key.namespace, name);
+    fn target_absent(&mut self, call: &GrantCall, name: &Name, now: Time) -> bool {
+        let (scope, place) = (self.scope_of(call), Key::new(call.key.namespace.clone(), name.clone()));
+        self.target_event(scope, WatchEvent::Deleted(place, call.known.targets), now);
+        let row = self.targets.find(scope, &call.key.namespace, name);
         row.is_none_or(|id| self.targets.get(id).is_none())
     }
 
     /// Takes an anchor in as an answer shows it. A target of this grant names it, whatever its own annotations say.
-    fn see_anchor(&mut self, id: u32, key: &GrantKey, meta: &ObjectMeta, now: Time) {
+    fn see_anchor(&mut self, call: &GrantCall, meta: &ObjectMeta, now: Time) {
         let Some(seen) = Anchor::read(meta) else { return };
-        let place = Key::new(key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
-        let scope = self.scope_of(key);
+        let place = Key::new(call.key.namespace.clone(), meta.name.as_deref().unwrap_or_default());
         let (other, anchor) = self.seen_anchor(&place, seen, now);
-        self.anchor_step(scope, WatchEvent::Applied(place, meta::version(meta), anchor), Some(id), now);
-        other.into_iter().filter(|other| *other != id).for_each(|other| self.forget_empty(other, now));
+        let event = WatchEvent::Applied(place, meta::version(meta), anchor);
+        self.anchor_step(self.scope_of(call), event, Some(call.grant), now);
+        other.into_iter().filter(|other| *other != call.grant).for_each(|other| self.forget_empty(other, now));
     }
 
-    fn anchor_absent(&mut self, id: u32, key: &GrantKey, name: &Name, known: Known, now: Time) {
-        let (scope, place) = (self.scope_of(key), Key::new(key.namespace.clone(), name.clone()));
-        self.anchor_event(scope, WatchEvent::Deleted(place, known.anchors), now);
-        self.wake(id, now);
+    fn anchor_absent(&mut self, call: &GrantCall, name: &Name, now: Time) {
+        let place = Key::new(call.key.namespace.clone(), name.clone());
+        self.anchor_event(self.scope_of(call), WatchEvent::Deleted(place, call.known.anchors), now);
+        self.wake(call.grant, now);
     }
 
-    fn scope_of(&self, key: &GrantKey) -> u16 {
-        self.by_scope.get(&key.namespace).copied().unwrap_or_default()
+    fn scope_of(&self, call: &GrantCall) -> u16 {
+        self.by_scope.get(&call.key.namespace).copied().unwrap_or_default()
     }
 
-    fn anchor_created(&mut self, id: u32, key: &GrantKey, meta: &ObjectMeta, now: Time) {
-        self.see_anchor(id, key, meta, now);
+    fn anchor_created(&mut self, call: &GrantCall, meta: &ObjectMeta, now: Time) {
+        self.see_anchor(call, meta, now);
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let bond = Bond { name: text(&meta.name).into(), uid: Uid::read(&text(&meta.uid)) };
-        if let Some(attempt) = self.attempt(id) {
+        if let Some(attempt) = self.attempt(call.grant) {
             attempt.bond = Some(bond);
         }
     }
@@ -351,7 +299,8 @@ impl Grants {
         self.grants.get_mut(id)?.rare.as_mut()?.attempt.as_deref_mut()
     }
 
-    fn minted(&mut self, id: u32, key: &GrantKey, minted: Minted, now: Time) -> Result<(), Failure> {
+    fn minted(&mut self, call: &GrantCall, minted: Minted, now: Time) -> Result<(), Failure> {
+        let (id, key) = (call.grant, &call.key);
         let policy = self.grants.get(id).and_then(|grant| self.policies.get(grant.policy)?.readable());
         let audiences = policy.map(|policy| policy.spec.token.audiences.clone()).unwrap_or_default();
         // The watch may show the new token before the answer to its publication comes.
@@ -391,14 +340,15 @@ impl Grants {
         Some(Predecessor { issued_at: token.issued.time(), expires_at: token.expires.time(), due })
     }
 
-    fn published(&mut self, id: u32, key: &GrantKey, why: IssueReason, meta: &ObjectMeta, now: Time) {
+    fn published(&mut self, call: &GrantCall, why: IssueReason, meta: &ObjectMeta, now: Time) {
+        let id = call.grant;
         let Some(grant) = self.grants.get_mut(id) else { return };
         grant.proof = Proof { target_seen: Secs::of(now), ..Proof::default() };
         let rare = grant.rare();
         let (attempt, read_back, failing) = (rare.attempt.take(), rare.read_back.take(), rare.failing.take());
         (rare.anchor_absent, rare.token_lost) = (None, None);
         self.held.remove(&id);
-        self.see_target(key, meta, now);
+        self.see_target(call, meta, now);
         let replaced = attempt.as_ref().and_then(|attempt| attempt.replaces).map(|token| replaced(token, now));
         match (attempt.and_then(|attempt| attempt.token), read_back) {
             (_, Some(_)) => {
@@ -415,13 +365,14 @@ impl Grants {
         }
     }
 
-    fn read_back(&mut self, id: u32, key: &GrantKey, why: IssueReason, read: read_back::StoredToken, now: Time) {
+    fn read_back(&mut self, call: &GrantCall, why: IssueReason, read: read_back::StoredToken, now: Time) {
+        let id = call.grant;
         let version = meta::version(&read.meta);
         let refused = self.grants.get(id).is_some_and(|grant| grant.proof.target_refused);
-        self.see_target(key, &read.meta, now);
+        self.see_target(call, &read.meta, now);
         self.seen(id, now);
         if refused {
-            return self.explain(id, key, &read);
+            return self.explain(call, &read);
         }
         self.spend(id, why, now);
         let Some(grant) = self.grants.get_mut(id) else { return };
@@ -432,17 +383,18 @@ impl Grants {
     }
 
     /// Tells what stands in the way of a write: the API server names only the type that it refuses.
-    fn explain(&mut self, id: u32, key: &GrantKey, read: &read_back::StoredToken) {
-        let Some(grant) = self.grants.get_mut(id) else { return };
+    fn explain(&mut self, call: &GrantCall, read: &read_back::StoredToken) {
+        let namespace = &call.key.namespace;
+        let Some(grant) = self.grants.get_mut(call.grant) else { return };
         let Some(policy) = self.policies.get(grant.policy).and_then(PolicyState::readable) else { return };
         let format = format::of(&policy.spec.secret.format);
         let (wanted, name) = (format.secret_type(), read.meta.name.as_deref().unwrap_or_default());
         let what = if read.kind == wanted {
-            format!("Secret {}/{name} is immutable", key.namespace)
+            format!("Secret {namespace}/{name} is immutable")
         } else {
             format!(
-                "Secret {}/{name} has the type {:.100?}, which cannot change, and spec.secret.format needs {wanted:?}",
-                key.namespace, read.kind
+                "Secret {namespace}/{name} has the type {:.100?}, which cannot change, and spec.secret.format needs {wanted:?}",
+                read.kind
             )
         };
         if let Some(failing) = grant.rare().failing.as_mut() {
@@ -451,7 +403,8 @@ impl Grants {
     }
 
     /// Notes what a failed call leaves in doubt.
-    fn failed(&mut self, id: u32, step: &Step, mut failure: Failure, now: Time) {
+    fn failed(&mut self, call: &GrantCall, mut failure: Failure, now: Time) {
+        let (id, step) = (call.grant, &call.step);
         let doubtful = matches!(failure.reason, FailureReason::Conflict | FailureReason::AccountNotFound);
         let unclear = matches!(failure.reason, FailureReason::Conflict | FailureReason::ApiUnavailable);
         let policy = self.grants.get(id).and_then(|grant| self.policies.get(grant.policy));

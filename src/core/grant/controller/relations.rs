@@ -7,8 +7,14 @@ use hashbrown::HashTable;
 use super::{AccountLink, Grants, Namespace, PolicyLink, chain};
 use crate::core::{
     Time,
-    grant::{Grant, claims::Claim, event::GrantNews, status::Totals, view::PolicyProof},
-    id::{Name, Ref, stable_hash},
+    grant::{
+        Grant,
+        claims::Claim,
+        event::GrantNews,
+        status::{Counted, Totals},
+        view::PolicyProof,
+    },
+    id::{Name, Ref, short_hash},
     names,
     place::secret::{Target, owner_digest},
 };
@@ -96,10 +102,10 @@ impl Grants {
             self.report(id, GrantNews::RevocationDone);
         }
         self.unclaim(id, now);
-        self.uncount(id, now);
+        self.count(id, &Counted::default(), now);
         self.queue.remove(id);
         self.held.remove(&id);
-        self.recovered(id, now);
+        self.release(id, |_, _| false, now);
         let Some(grant) = self.grants.get(id) else { return };
         let (policy, account, next) = (grant.policy, grant.account, grant.next_of_account);
         let before = self
@@ -469,10 +475,8 @@ pub(super) fn account_link(namespace: u32, name: &str) -> AccountLink {
     AccountLink { namespace, name: name.into(), grants: Ref::NONE }
 }
 
-/// Half of a hash is enough: names are compared where it is the same.
 fn name_hash(namespace: u32, name: &str) -> u32 {
-    let hash = stable_hash([namespace.to_string().as_str(), name]);
-    u32::try_from(hash >> 32).unwrap_or_default()
+    short_hash([namespace.to_string().as_str(), name])
 }
 
 /// A table looks at the upper and the lower bits of a hash; a product with 2⁶⁴ over the golden ratio fills both.

@@ -146,7 +146,7 @@ impl Grants {
         Some(failure)
     }
 
-    fn policy_key(&self, id: u32) -> Key {
+    pub(super) fn policy_key(&self, id: u32) -> Key {
         let link = self.policies.link(id);
         let namespace = link.and_then(|link| self.namespaces.get(link.namespace));
         Key {

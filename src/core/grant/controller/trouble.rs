@@ -180,13 +180,6 @@ impl Grants {
         }
     }
 
-    /// As [`Grants::release`], for a grant that is forgotten.
-    pub(super) fn recovered(&mut self, id: u32, now: Time) {
-        for (waiting, kind) in self.troubles.leave(id, |_| false) {
-            self.try_now(waiting, kind, now);
-        }
-    }
-
     pub(super) fn try_now(&mut self, id: u32, kind: Kind, now: Time) {
         if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
             let failing = match kind {

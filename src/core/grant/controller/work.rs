@@ -175,14 +175,14 @@ impl Grants {
         let open = self.grants.get(id).is_some_and(|grant| self.is_open(self.place(grant).1));
         self.find_holder(id);
         let Some((decision, mut counted)) = self.view(id, fresh, now).map(|view| {
-            let decision = if open { next::decide(&view) } else { next::revoke_only(&view) };
+            let decision = next::decide(&view, open);
             let counted = counted(&view, &decision);
             (decision, counted)
         }) else {
             return;
         };
         if self.is_revoked_at_last(id, &decision.retire, now) {
-            counted.unrevoked = is_unheard(&decision.standing);
+            counted.unrevoked = decision.standing.is_unheard();
         }
         self.stand(id, &decision, now);
         self.count(id, &counted, now);
@@ -266,6 +266,7 @@ impl Grants {
 
     /// Puts a call on its way.
     fn begin(&mut self, id: u32, lane: Lane, call: Call) {
+        let Some(key) = self.grants.get(id).map(|grant| self.key(grant)) else { return };
         let Some(grant) = self.grants.get_mut(id) else { return };
         let retires = matches!(call.step, Step::Retire(_));
         grant.calls += 1;
@@ -283,10 +284,11 @@ impl Grants {
             self.drawn += 1;
         }
         let known = self.known(self.policies.scope(policy));
-        let what = call.request.what.clone();
-        let ticket = self.calls.insert(Work::Grant(GrantCall { grant: id, step: call.step, lane, known, what }));
+        let Call { request, step, .. } = call;
+        let what = request.what.clone();
+        let ticket = self.calls.insert(Work::Grant(GrantCall { grant: id, key, step, lane, known, what }));
         self.queue.started(lane);
-        self.pending.push_back((ticket, call.request));
+        self.pending.push_back((ticket, request));
     }
 
     /// Gathers all that a decision is made of.
@@ -391,7 +393,7 @@ impl Grants {
     fn stand(&mut self, id: u32, decision: &Decision, now: Time) {
         let Some(grant) = self.grants.get_mut(id) else { return };
         let idle = matches!(decision.act, Act::Idle(_)) && !grant.busy;
-        let failure = crate::core::grant::failure(&decision.standing).cloned();
+        let failure = decision.standing.failure().cloned();
         let waits = failure.as_ref().map(|failure| failure.reason);
         let ended =
             |failing: &mut Box<Failing>| idle && failing.retry_at <= now && waits != Some(failing.failure.reason);
@@ -441,20 +443,6 @@ impl Grants {
         self.mark(policy, now);
     }
 
-    /// Ends what [`Grants::count`] began.
-    pub(super) fn uncount(&mut self, id: u32, now: Time) {
-        let Some(grant) = self.grants.get_mut(id) else { return };
-        let (policy, before) = (grant.policy, std::mem::take(&mut grant.counted));
-        if before == Counted::default() {
-            return;
-        }
-        if let Some(link) = self.policies.link_mut(policy) {
-            link.totals.remove(id, &before);
-        }
-        before.signer.iter().for_each(|signer| self.keys.uncount(signer));
-        self.mark(policy, now);
-    }
-
     /// Takes down a retirement that has ended.
     pub(super) fn retirement_ended(&mut self, id: u32, retirement: &Retirement) {
         if let Some(rare) = self.grants.get_mut(id).and_then(|grant| grant.rare.as_mut()) {
@@ -463,13 +451,9 @@ impl Grants {
     }
 }
 
-fn is_unheard(standing: &Standing) -> bool {
-    matches!(standing, Standing::Failing(failure) if failure.reason.is_unheard())
-}
-
 fn counted(view: &View<'_>, decision: &Decision) -> Counted {
     let unrevoked =
-        is_unheard(&decision.standing) || view.grant.rare.as_ref().is_some_and(|rare| rare.unrevoked.is_some());
+        decision.standing.is_unheard() || view.grant.rare.as_ref().is_some_and(|rare| rare.unrevoked.is_some());
     let case = Case::of(view);
     // Who is selected by a policy that cannot be read is not known; those that have a Secret of it count.
     let frozen = view.old.first().filter(|_| view.is_frozen());
