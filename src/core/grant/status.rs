@@ -303,7 +303,7 @@ pub fn summarise(
         granted_duration: granted(totals),
         earliest_expiration: first(&totals.expires),
         next_rotation: first(&totals.due).filter(|_| !policy.spec.suspend),
-        failures: context.failing.iter().filter_map(failure).collect(),
+        failures: failures(context, before),
     }
 }
 
@@ -335,7 +335,7 @@ pub fn frozen(
         accounts: Some(counts(totals)),
         granted_duration: granted(totals),
         earliest_expiration: totals.expires.0.keys().next().map(|at| text(at.time())),
-        failures: context.failing.iter().filter_map(self::failure).collect(),
+        failures: failures(context, before),
         ..stalled(head, failure, before, context)
     }
 }
@@ -360,14 +360,20 @@ fn counts(totals: &Totals) -> AccountCounts {
     }
 }
 
-fn failure(named: &NamedAccount) -> Option<AccountFailure> {
-    let failure = named.failure.as_ref()?;
-    Some(AccountFailure {
-        service_account: named.account.clone(),
-        reason: failure.reason.into_str().into(),
-        message: failure.message.to_string(),
-        since: text(named.since),
-    })
+/// The failures to name. One that the status names already began then, which another process may have seen.
+fn failures(context: &Context<'_>, before: &TokenPolicyStatus) -> Vec<AccountFailure> {
+    let failure = |named: &NamedAccount| {
+        let failure = named.failure.as_ref()?;
+        let reason = failure.reason.into_str();
+        let same = |old: &&AccountFailure| old.service_account == named.account && old.reason == reason;
+        Some(AccountFailure {
+            service_account: named.account.clone(),
+            reason: reason.into(),
+            message: failure.message.to_string(),
+            since: before.failures.iter().find(same).map_or_else(|| text(named.since), |old| old.since.clone()),
+        })
+    };
+    context.failing.iter().filter_map(failure).collect()
 }
 
 /// Ready always; the others only while they are true, as kstatus wants it.

@@ -375,3 +375,21 @@ fn what_somebody_else_has_a_hand_in_is_not_taken_up() {
         assert!(published(&crowd).0.token.unwrap().expires > Secs::of(crowd.server.now));
     }
 }
+
+#[test]
+fn a_restart_writes_no_status_of_an_account_that_goes_on_failing() {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    server.policy("ci", "p", |policy| names(policy, vec!["app".into(), "missing".into()]));
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    crowd.pass(2);
+    let stored = |crowd: &Crowd| crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone().unwrap();
+    let before = stored(&crowd);
+    assert_eq!(before.failures.len(), 1, "{before:?}");
+    crowd.pass(300);
+    crowd.restart();
+    crowd.settle();
+    crowd.pass(2);
+    assert_eq!((crowd.statuses, stored(&crowd)), (0, before));
+}
