@@ -205,8 +205,13 @@ impl<V: Tended> Tending<V> {
 
     /// Everything is judged again.
     pub fn judge_all(&mut self, now: Time) {
-        let all: Vec<u32> = self.store.iter().map(|(id, ..)| id).collect();
-        for id in all {
+        self.judge_those(|_| true, now);
+    }
+
+    /// The objects whose names are such are judged again.
+    pub fn judge_those(&mut self, such: impl Fn(&Key) -> bool, now: Time) {
+        let those = self.store.iter().filter(|(.., link)| such(&link.key)).map(|(id, ..)| id);
+        for id in those.collect::<Vec<u32>>() {
             self.schedule(id, now);
         }
     }

@@ -55,8 +55,8 @@ pub enum LegacyChange {
 pub struct Known {
     pub(super) tokens: Tending<LegacyToken>,
     pub(super) references: References,
-    pub(super) namespaces: Store<Labels, ()>,
-    tracking: Store<Option<Time>, ()>,
+    pub(super) namespaces: Store<Labels, Key>,
+    tracking: Store<Option<Time>, Key>,
 }
 
 /// Everything known.
@@ -69,20 +69,21 @@ pub struct Legacy {
     stepped: Option<(Time, TimeDelta)>,
 }
 
-/// Takes a step of a watch in; whether something else is known now, once all is. The next of many objects that a list names is no
-/// reason to judge every Secret.
-fn changes<V: PartialEq>(store: &mut Store<V, ()>, event: WatchEvent<V>) -> bool {
-    let mut changes = matches!(event, WatchEvent::Listed);
-    for Changed { id, before } in store.apply(0, event, |_| ()) {
-        changes |= store.listed(0) && before.as_ref() != store.get(id);
+/// Takes a step of a watch in, and returns the objects of which something else is known now, once all is. The next of many
+/// objects that a list names is no reason to judge a Secret.
+fn changes<V: PartialEq>(store: &mut Store<V, Key>, event: WatchEvent<V>) -> Vec<Key> {
+    let mut changed = Vec::new();
+    for Changed { id, before } in store.apply(0, event, Key::clone) {
+        let differs = store.listed(0) && before.as_ref() != store.get(id);
+        changed.extend(store.link(id).filter(|_| differs).cloned());
         store.release(id);
     }
-    changes
+    changed
 }
 
 impl Known {
     pub(super) fn tracked(&self) -> Option<Time> {
-        self.tracking.iter().find_map(|(_, since, ())| *since?)
+        self.tracking.iter().find_map(|(_, since, _)| *since?)
     }
 
     pub(super) fn listed(&self) -> bool {
@@ -201,8 +202,17 @@ impl Controller for Legacy {
     fn observe(&mut self, _: u16, change: LegacyChange, now: Time) {
         let concerns_all = match change {
             LegacyChange::Policy(event) => self.policies.observe(event, now),
-            LegacyChange::Namespace(event) => changes(&mut self.known.namespaces, event),
-            LegacyChange::Tracking(event) => changes(&mut self.known.tracking, event),
+            LegacyChange::Namespace(event) => {
+                let listed = matches!(event, WatchEvent::Listed);
+                for Key { name, .. } in changes(&mut self.known.namespaces, event) {
+                    self.known.tokens.judge_those(|key| key.namespace == name, now);
+                    self.policies.mark_all(now);
+                }
+                listed
+            }
+            LegacyChange::Tracking(event) => {
+                matches!(event, WatchEvent::Listed) | !changes(&mut self.known.tracking, event).is_empty()
+            }
             LegacyChange::Token(event) => {
                 // Those of a long list's beginning were judged before the list had ended.
                 let listed = matches!(event, WatchEvent::Listed);

@@ -133,7 +133,7 @@ impl Known {
 
     /// Several policies for a namespace are legal, but not always meant.
     fn overlapping(&self, name: &Name, policy: &LegacyPolicy, policies: &Policies<LegacyPolicy>) -> Option<Draft> {
-        let namespaces = || self.namespaces.iter().filter_map(|(_, labels, ())| labels);
+        let namespaces = || self.namespaces.iter().filter_map(|(_, labels, _)| labels);
         let both = |other: &LegacyPolicy, labels| policy.is_for(|| Some(labels)) && other.is_for(|| Some(labels));
         let others = policies.acting().filter(|(it, _)| *it != name);
         let others = others.filter(|(_, other)| namespaces().any(|labels| both(other, labels)));

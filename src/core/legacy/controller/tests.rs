@@ -271,6 +271,9 @@ fn a_namespace_wakes_no_secret_before_all_are_listed_and_only_if_its_labels_chan
     let labels = |team: &str| [("team".into(), team.into())].into();
     namespace(&mut legacy, WatchEvent::Applied(Key::new("", "ci"), 2, labels("a")));
     assert!(sleeps(&legacy), "nothing but its annotations");
+    namespace(&mut legacy, WatchEvent::Applied(Key::new("", "dev"), 3, labels("b")));
+    namespace(&mut legacy, WatchEvent::Deleted(Key::new("", "dev"), 4));
+    assert!(sleeps(&legacy), "it is in another namespace");
     namespace(&mut legacy, WatchEvent::Applied(Key::new("", "ci"), 3, labels("b")));
     assert!(!sleeps(&legacy));
     let mut new = Legacy::new(7);
