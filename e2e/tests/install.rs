@@ -62,6 +62,23 @@ fn uninstalling_leaves_every_crd_also_that_of_a_component() -> Result<()> {
 }
 
 #[tokio::test]
+async fn applying_the_same_manifests_again_changes_nothing() -> Result<()> {
+    let plane = own_plane("again").await?;
+    let folder = workspace_dir().join("config/install");
+    let apply = ["apply", "-k", &*folder.to_string_lossy()];
+    plane.kubectl_ok(apply).await?;
+    let generations = "jsonpath={range .items[*]}{.metadata.uid} {.metadata.generation}{'\\n'}{end}";
+    let generations = ["get", "deployments,crds,poddisruptionbudgets,networkpolicies", "-A", "-o", generations];
+    let before = plane.kubectl_ok(generations).await?;
+    let answer = plane.kubectl_ok(apply).await?;
+    let changed: Vec<&str> = answer.lines().filter(|line| !line.ends_with(" unchanged")).collect();
+    // kubectl sends empty data and a selector again each time, and neither changes anything.
+    assert_eq!(changed, ["configmap/tokenward-limits configured", "poddisruptionbudget.policy/tokenward configured"]);
+    assert_eq!(plane.kubectl_ok(generations).await?, before);
+    plane.stop().await
+}
+
+#[tokio::test]
 async fn samples_pass_the_server_and_fields_are_explained() -> Result<()> {
     let plane = plane().await?;
     plane.create_namespace("ci").await?;
