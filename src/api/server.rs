@@ -116,39 +116,33 @@ impl ServerOptions {
     }
 }
 
-/// Why no consumer can be sent to a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadServer {
-    /// Tokens would be sent in the clear, or it is no URL at all.
-    #[error("is no https URL with a host: write one, as in https://api.example.com:6443")]
-    NotHttps,
-    /// Credentials of somebody else would be in every Secret.
-    #[error("has a user before the host: leave out everything up to the @, as in https://api.example.com:6443")]
-    UserInfo,
-    /// Clients append their paths to it.
-    #[error("has a query or a fragment: end it before the ? or #, as in https://api.example.com:6443")]
-    Query,
-}
+/// Tokens would be sent in the clear, or it is no URL at all.
+const NOT_HTTPS: &str = "is no https URL with a host: write one, as in https://api.example.com:6443";
+/// Credentials of somebody else would be in every Secret.
+const USER_INFO: &str =
+    "has a user before the host: leave out everything up to the @, as in https://api.example.com:6443";
+/// Clients append their paths to it.
+const QUERY: &str = "has a query or a fragment: end it before the ? or #, as in https://api.example.com:6443";
 
 /// Whether this is a URL that consumers can be given: https, with a host, without userinfo, query and fragment.
 ///
 /// # Errors
-/// When it is not.
-pub fn check_server(server: &str) -> Result<(), BadServer> {
-    let uri: Uri = server.parse().map_err(|_| BadServer::NotHttps)?;
-    let authority = uri.authority().ok_or(BadServer::NotHttps)?;
+/// When it is not; the words follow the name of the server.
+pub fn check_server(server: &str) -> Result<(), &'static str> {
+    let uri: Uri = server.parse().map_err(|_| NOT_HTTPS)?;
+    let authority = uri.authority().ok_or(NOT_HTTPS)?;
     if uri.scheme_str() != Some("https") || authority.host().is_empty() {
-        return Err(BadServer::NotHttps);
+        return Err(NOT_HTTPS);
     }
     if authority.as_str().contains('@') {
-        return Err(BadServer::UserInfo);
+        return Err(USER_INFO);
     }
     // What follows the host is a port, which http takes without looking at its number.
     let no_port = authority.as_str() != authority.host() && authority.port_u16().is_none_or(|port| port == 0);
     if no_port || !is_host(authority.host()) {
-        return Err(BadServer::NotHttps);
+        return Err(NOT_HTTPS);
     }
-    if server.contains(['?', '#']) { Err(BadServer::Query) } else { Ok(()) }
+    if server.contains(['?', '#']) { Err(QUERY) } else { Ok(()) }
 }
 
 /// Whether a name can be looked up, or is an address. http looks at its characters alone.
@@ -247,7 +241,7 @@ pub(crate) mod tests {
         assert_eq!(ServerOptions { server: None, ..bundle("x") }.check(), Err(NEED_SERVER.into()));
         assert_eq!((ServerOptions::default().check(), ServerOptions::default().ca()), (Ok(()), None));
         let elsewhere = ServerOptions { server: Some("https://x:99999".into()), ..ServerOptions::default() };
-        assert_eq!(elsewhere.check(), Err(format!("server \"https://x:99999\" {}", BadServer::NotHttps)));
+        assert_eq!(elsewhere.check(), Err(format!("server \"https://x:99999\" {NOT_HTTPS}")));
     }
 
     /// A flag, a ConfigMap and a policy are told the same of a URL.
@@ -294,11 +288,11 @@ pub(crate) mod tests {
             "https://[:1:]",
         ];
         for server in bad {
-            assert_eq!(check_server(server), Err(BadServer::NotHttps), "{server}");
+            assert_eq!(check_server(server), Err(NOT_HTTPS), "{server}");
         }
-        assert_eq!(check_server("https://user:pw@x"), Err(BadServer::UserInfo));
+        assert_eq!(check_server("https://user:pw@x"), Err(USER_INFO));
         for server in ["https://api?a=b", "https://api/#f", "https://api/?"] {
-            assert_eq!(check_server(server), Err(BadServer::Query), "{server}");
+            assert_eq!(check_server(server), Err(QUERY), "{server}");
         }
     }
 

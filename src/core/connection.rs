@@ -4,41 +4,26 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-/// Why no token may travel on this connection, and what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unsafe {
-    /// Anybody on the way reads along.
-    #[error(
-        "it is no https URL, so anyone on the way could read tokens: write an https URL as `server` of the kubeconfig's \
-         cluster; plain http is accepted on loopback only, as for kubectl proxy"
-    )]
-    Plain,
-    /// Anybody on the way can be the API server.
-    #[error(
-        "`insecure-skip-tls-verify` is set, so anyone on the way could pose as the API server: remove it from the \
-         kubeconfig's cluster, and give the cluster's CA in `certificate-authority-data`"
-    )]
-    Unverified,
-    /// All tokens would pass through somebody else's hands, and nobody has decided that they may.
-    #[error(
-        "`proxy-url` is set, and Tokenward connects to the API server directly: remove it from the kubeconfig's cluster, and let \
-         `server` be a URL that is reached without a proxy"
-    )]
-    Proxied,
-}
+const PLAIN: &str = "it is no https URL, so anyone on the way could read tokens: write an https URL as `server` of the \
+    kubeconfig's cluster; plain http is accepted on loopback only, as for kubectl proxy";
+const UNVERIFIED: &str = "`insecure-skip-tls-verify` is set, so anyone on the way could pose as the API server: remove \
+    it from the kubeconfig's cluster, and give the cluster's CA in `certificate-authority-data`";
+/// All tokens would pass through somebody else's hands, and nobody has decided that they may.
+const PROXIED: &str = "`proxy-url` is set, and Tokenward connects to the API server directly: remove it from the kubeconfig's \
+    cluster, and let `server` be a URL that is reached without a proxy";
 
 /// Checks a connection to this server.
 ///
 /// # Errors
-/// When it is not safe.
-pub fn check(server: &Uri, skips_verification: bool, has_proxy: bool) -> Result<(), Unsafe> {
+/// When it is not safe, with why no token may travel on it, and what to do.
+pub fn check(server: &Uri, skips_verification: bool, has_proxy: bool) -> Result<(), &'static str> {
     if server.scheme_str() != Some("https") && !(server.scheme_str() == Some("http") && is_loopback(server)) {
-        return Err(Unsafe::Plain);
+        return Err(PLAIN);
     }
     if skips_verification {
-        return Err(Unsafe::Unverified);
+        return Err(UNVERIFIED);
     }
-    if has_proxy { Err(Unsafe::Proxied) } else { Ok(()) }
+    if has_proxy { Err(PROXIED) } else { Ok(()) }
 }
 
 /// `localhost`, or an address of 127.0.0.0/8 or `::1`.
@@ -53,7 +38,7 @@ pub fn is_loopback(server: &Uri) -> bool {
 mod tests {
     use super::*;
 
-    fn checked(server: &str) -> Result<(), Unsafe> {
+    fn checked(server: &str) -> Result<(), &'static str> {
         check(&server.parse().unwrap(), false, false)
     }
 
@@ -71,21 +56,22 @@ mod tests {
             ["http://localhost.example.com", "http://127.0.0.1.example.com", "http://localhost@example.com"];
         let elsewhere = ["http://api.example.com", "http://10.0.0.1:8080", "http://[fe80::1]", "http://0.0.0.0"];
         for server in elsewhere.iter().chain(&disguised).chain(&["ws://127.0.0.1", "127.0.0.1:8001", "/path"]) {
-            assert_eq!(checked(server), Err(Unsafe::Plain), "{server}");
+            assert_eq!(checked(server), Err(PLAIN), "{server}");
         }
     }
 
     #[test]
     fn neither_skipped_verification_nor_a_proxy_is_safe() {
         let server = "https://127.0.0.1:6443".parse().unwrap();
-        assert_eq!(check(&server, true, false), Err(Unsafe::Unverified));
-        assert_eq!(check(&server, false, true), Err(Unsafe::Proxied));
+        assert_eq!(check(&server, true, false), Err(UNVERIFIED));
+        assert_eq!(check(&server, false, true), Err(PROXIED));
     }
 
     #[test]
     fn each_refusal_names_the_setting() {
-        let settings = [Unsafe::Plain, Unsafe::Unverified, Unsafe::Proxied].map(|refusal| refusal.to_string());
-        for (refusal, setting) in settings.iter().zip(["`server`", "`insecure-skip-tls-verify`", "`proxy-url`"]) {
+        for (refusal, setting) in
+            [(PLAIN, "`server`"), (UNVERIFIED, "`insecure-skip-tls-verify`"), (PROXIED, "`proxy-url`")]
+        {
             assert!(refusal.contains(setting), "{refusal}");
         }
     }

@@ -9,7 +9,7 @@ use kube::{
 use secrecy::{ExposeSecret as _, SecretString};
 use tracing::warn;
 
-use crate::core::connection::{Unsafe, check};
+use crate::core::connection::check;
 
 /// There is no way to the API server, or none that is safe.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum ConnectionError {
     None(#[from] InferConfigError),
     /// Tokens would not be safe on the way.
     #[error("the connection to the API server {0} is not safe: {1}")]
-    Unsafe(http::Uri, Unsafe),
+    Unsafe(http::Uri, &'static str),
     /// kube sends the file as it is, and what ends in a newline is no header.
     #[error(
         "the token file {0} of the kubeconfig has white space around the token, and is sent as it is: write it without a \

@@ -46,16 +46,8 @@ pub struct ObjectRef {
     pub uid: String,
 }
 
-/// The text is not a ServiceAccount token. It never says what the text was.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// Not three parts of base64url.
-    #[error("not a JSON Web Token in compact form")]
-    Shape,
-    /// Parts are missing or of the wrong type.
-    #[error("a JSON Web Token without the claims of a ServiceAccount token")]
-    Claims,
-}
+const BAD_SHAPE: &str = "not a JSON Web Token in compact form";
+const BAD_CLAIMS: &str = "a JSON Web Token without the claims of a ServiceAccount token";
 
 /// A token in memory, minted or read back.
 #[derive(Clone, Debug)]
@@ -99,7 +91,7 @@ struct Status {
 pub fn answer(body: &SecretString) -> Result<Minted, String> {
     let answer: Result<TokenRequestAnswer, _> = serde_json::from_str(body.expose_secret());
     let secret = answer.map_err(|_| "the answer holds no token".to_owned())?.status.token;
-    let claims = read(&secret).map_err(|error| error.to_string())?;
+    let claims = read(&secret)?;
     Ok(Minted { secret, claims })
 }
 
@@ -170,11 +162,11 @@ struct Kubernetes {
 /// Reads the claims of a token.
 ///
 /// # Errors
-/// When the text is not a token that a Kubernetes API server would issue to a ServiceAccount.
-pub fn read(token: &SecretString) -> Result<Claims, Malformed> {
+/// When the text is not a token that a Kubernetes API server would issue to a ServiceAccount. The error never quotes it.
+pub fn read(token: &SecretString) -> Result<Claims, &'static str> {
     let mut parts = token.expose_secret().split('.');
     let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-        return Err(Malformed::Shape);
+        return Err(BAD_SHAPE);
     };
     let header: Header = decode(header)?;
     let payload: Payload = decode(payload)?;
@@ -191,13 +183,13 @@ pub fn read(token: &SecretString) -> Result<Claims, Malformed> {
     })
 }
 
-fn decode<T: DeserializeOwned>(part: &str) -> Result<T, Malformed> {
-    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Malformed::Shape)?;
-    serde_json::from_slice(&json).map_err(|_| Malformed::Claims)
+fn decode<T: DeserializeOwned>(part: &str) -> Result<T, &'static str> {
+    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| BAD_SHAPE)?;
+    serde_json::from_slice(&json).map_err(|_| BAD_CLAIMS)
 }
 
-fn instant(seconds: i64) -> Result<Time, Malformed> {
-    DateTime::from_timestamp(seconds, 0).ok_or(Malformed::Claims)
+fn instant(seconds: i64) -> Result<Time, &'static str> {
+    DateTime::from_timestamp(seconds, 0).ok_or(BAD_CLAIMS)
 }
 
 #[cfg(test)]
@@ -240,7 +232,7 @@ pub(crate) mod tests {
         for (claim, value) in [("iat", json!("now")), ("exp", json!(i64::MAX)), ("kubernetes.io", json!({}))] {
             let mut payload = payload();
             payload[claim] = value;
-            assert_eq!(read(&token(&payload)), Err(Malformed::Claims), "{claim}");
+            assert_eq!(read(&token(&payload)), Err(BAD_CLAIMS), "{claim}");
         }
     }
 
