@@ -1,10 +1,10 @@
 //! Why something happens, from closed lists: the words in conditions, events, logs and metrics.
 
-use strum::{EnumIter, IntoStaticStr};
+use strum::{EnumIter, EnumMessage, IntoStaticStr};
 
 /// Why a Secret is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
-#[cfg_attr(test, derive(strum::EnumMessage))]
+#[cfg_attr(test, derive(EnumMessage))]
 #[strum(const_into_str)]
 pub enum IssueReason {
     /// There was no Secret before.
@@ -72,7 +72,7 @@ impl IssueReason {
 
 /// Why an anchor is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
-#[cfg_attr(test, derive(strum::EnumMessage))]
+#[cfg_attr(test, derive(EnumMessage))]
 #[strum(const_into_str)]
 pub enum RetireReason {
     /// The overlap is over, as planned.
@@ -108,7 +108,7 @@ impl RetireReason {
 
 /// Why the address that Secrets carry is contested. Each is a condition reason and a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
-#[cfg_attr(test, derive(strum::EnumMessage))]
+#[cfg_attr(test, derive(EnumMessage))]
 #[strum(const_into_str)]
 pub enum AddressReason {
     /// `kube-public/cluster-info` has no key `kubeconfig`, or its kubeconfig has no cluster.
@@ -140,54 +140,78 @@ impl AddressReason {
 }
 
 /// Why something does not work. Each is a condition reason, an event reason and a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
-#[cfg_attr(test, derive(strum::EnumMessage))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, EnumMessage, IntoStaticStr)]
 #[strum(const_into_str)]
 pub enum FailureReason {
     /// A named account does not exist. The Secret stays as it is.
+    #[strum(message = "create the ServiceAccount or correct spec.serviceAccounts")]
     AccountNotFound,
     /// The account is being deleted.
+    #[strum(message = "wait until the ServiceAccount is gone and create it again")]
     AccountTerminating,
     /// The namespace is being deleted.
+    #[strum(message = "nothing is issued in a namespace that is being deleted")]
     NamespaceTerminating,
     /// Another policy has the better claim to the Secret's name: the one that the Secret was written for, else the
     /// older.
+    #[strum(message = "choose another secret.name in one of the policies")]
     TargetConflict,
     /// A Secret of that name exists and is not this policy's. The operator does not touch it.
+    #[strum(message = "delete that Secret or choose another secret.name")]
     TargetNotOwned,
     /// The Secret is being deleted, and a finalizer holds it. Its tokens are dead or about to be; a fresh one can be written
     /// when it is gone.
+    #[strum(
+        message = "take its finalizers off, or wait for whoever put them there; a fresh token follows when the Secret is gone"
+    )]
     TargetTerminating,
     /// The Secret is immutable, or of another type than its format needs.
+    #[strum(
+        message = "choose another secret.name, or delete that Secret, which leaves its consumer without a token until the next is written"
+    )]
     TargetImmutable,
     /// The name made from `secret.name` is too long, is not valid, or belongs to others (`bootstrap-token-…`,
     /// `sh.helm.release.…`).
+    #[strum(message = "change secret.name, or the name of the policy or account")]
     TargetNameInvalid,
     /// The stored policy does not parse, the schedule or time zone of a window is invalid, or a format breaks a rule of
     /// the CRD. The policy gets no fresh token; its status, revocations and other policies go on.
+    #[strum(message = "correct that field of the policy; if it is right, install the CRD that fits this release")]
     PolicyUnreadable,
     /// RBAC refused a verb, which the message names.
+    #[strum(message = "apply the overlay or Helm chart that you installed with again, or grant the verb")]
     Forbidden,
     /// A `ResourceQuota` refused a Secret. No token was requested for it.
+    #[strum(message = "raise the quota or delete Secrets; the operator tries again every minute")]
     QuotaExceeded,
     /// An administrator's limit, another admission policy or a webhook refused.
+    #[strum(message = "change the limit that the message names, the admission policy or webhook, or the policy's spec")]
     AdmissionDenied,
     /// The API server calls the request invalid, or the Secret would have more than 1 MiB of data; then no token is requested.
+    #[strum(message = "change the field that the message names")]
     Invalid,
     /// The answer was not the requested token: another account, audience or binding. It was not published.
+    #[strum(message = "check what changes TokenRequests on their way; no token was published")]
     TokenRejected,
     /// Somebody else changed the Secret at the same time.
+    #[strum(message = "the operator reads it again and decides again")]
     Conflict,
     /// The API server did not answer, or answered with an error of its own.
+    #[strum(message = "check the API server; the operator tries again")]
     ApiUnavailable,
     /// The same repair is needed again and again, because somebody keeps undoing it. Its pace is limited, to one in ten
     /// minutes at worst.
+    #[strum(message = "find out who keeps changing the Secret (kubectl get secret -o yaml --show-managed-fields)")]
     MintBudgetExhausted,
     /// The annotation `tokenward.dev/revoke-issued-before` is no RFC 3339 time. Nothing was revoked; everything else
     /// goes on.
+    #[strum(message = "write it in RFC 3339, as in 2026-11-22T10:00:00Z")]
     RevocationTimeInvalid,
     /// The annotation `tokenward.dev/revoke-issued-before` covers a token that was issued with `token.binding: None`.
     /// That token was not revoked.
+    #[strum(
+        message = "delete the ServiceAccount and create it again, or choose token.binding Anchor for the tokens to come"
+    )]
     RevocationUnsupported,
 }
 
@@ -224,40 +248,8 @@ impl FailureReason {
 
     /// The cure, as the end of a message.
     #[must_use]
-    pub const fn cure(self) -> &'static str {
-        match self {
-            Self::AccountNotFound => "create the ServiceAccount or correct spec.serviceAccounts",
-            Self::AccountTerminating => "wait until the ServiceAccount is gone and create it again",
-            Self::NamespaceTerminating => "nothing is issued in a namespace that is being deleted",
-            Self::TargetConflict => "choose another secret.name in one of the policies",
-            Self::TargetNotOwned => "delete that Secret or choose another secret.name",
-            Self::TargetTerminating => {
-                "take its finalizers off, or wait for whoever put them there; a fresh token follows when the Secret is gone"
-            }
-            Self::TargetImmutable => {
-                "choose another secret.name, or delete that Secret, which leaves its consumer without a token until the next is written"
-            }
-            Self::TargetNameInvalid => "change secret.name, or the name of the policy or account",
-            Self::PolicyUnreadable => {
-                "correct that field of the policy; if it is right, install the CRD that fits this release"
-            }
-            Self::Forbidden => "apply the overlay or Helm chart that you installed with again, or grant the verb",
-            Self::QuotaExceeded => "raise the quota or delete Secrets; the operator tries again every minute",
-            Self::AdmissionDenied => {
-                "change the limit that the message names, the admission policy or webhook, or the policy's spec"
-            }
-            Self::Invalid => "change the field that the message names",
-            Self::TokenRejected => "check what changes TokenRequests on their way; no token was published",
-            Self::Conflict => "the operator reads it again and decides again",
-            Self::ApiUnavailable => "check the API server; the operator tries again",
-            Self::MintBudgetExhausted => {
-                "find out who keeps changing the Secret (kubectl get secret -o yaml --show-managed-fields)"
-            }
-            Self::RevocationUnsupported => {
-                "delete the ServiceAccount and create it again, or choose token.binding Anchor for the tokens to come"
-            }
-            Self::RevocationTimeInvalid => "write it in RFC 3339, as in 2026-11-22T10:00:00Z",
-        }
+    pub fn cure(self) -> &'static str {
+        self.get_message().unwrap_or_default()
     }
 }
 
@@ -276,5 +268,6 @@ mod tests {
             |reason: &&str| RUNBOOK.lines().any(|line| line.trim_start_matches('#') == format!(" `{reason}`"));
         let missing: Vec<&str> = failures.filter(|reason| !has_section(reason)).collect();
         assert!(missing.is_empty(), "no section of docs/runbooks/reasons.md is about {missing:?}");
+        assert!(FailureReason::iter().all(|reason| !reason.cure().is_empty()));
     }
 }
