@@ -1,12 +1,9 @@
 //! Facts about a bootstrap token, without the token.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
+use serde::Deserialize;
 
 use super::Expiration;
 use crate::core::id::Uid;
@@ -23,47 +20,16 @@ pub struct BootstrapSecret {
     #[serde(default)]
     pub immutable: bool,
     /// The keys that decide.
-    #[serde(default)]
-    pub data: BootstrapData,
+    pub data: Option<BootstrapData>,
 }
 
-/// The data of such a Secret, as far as it is read.
-#[derive(Clone, Debug, Default)]
+/// The data of such a Secret, as far as it is read: usages are not, as other distributions have their own.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
 pub struct BootstrapData {
-    expiration: Vec<u8>,
-    id: Vec<u8>,
-    groups: Vec<u8>,
-}
-
-impl<'de> Deserialize<'de> for BootstrapData {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Keys)
-    }
-}
-
-/// Reads the keys by name: a derived type would refuse a `data` of `null`.
-struct Keys;
-
-impl<'de> Visitor<'de> for Keys {
-    type Value = BootstrapData;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the data of a Secret")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<BootstrapData, M::Error> {
-        let mut data = BootstrapData::default();
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "expiration" => data.expiration = map.next_value::<ByteString>()?.0,
-                "token-id" => data.id = map.next_value::<ByteString>()?.0,
-                "auth-extra-groups" => data.groups = map.next_value::<ByteString>()?.0,
-                // Usages among them: other distributions have their own.
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(data)
-    }
+    expiration: ByteString,
+    token_id: ByteString,
+    auth_extra_groups: ByteString,
 }
 
 /// A bootstrap token as far as decisions need it.
@@ -95,16 +61,17 @@ impl BootstrapToken {
     pub fn read(secret: BootstrapSecret) -> Self {
         let BootstrapSecret { metadata, immutable, data } = secret;
         let id = metadata.name.as_deref().and_then(|name| name.strip_prefix(NAME_PREFIX));
-        let groups = String::from_utf8_lossy(&data.groups);
+        let BootstrapData { expiration, token_id, auth_extra_groups } = data.unwrap_or_default();
+        let groups = String::from_utf8_lossy(&auth_extra_groups.0);
         Self {
-            well_named: id.is_some_and(|id| is_id(id) && id.as_bytes() == data.id),
+            well_named: id.is_some_and(|id| is_id(id) && id.as_bytes() == token_id.0),
             reported: None,
             uid: metadata.uid.unwrap_or_default().into(),
             resource_version: metadata.resource_version.unwrap_or_default().into(),
             terminating: metadata.deletion_timestamp.is_some(),
             immutable,
             labels: metadata.labels.unwrap_or_default(),
-            expiration: Expiration::read(&data.expiration),
+            expiration: Expiration::read(&expiration.0),
             // Kubernetes does not trim: a blank belongs to the group and spoils the whole list.
             groups: groups.split(',').filter(|_| !groups.is_empty()).map(Into::into).collect(),
         }
@@ -142,8 +109,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_secret_without_data_never_expires() {
-        let secret = serde_json::from_value(json!({"metadata": {"name": "x"}})).unwrap();
-        assert_eq!(BootstrapToken::read(secret).expiration, Expiration::Never);
+        for secret in [json!({"metadata": {"name": "x"}}), json!({"metadata": {"name": "x"}, "data": null})] {
+            let secret = serde_json::from_value(secret).unwrap();
+            assert_eq!(BootstrapToken::read(secret).expiration, Expiration::Never);
+        }
     }
 
     #[test]
@@ -151,7 +120,7 @@ pub(crate) mod tests {
         let secret =
             json!({"metadata": {}, "data": {"token-secret": {"not": ["even", "text"]}, "token-id": "YWJjMTIz"}});
         let secret: BootstrapSecret = serde_json::from_value(secret).unwrap();
-        assert_eq!(secret.data.id, b"abc123");
+        assert_eq!(secret.data.unwrap().token_id.0, b"abc123");
         let planted =
             json!({"metadata": {}, "data": {"token-secret": "c2VjcmV0c2VjcmV0", "usage-bootstrap-x": "c2Vj"}});
         let planted: BootstrapSecret = serde_json::from_value(planted).unwrap();
