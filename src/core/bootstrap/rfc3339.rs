@@ -1,8 +1,8 @@
 //! Go's `time.Parse(time.RFC3339, …)`, whose verdict decides in the in-tree cleaner and in the API server.
 
-use crate::core::Time;
+use chrono::{NaiveDate, TimeDelta};
 
-const DAY: i64 = 86_400;
+use crate::core::Time;
 
 /// Reads a time exactly as Go does: neither strict RFC 3339 nor the grammar of any time crate. The hour may have one
 /// digit, a fraction may begin with `,` and counts to nine digits, an offset may be up to `24:60`; small letters,
@@ -10,28 +10,21 @@ const DAY: i64 = 86_400;
 #[must_use]
 pub fn parse(text: &[u8]) -> Option<Time> {
     let mut rest = text;
-    let (year, month, day) = date(&mut rest)?;
+    let year = digits(&mut rest, 4)?.cast_signed();
+    let (month, day) = (after(&mut rest, b'-')?, after(&mut rest, b'-')?);
     literal(&mut rest, b'T')?;
     let hour = hour(&mut rest)?;
-    let minute = after(&mut rest, b':', 59)?;
-    let second = after(&mut rest, b':', 59)?;
+    let (minute, second) = (after(&mut rest, b':')?, after(&mut rest, b':')?);
     let nanos = fraction(&mut rest)?;
     let offset = offset(&mut rest)?;
-    let seconds = days_from_civil(year, month, day) * DAY + hour * 3600 + minute * 60 + second - offset;
-    rest.is_empty().then(|| Time::from_timestamp(seconds, nanos)).flatten()
-}
-
-fn date(rest: &mut &[u8]) -> Option<(i64, i64, i64)> {
-    let year = digits(rest, 4)?;
-    let month = after(rest, b'-', 12).filter(|month| *month > 0)?;
-    let day = after(rest, b'-', days_in(year, month)).filter(|day| *day > 0)?;
-    Some((year, month, day))
+    let local = NaiveDate::from_ymd_opt(year, month, day)?.and_hms_nano_opt(hour, minute, second, nanos)?;
+    rest.is_empty().then(|| local.and_utc().checked_sub_signed(offset)).flatten()
 }
 
 /// One or two digits: Go's layout `15` takes both.
-fn hour(rest: &mut &[u8]) -> Option<i64> {
+fn hour(rest: &mut &[u8]) -> Option<u32> {
     let width = if rest.get(1).is_some_and(u8::is_ascii_digit) { 2 } else { 1 };
-    digits(rest, width).filter(|hour| *hour < 24)
+    digits(rest, width)
 }
 
 /// Nanoseconds; digits beyond the ninth are read and do not count.
@@ -46,24 +39,25 @@ fn fraction(rest: &mut &[u8]) -> Option<u32> {
     (width > 0).then(|| nine.fold(0, |nanos, digit| nanos * 10 + u32::from(digit - b'0')))
 }
 
-/// Seconds east of UTC. Go takes 24 hours and 60 minutes for legal.
-fn offset(rest: &mut &[u8]) -> Option<i64> {
+/// East of UTC. Go takes 24 hours and 60 minutes for legal.
+fn offset(rest: &mut &[u8]) -> Option<TimeDelta> {
     let (sign, tail) = rest.split_first()?;
     *rest = tail;
     let sign = match sign {
-        b'Z' => return Some(0),
+        b'Z' => return Some(TimeDelta::zero()),
         b'+' => 1,
         b'-' => -1,
         _ => return None,
     };
     let hours = digits(rest, 2).filter(|hours| *hours <= 24)?;
-    Some(sign * (hours * 3600 + after(rest, b':', 60)? * 60))
+    let minutes = after(rest, b':').filter(|minutes| *minutes <= 60)?;
+    Some(TimeDelta::minutes((hours * 60 + minutes).into()) * sign)
 }
 
-/// Two digits of at most `most` behind this byte.
-fn after(rest: &mut &[u8], byte: u8, most: i64) -> Option<i64> {
+/// Two digits behind this byte.
+fn after(rest: &mut &[u8], byte: u8) -> Option<u32> {
     literal(rest, byte)?;
-    digits(rest, 2).filter(|number| *number <= most)
+    digits(rest, 2)
 }
 
 fn literal(rest: &mut &[u8], byte: u8) -> Option<()> {
@@ -71,29 +65,10 @@ fn literal(rest: &mut &[u8], byte: u8) -> Option<()> {
     Some(())
 }
 
-fn digits(rest: &mut &[u8], width: usize) -> Option<i64> {
+fn digits(rest: &mut &[u8], width: usize) -> Option<u32> {
     let (read, tail) = rest.split_at_checked(width)?;
     *rest = tail;
-    read.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0')))
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days since 1970-01-01 in the Gregorian calendar, also before its invention; a year is counted from March, so that
-/// the leap day is its last.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month > 2 { year } else { year - 1 };
-    let days_before_month = (153 * ((month + 9) % 12) + 2) / 5;
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    // 719,468 days lie between 0000-03-01 and 1970-01-01.
-    365 * year + leap_days + days_before_month + day - 1 - 719_468
+    read.iter().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u32::from(byte - b'0')))
 }
 
 #[cfg(test)]
