@@ -1,9 +1,26 @@
-//! Values that many rows have in common, of which one copy is kept.
+//! Values that many rows have in common: one copy of each is kept, and how many rows have it is counted.
 
-use std::{collections::HashSet, hash::Hash, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
 
 /// Below so many, copies that nobody holds any more take no room worth a sweep.
 const FEW: usize = 64;
+
+/// How many rows have each value that any has.
+pub type Tally<T> = BTreeMap<T, u32>;
+
+/// Counts so many rows more.
+pub fn tally<T: Ord>(counts: &mut Tally<T>, value: T, by: i32) {
+    let count = counts.get(&value).copied().unwrap_or_default().saturating_add_signed(by);
+    if count == 0 {
+        counts.remove(&value);
+    } else {
+        counts.insert(value, count);
+    }
+}
 
 /// One copy of each value.
 #[derive(Debug)]

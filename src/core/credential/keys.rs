@@ -1,13 +1,18 @@
 //! The API server's keys and issuer, as it publishes both, and the tokens signed with them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use chrono::TimeDelta;
 
-use crate::core::{Time, id::Secs, pool::Pool, reason::IssueReason};
+use crate::core::{
+    Time,
+    id::Secs,
+    pool::{Pool, Tally, tally},
+    reason::IssueReason,
+};
 
 /// A key or issuer that was published is gone when so many polls in a row lack it: sets flicker, as several API
 /// servers answer and each changes in its own time.
@@ -34,7 +39,7 @@ pub struct TokenKeys {
     /// Every signer that a target names, once.
     pool: Pool<Signer>,
     /// How many published tokens each key has signed.
-    tokens: BTreeMap<Box<str>, usize>,
+    tokens: Tally<Box<str>>,
     /// The signer in use, and the first token that this process was given of it.
     minted: Option<(Secs, Arc<Signer>)>,
 }
@@ -105,17 +110,12 @@ impl TokenKeys {
 
     /// Counts a published token of a grant.
     pub fn count(&mut self, signer: &Signer) {
-        *self.tokens.entry(signer.key_id.clone()).or_default() += 1;
+        tally(&mut self.tokens, signer.key_id.clone(), 1);
     }
 
     /// Ends what [`TokenKeys::count`] began.
     pub fn uncount(&mut self, signer: &Signer) {
-        if let Some(count) = self.tokens.get_mut(&signer.key_id) {
-            *count -= 1;
-            if *count == 0 {
-                self.tokens.remove(&signer.key_id);
-            }
-        }
+        tally(&mut self.tokens, signer.key_id.clone(), -1);
     }
 
     /// A token was issued to this process; whether another signer is in use by that. Only such a token is proof: anybody
@@ -141,7 +141,7 @@ impl TokenKeys {
     /// annotations. Without a name are those of all other keys, unless nothing is known of what it publishes.
     pub fn tokens(&self) -> impl Iterator<Item = (Option<&str>, usize)> {
         let known = |key: &str| self.keys.0.is_empty() || self.keys.0.contains_key(key);
-        self.tokens.iter().map(move |(key, count)| (Some(&**key).filter(|key| known(key)), *count))
+        self.tokens.iter().map(move |(key, count)| (Some(&**key).filter(|key| known(key)), *count as usize))
     }
 }
 

@@ -1,9 +1,6 @@
 //! From the grants of a policy to its status. Counts follow each grant as it changes; nothing here visits all grants.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::TimeDelta;
 
@@ -23,6 +20,7 @@ use crate::{
         id::Secs,
         meta::text,
         policy::{Head, Policy},
+        pool::{Tally, tally},
         reason::AddressReason,
     },
 };
@@ -92,33 +90,6 @@ pub struct Counted {
     pub signer: Option<Arc<Signer>>,
 }
 
-/// How often each of some values occurs.
-#[derive(Debug)]
-struct Tally<T>(BTreeMap<T, u32>);
-
-impl<T> Default for Tally<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T: Ord> Tally<T> {
-    fn change(&mut self, value: T, by: i32) {
-        let count = self.0.entry(value);
-        if let std::collections::btree_map::Entry::Occupied(entry) = &count
-            && by < 0
-            && *entry.get() == 1
-        {
-            if let std::collections::btree_map::Entry::Occupied(entry) = count {
-                entry.remove();
-            }
-            return;
-        }
-        let count = count.or_default();
-        *count = count.saturating_add_signed(by);
-    }
-}
-
 /// The counts of one policy.
 #[derive(Debug, Default)]
 pub struct Totals {
@@ -179,13 +150,13 @@ impl Totals {
         set(&mut self.broken, place, counted.failing && !counted.valid, by);
         set(&mut self.outside, (counted.due, id), counted.outside, by);
         if let Some(signer) = &counted.signer {
-            self.signers.change(signer.clone(), by);
+            tally(&mut self.signers, signer.clone(), by);
         }
         if counted.expires != Secs::default() {
-            self.expires.change(counted.expires, by);
-            self.due.change(counted.due, by);
+            tally(&mut self.expires, counted.expires, by);
+            tally(&mut self.due, counted.due, by);
             let granted = counted.expires.time() - counted.issued.time();
-            self.granted.change(u32::try_from(granted.num_seconds()).unwrap_or(u32::MAX), by);
+            tally(&mut self.granted, u32::try_from(granted.num_seconds()).unwrap_or(u32::MAX), by);
         }
     }
 
@@ -294,7 +265,7 @@ pub fn summarise(
     before: &TokenPolicyStatus,
     context: &Context<'_>,
 ) -> TokenPolicyStatus {
-    let first = |tally: &Tally<Secs>| tally.0.keys().next().map(|at| text(at.time()));
+    let first = |counts: &Tally<Secs>| counts.keys().next().map(|at| text(at.time()));
     let since = |draft: Draft| draft.since(&before.conditions, policy.generation, context.now);
     TokenPolicyStatus {
         observed_generation: Some(policy.generation),
@@ -334,7 +305,7 @@ pub fn frozen(
     TokenPolicyStatus {
         accounts: Some(counts(totals)),
         granted_duration: granted(totals),
-        earliest_expiration: totals.expires.0.keys().next().map(|at| text(at.time())),
+        earliest_expiration: totals.expires.keys().next().map(|at| text(at.time())),
         failures: failures(context, before),
         ..stalled(head, failure, before, context)
     }
@@ -346,7 +317,7 @@ fn stopped(failure: &Failure) -> [Draft; 2] {
 }
 
 fn granted(totals: &Totals) -> Option<Duration> {
-    totals.granted.0.keys().next().map(|seconds| Duration::from_secs(*seconds))
+    totals.granted.keys().next().map(|seconds| Duration::from_secs(*seconds))
 }
 
 fn counts(totals: &Totals) -> AccountCounts {
@@ -470,7 +441,7 @@ fn unsupported(policy: &Policy, totals: &Totals) -> Option<Draft> {
 
 fn signers_rotating(totals: &Totals, context: &Context<'_>) -> Option<Draft> {
     let in_use = totals.signer_in_use(context.keys)?;
-    let old: u32 = totals.signers.0.iter().filter(|(signer, _)| *signer != in_use).map(|(_, count)| count).sum();
+    let old: u32 = totals.signers.iter().filter(|(signer, _)| *signer != in_use).map(|(_, count)| count).sum();
     let message = format!(
         "{old} of {} tokens are signed by another key or issuer than the youngest token (key {}); keep the old key until this condition is gone",
         totals.selected, in_use.key_id
