@@ -205,8 +205,8 @@ pub struct Grants {
     /// Grants that have a name, by namespace and name, where several want it and none of them has to look again.
     holders: HashMap<(u32, Name), u32>,
     troubles: Troubles,
-    queue: Queue<u32, Secs>,
-    outbox: Outbox<u32>,
+    queue: Queue<Secs>,
+    outbox: Outbox,
     calls: Slab<Work>,
     pending: VecDeque<(u32, Request)>,
     events: Vec<GrantEvent>,

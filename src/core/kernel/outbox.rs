@@ -1,9 +1,6 @@
 //! Statuses that are to be written: the oldest first, fair between namespaces, and none more often than once a second.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hash::Hash,
-};
+use std::collections::{HashMap, VecDeque};
 
 use chrono::TimeDelta;
 
@@ -17,10 +14,10 @@ use crate::core::{Time, failure::Failure, request::Answer, schedule};
 const PACE: TimeDelta = TimeDelta::seconds(1);
 
 /// Objects whose status may have changed.
-#[derive(Debug)]
-pub struct Outbox<K> {
-    queue: Queue<K, Time>,
-    rows: HashMap<K, OutboxRow>,
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: Queue<Time>,
+    rows: HashMap<u32, OutboxRow>,
     in_flight: usize,
     /// Writes of the last second: they still count against the share of their namespace.
     recent: VecDeque<(Time, Lane)>,
@@ -41,22 +38,10 @@ struct OutboxRow {
     since: Option<Time>,
 }
 
-impl<K> Default for Outbox<K> {
-    fn default() -> Self {
-        Self {
-            queue: Queue::default(),
-            rows: HashMap::new(),
-            in_flight: 0,
-            recent: VecDeque::new(),
-            latest: Time::MIN_UTC,
-        }
-    }
-}
-
-impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
+impl Outbox {
     /// The status of this object may have changed. One that still tells of work under way can wait for its end: the first
     /// status of an object is then a true one.
-    pub fn mark(&mut self, key: K, namespace: u32, under_way: bool, now: Time) {
+    pub fn mark(&mut self, key: u32, namespace: u32, under_way: bool, now: Time) {
         let row = self.rows.entry(key).or_default();
         row.lane = Some(Lane { namespace, kind: 0 });
         if row.busy {
@@ -74,7 +59,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
         }
     }
 
-    fn wait(&mut self, key: K, at: Time, since: Time, now: Time) {
+    fn wait(&mut self, key: u32, at: Time, since: Time, now: Time) {
         let lane = self.rows.get(&key).and_then(|row| row.lane);
         match lane {
             Some(lane) if at <= now => self.queue.ready(key, lane, since),
@@ -84,7 +69,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
 
     /// The next object whose status may be written now, while fewer than `most` writes are under way. Its status either
     /// is written, and [`Outbox::answered`] follows, or is the same as before, and [`Outbox::unchanged`] does.
-    pub fn take(&mut self, most: usize, now: Time) -> Option<K> {
+    pub fn take(&mut self, most: usize, now: Time) -> Option<u32> {
         if schedule::went_back(&mut self.latest, now) {
             self.rewind(now);
         }
@@ -123,7 +108,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
     }
 
     /// There was nothing to write, and so nothing is left of writes that failed.
-    pub fn unchanged(&mut self, key: K) {
+    pub fn unchanged(&mut self, key: u32) {
         if let Some(lane) = self.ended(key) {
             self.queue.stopped(lane);
         }
@@ -132,7 +117,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
 
     /// The answer to a write. An object that is gone needs no status, and one that was changed meanwhile is marked again by its
     /// watch.
-    pub fn answered(&mut self, key: K, answer: Answer, now: Time) -> Outcome {
+    pub fn answered(&mut self, key: u32, answer: Answer, now: Time) -> Outcome {
         let failure = answer.err().filter(|refusal| !matches!(refusal.code, Some(404 | 409)));
         let failure = failure.map(|refusal| refusal.failure);
         self.written(key, failure.as_ref(), now);
@@ -140,7 +125,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
     }
 
     /// A write ended: it is done, or tried again in a while.
-    fn written(&mut self, key: K, failure: Option<&Failure>, now: Time) {
+    fn written(&mut self, key: u32, failure: Option<&Failure>, now: Time) {
         let lane = self.ended(key);
         self.recent.extend(lane.map(|lane| (now, lane)));
         let Some(row) = self.rows.get_mut(&key) else { return };
@@ -156,7 +141,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
         }
     }
 
-    fn ended(&mut self, key: K) -> Option<Lane> {
+    fn ended(&mut self, key: u32) -> Option<Lane> {
         let row = self.rows.get_mut(&key).filter(|row| row.busy)?;
         row.busy = false;
         self.in_flight -= 1;
@@ -164,7 +149,7 @@ impl<K: Copy + Ord + Hash + Into<u32>> Outbox<K> {
     }
 
     /// The object is gone.
-    pub fn forget(&mut self, key: K) {
+    pub fn forget(&mut self, key: u32) {
         self.unchanged(key);
         self.queue.remove(key);
         self.rows.remove(&key);
@@ -199,7 +184,7 @@ mod tests {
     }
 
     /// Marks object `key`, which is in namespace `key / 100`.
-    fn mark(outbox: &mut Outbox<u32>, key: u32, millis: i64) {
+    fn mark(outbox: &mut Outbox, key: u32, millis: i64) {
         outbox.mark(key, key / 100, false, at(millis));
     }
 
@@ -235,7 +220,7 @@ mod tests {
 
     #[test]
     fn work_under_way_waits_a_second_for_its_end() {
-        let mut outbox = Outbox::<u32>::default();
+        let mut outbox = Outbox::default();
         outbox.mark(1, 0, true, at(0));
         assert_eq!(outbox.take(1, at(500)), None);
         outbox.mark(1, 0, false, at(600));

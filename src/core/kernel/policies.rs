@@ -92,7 +92,7 @@ struct PolicyLink<S> {
 #[derive(Debug)]
 pub struct Policies<P: Policy> {
     store: Store<Stored<P>, PolicyLink<P::Status>>,
-    outbox: Outbox<u32>,
+    outbox: Outbox,
     /// Writes under way: the row, and the UID of the policy in it.
     calls: Slab<(u32, Uid)>,
     /// Watches that fail, and calls of the kinds that fail.

@@ -1,10 +1,7 @@
 //! The order of work: each namespace that waits gets an equal share of the slots, each kind of work in it too, and within a
 //! kind the earliest deadline comes first.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    hash::Hash,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::core::{Time, id::Secs};
 
@@ -49,10 +46,10 @@ pub struct Lane {
 }
 
 /// Keys that sleep until an instant, and keys that are ready.
-#[derive(Debug)]
-pub struct Queue<K, I> {
-    sleeping: BTreeSet<(I, K)>,
-    lanes: HashMap<Lane, State<K, I>>,
+#[derive(Debug, Default)]
+pub struct Queue<I> {
+    sleeping: BTreeSet<(I, u32)>,
+    lanes: HashMap<Lane, State<I>>,
     /// Kinds of work that a namespace has lanes for, and how much of it runs.
     namespaces: HashMap<u32, Load>,
     /// Lanes in which somebody is ready: those of the least served namespace and lane first, then by kind and deadline.
@@ -62,15 +59,15 @@ pub struct Queue<K, I> {
     /// When each sleeper wakes, by number: a hash table would take three times the room.
     wakes: Vec<Option<I>>,
     /// Deadline and lane of each that is ready. Sleepers are many, and have no room for a lane.
-    waits: HashMap<K, (I, Lane)>,
+    waits: HashMap<u32, (I, Lane)>,
 }
 
 /// Work under way and received of a namespace, the same of a lane, then kind and deadline.
 type Head<I> = ((u32, u64), (u32, u64), u8, I, Lane);
 
 #[derive(Debug)]
-struct State<K, I> {
-    ready: BTreeSet<(I, K)>,
+struct State<I> {
+    ready: BTreeSet<(I, u32)>,
     running: u32,
     /// Keys taken, counted from where its namespace's other lanes stood when it came.
     served: u64,
@@ -87,27 +84,13 @@ struct Load {
     kinds: Vec<u8>,
 }
 
-impl<K, I> Default for Queue<K, I> {
-    fn default() -> Self {
-        Self {
-            sleeping: BTreeSet::new(),
-            lanes: HashMap::new(),
-            namespaces: HashMap::new(),
-            heads: BTreeSet::new(),
-            clock: 0,
-            wakes: Vec::new(),
-            waits: HashMap::new(),
-        }
-    }
-}
-
-impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
+impl<I: Instant> Queue<I> {
     /// Lets a key sleep until `at`, wherever it was.
-    pub fn sleep(&mut self, key: K, at: Time) {
+    pub fn sleep(&mut self, key: u32, at: Time) {
         self.remove(key);
         let at = I::not_before(at);
         self.sleeping.insert((at, key));
-        let place = key.into() as usize;
+        let place = key as usize;
         if self.wakes.len() <= place {
             self.wakes.reserve_exact((place + 1).next_multiple_of(STEP) - self.wakes.len());
             self.wakes.resize(place + 1, None);
@@ -116,7 +99,7 @@ impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
     }
 
     /// Makes a key ready, to be taken by its deadline, or by the earlier one that it waits for in this lane already.
-    pub fn ready(&mut self, key: K, lane: Lane, deadline: Time) {
+    pub fn ready(&mut self, key: u32, lane: Lane, deadline: Time) {
         let deadline = I::not_before(deadline);
         let before = self.waits.get(&key).filter(|(_, waits)| *waits == lane).map(|(deadline, _)| *deadline);
         let deadline = before.map_or(deadline, |before| before.min(deadline));
@@ -127,8 +110,8 @@ impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
     }
 
     /// Forgets a key.
-    pub fn remove(&mut self, key: K) {
-        if let Some(at) = self.wakes.get_mut(key.into() as usize).and_then(Option::take) {
+    pub fn remove(&mut self, key: u32) {
+        if let Some(at) = self.wakes.get_mut(key as usize).and_then(Option::take) {
             self.sleeping.remove(&(at, key));
         }
         if let Some((deadline, lane)) = self.waits.remove(&key) {
@@ -142,7 +125,7 @@ impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
     }
 
     /// A sleeper whose time has come; it is forgotten here.
-    pub fn woken(&mut self, now: Time) -> Option<K> {
+    pub fn woken(&mut self, now: Time) -> Option<u32> {
         let (_, key) = *self.sleeping.first().filter(|(at, _)| at.time() <= now)?;
         self.remove(key);
         Some(key)
@@ -156,12 +139,12 @@ impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
 
     /// Whether this key is neither asleep nor ready.
     #[cfg(test)]
-    pub fn is_idle(&self, key: K) -> bool {
-        self.wakes.get(key.into() as usize).is_none_or(Option::is_none) && !self.waits.contains_key(&key)
+    pub fn is_idle(&self, key: u32) -> bool {
+        self.wakes.get(key as usize).is_none_or(Option::is_none) && !self.waits.contains_key(&key)
     }
 
     /// Takes the next ready key, with its lane. That counts as service, whether a call comes of it or not.
-    pub fn take(&mut self) -> Option<(K, Lane)> {
+    pub fn take(&mut self) -> Option<(u32, Lane)> {
         let (.., lane) = *self.heads.first()?;
         let state = self.lanes.get_mut(&lane)?;
         let (_, key) = *state.ready.first()?;
@@ -206,7 +189,7 @@ impl<K: Copy + Ord + Hash + Into<u32>, I: Instant> Queue<K, I> {
         self.waits.len()
     }
 
-    fn lane(&mut self, lane: Lane) -> &mut State<K, I> {
+    fn lane(&mut self, lane: Lane) -> &mut State<I> {
         let newcomer = || Load { served: self.clock, ..Load::default() };
         let namespace = self.namespaces.entry(lane.namespace).or_insert_with(newcomer);
         if !namespace.kinds.contains(&lane.kind) {
@@ -250,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    type Numbers = Queue<u32, Secs>;
+    type Numbers = Queue<Secs>;
 
     fn lane(namespace: u32, kind: u8) -> Lane {
         Lane { namespace, kind }

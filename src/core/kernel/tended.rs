@@ -122,7 +122,7 @@ pub enum End {
 #[derive(Debug)]
 pub struct Tending<V: Tended> {
     store: Store<V, Link>,
-    queue: Queue<u32, Time>,
+    queue: Queue<Time>,
     calls: Slab<Call<V>>,
     pending: VecDeque<(u32, Request)>,
     /// Objects whose last call failed, and how.
