@@ -145,6 +145,7 @@ impl Event {
     fn of_grant(event: &GrantEvent) -> Self {
         let namespace = &*event.grant.namespace;
         let secret = |name| json!({"apiVersion": "v1", "kind": "Secret", "namespace": namespace, "name": name});
+        let (reason, action) = event.what.reason_and_action();
         Self {
             namespace: event.grant.namespace.clone(),
             regarding: json!({
@@ -152,8 +153,8 @@ impl Event {
                 "namespace": namespace, "name": &*event.grant.policy, "uid": event.policy_uid.to_string(),
             }),
             related: event.target.as_ref().map(secret),
-            reason: event.what.reason(),
-            action: event.what.action(),
+            reason,
+            action,
             note: event.message(),
             warning: event.what.is_warning(),
         }
@@ -162,17 +163,18 @@ impl Event {
     /// About the Secret, or the ConfigMap that is signed.
     fn of_bootstrap(event: &BootstrapEvent) -> Self {
         let Key { namespace, name } = &event.object;
+        let (kind, reason, action, warning) = event.what.fields();
         Self {
             namespace: namespace.clone(),
             regarding: json!({
-                "apiVersion": "v1", "kind": event.what.kind(),
+                "apiVersion": "v1", "kind": kind,
                 "namespace": &**namespace, "name": &**name, "uid": event.uid,
             }),
             related: None,
-            reason: event.what.reason(),
-            action: event.what.action(),
+            reason,
+            action,
             note: event.message(),
-            warning: event.what.is_warning(),
+            warning,
         }
     }
 

@@ -32,35 +32,16 @@ pub enum BootstrapNews {
 }
 
 impl BootstrapNews {
-    /// The event's reason.
+    /// The kind of object that it happened to, the event's reason and action, and whether somebody should look.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn fields(&self) -> (&'static str, &'static str, &'static str, bool) {
         match self {
-            Self::Deleted(_) => "BootstrapTokenDeleted",
-            Self::WouldDelete(_) => "BootstrapTokenExpired",
-            Self::Capped(_) => "BootstrapTokenCapped",
-            Self::Failing(failure) => failure.reason.into_str(),
-            Self::Contested(_) => "SignaturesContested",
-            Self::Uncontested => "Recovered",
-        }
-    }
-
-    /// The event's action.
-    #[must_use]
-    pub const fn action(&self) -> &'static str {
-        match self {
-            Self::Deleted(_) | Self::WouldDelete(_) => "Delete",
-            Self::Capped(_) | Self::Failing(_) => "Cap",
-            Self::Contested(_) | Self::Uncontested => "Sign",
-        }
-    }
-
-    /// The kind of object that it happened to.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Contested(_) | Self::Uncontested => "ConfigMap",
-            Self::Deleted(_) | Self::WouldDelete(_) | Self::Capped(_) | Self::Failing(_) => "Secret",
+            Self::Deleted(_) => ("Secret", "BootstrapTokenDeleted", "Delete", false),
+            Self::WouldDelete(_) => ("Secret", "BootstrapTokenExpired", "Delete", true),
+            Self::Capped(_) => ("Secret", "BootstrapTokenCapped", "Cap", false),
+            Self::Failing(failure) => ("Secret", failure.reason.into_str(), "Cap", true),
+            Self::Contested(_) => ("ConfigMap", "SignaturesContested", "Sign", true),
+            Self::Uncontested => ("ConfigMap", "Recovered", "Sign", false),
         }
     }
 
@@ -68,12 +49,6 @@ impl BootstrapNews {
     #[must_use]
     pub const fn is_news(&self) -> bool {
         !matches!(self, Self::Failing(_))
-    }
-
-    /// Whether somebody should look.
-    #[must_use]
-    pub const fn is_warning(&self) -> bool {
-        matches!(self, Self::WouldDelete(_) | Self::Failing(_) | Self::Contested(_))
     }
 }
 

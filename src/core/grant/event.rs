@@ -77,41 +77,27 @@ pub enum GrantNews {
 }
 
 impl GrantNews {
-    /// The event's reason.
+    /// The event's reason, and its action: what the operator was doing, in the words of events.k8s.io.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason_and_action(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Issued { why: IssueReason::FirstIssue, .. } => "TokenIssued",
+            Self::Issued { why: IssueReason::FirstIssue, .. } => ("TokenIssued", "Issue"),
             Self::Issued {
                 why:
                     IssueReason::Due | IssueReason::RotationRequested | IssueReason::SpecChanged | IssueReason::TakenOver,
                 ..
-            } => "TokenRotated",
-            Self::Issued { .. } => "TokenReissued",
-            Self::Repaired { .. } => "SecretRepaired",
-            Self::Retired(_) => "TokenRevoked",
-            Self::Removed => "SecretDeleted",
-            Self::RevocationScheduled(_) => "RevocationScheduled",
-            Self::NothingToRevoke(_) => "NothingToRevoke",
-            Self::Failing(failure) => failure.reason.into_str(),
-            Self::RevocationFailing(failure) if failure.reason.is_unheard() => failure.reason.into_str(),
-            Self::RevocationFailing(_) => "RevocationFailing",
-            Self::Recovered | Self::RevocationDone => "Recovered",
-        }
-    }
-
-    /// The event's action: what the operator was doing, in the words of events.k8s.io.
-    #[must_use]
-    pub const fn action(&self) -> &'static str {
-        match self {
-            Self::Issued { .. } | Self::Failing(_) | Self::Recovered => "Issue",
-            Self::Repaired { .. } => "Repair",
-            Self::Retired(_)
-            | Self::RevocationScheduled(_)
-            | Self::NothingToRevoke(_)
-            | Self::RevocationFailing(_)
-            | Self::RevocationDone => "Revoke",
-            Self::Removed => "Delete",
+            } => ("TokenRotated", "Issue"),
+            Self::Issued { .. } => ("TokenReissued", "Issue"),
+            Self::Failing(failure) => (failure.reason.into_str(), "Issue"),
+            Self::Recovered => ("Recovered", "Issue"),
+            Self::Repaired { .. } => ("SecretRepaired", "Repair"),
+            Self::Removed => ("SecretDeleted", "Delete"),
+            Self::Retired(_) => ("TokenRevoked", "Revoke"),
+            Self::RevocationScheduled(_) => ("RevocationScheduled", "Revoke"),
+            Self::NothingToRevoke(_) => ("NothingToRevoke", "Revoke"),
+            Self::RevocationFailing(failure) if failure.reason.is_unheard() => (failure.reason.into_str(), "Revoke"),
+            Self::RevocationFailing(_) => ("RevocationFailing", "Revoke"),
+            Self::RevocationDone => ("Recovered", "Revoke"),
         }
     }
 
