@@ -37,6 +37,17 @@ impl Expiration {
     pub fn read(raw: &[u8]) -> Self {
         if raw.is_empty() { Self::Never } else { rfc3339::parse(raw).map_or(Self::Unparsable, Self::At) }
     }
+
+    /// Why a token with it is to be deleted, if it is, by the in-tree cleaner's rule (`cluster-bootstrap/util/secrets`): the
+    /// very instant of expiry counts as expired.
+    #[must_use]
+    pub fn ended(self, now: Time) -> Option<Expiry> {
+        match self {
+            Self::Never => None,
+            Self::At(at) => (at <= now).then_some(Expiry::Expired(at)),
+            Self::Unparsable => Some(Expiry::Unparsable),
+        }
+    }
 }
 
 /// Why a token is to be deleted.
@@ -58,28 +69,6 @@ impl std::fmt::Display for Expiry {
     }
 }
 
-/// The in-tree cleaner's verdict on a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It never expires.
-    Keep,
-    /// It is to be looked at again then.
-    KeepUntil(Time),
-    /// It is to be deleted.
-    Delete(Expiry),
-}
-
-/// The in-tree cleaner's rule (`cluster-bootstrap/util/secrets`): the very instant of expiry counts as expired.
-#[must_use]
-pub fn verdict(now: Time, expiration: Expiration) -> Verdict {
-    match expiration {
-        Expiration::Never => Verdict::Keep,
-        Expiration::At(at) if at <= now => Verdict::Delete(Expiry::Expired(at)),
-        Expiration::At(at) => Verdict::KeepUntil(at),
-        Expiration::Unparsable => Verdict::Delete(Expiry::Unparsable),
-    }
-}
-
 /// The cleaner's mode for tokens that are to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cleaner {
@@ -98,6 +87,13 @@ pub enum TokenAct {
     Keep,
     /// Tell that it would be deleted.
     Tell(Expiry),
+    /// This.
+    Step(TokenStep),
+}
+
+/// What can be done to a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenStep {
     /// Delete it.
     Delete(Expiry),
     /// Give it an earlier end.
@@ -125,11 +121,11 @@ pub fn decide<'a>(
     if token.terminating {
         return TokenAct::Keep;
     }
-    match (verdict(now, token.expiration), cleaner) {
-        (Verdict::Delete(why), Cleaner::Enforce) => TokenAct::Delete(why),
-        (Verdict::Delete(why), Cleaner::Report) => TokenAct::Tell(why),
-        (Verdict::Delete(_), Cleaner::Off) => TokenAct::Keep,
-        (Verdict::Keep | Verdict::KeepUntil(_), _) => cap(now, token, policies).map_or(TokenAct::Keep, TokenAct::Cap),
+    match (token.expiration.ended(now), cleaner) {
+        (Some(why), Cleaner::Enforce) => TokenAct::Step(TokenStep::Delete(why)),
+        (Some(why), Cleaner::Report) => TokenAct::Tell(why),
+        (Some(_), Cleaner::Off) => TokenAct::Keep,
+        (None, _) => cap(now, token, policies).map_or(TokenAct::Keep, |cap| TokenAct::Step(TokenStep::Cap(cap))),
     }
 }
 
@@ -170,18 +166,19 @@ mod tests {
 
     #[test]
     fn decides_as_the_in_tree_cleaner() {
-        for (raw, wanted) in [
-            ("", Verdict::Keep),
-            (" ", Verdict::Delete(Expiry::Unparsable)),
-            ("never", Verdict::Delete(Expiry::Unparsable)),
-            ("2027-01-15T08:00:00Z", Verdict::Delete(Expiry::Expired(at(0)))),
-            ("2027-01-15T07:59:59Z", Verdict::Delete(Expiry::Expired(at(-1)))),
-            ("2027-01-15T08:00:01Z", Verdict::KeepUntil(at(1))),
+        for (raw, expiration, ended) in [
+            ("", Expiration::Never, None),
+            (" ", Expiration::Unparsable, Some(Expiry::Unparsable)),
+            ("never", Expiration::Unparsable, Some(Expiry::Unparsable)),
+            ("2027-01-15T08:00:00Z", Expiration::At(at(0)), Some(Expiry::Expired(at(0)))),
+            ("2027-01-15T07:59:59Z", Expiration::At(at(-1)), Some(Expiry::Expired(at(-1)))),
+            ("2027-01-15T08:00:01Z", Expiration::At(at(1)), None),
         ] {
-            assert_eq!(verdict(at(0), Expiration::read(raw.as_bytes())), wanted, "{raw:?}");
+            let read = Expiration::read(raw.as_bytes());
+            assert_eq!((read, read.ended(at(0))), (expiration, ended), "{raw:?}");
         }
-        let last_nanosecond = verdict(at(0), Expiration::read(b"2027-01-15T08:00:00.000000001Z"));
-        assert!(matches!(last_nanosecond, Verdict::KeepUntil(_)));
+        let last_nanosecond = Expiration::read(b"2027-01-15T08:00:00.000000001Z");
+        assert_eq!(last_nanosecond.ended(at(0)), None);
     }
 
     #[test]
@@ -189,7 +186,7 @@ mod tests {
         let expired = token("2027-01-15T07:00:00Z");
         let why = Expiry::Expired(at(-3600));
         for (cleaner, act) in [
-            (Cleaner::Enforce, TokenAct::Delete(why)),
+            (Cleaner::Enforce, TokenAct::Step(TokenStep::Delete(why))),
             (Cleaner::Report, TokenAct::Tell(why)),
             (Cleaner::Off, TokenAct::Keep),
         ] {
@@ -202,7 +199,7 @@ mod tests {
     fn capped(now: Time, token: &BootstrapToken, policies: &[(Name, BootstrapPolicy)]) -> Option<(Time, String)> {
         let policies = policies.iter().map(|(name, policy)| (name, policy));
         match decide(now, token, Cleaner::Enforce, policies) {
-            TokenAct::Cap(cap) => Some((cap.until, cap.policy.to_string())),
+            TokenAct::Step(TokenStep::Cap(cap)) => Some((cap.until, cap.policy.to_string())),
             _ => None,
         }
     }

@@ -13,7 +13,10 @@ use tracing::{info, warn};
 
 use super::{api::Api, metrics::Metrics};
 use crate::core::{
-    bootstrap::event::{BootstrapEvent, BootstrapNews},
+    bootstrap::{
+        TokenStep,
+        event::{BootstrapEvent, BootstrapNews},
+    },
     grant::event::{GrantEvent, GrantNews},
     id::Key,
     id::Name,
@@ -168,7 +171,7 @@ impl Event {
             namespace: namespace.clone(),
             regarding: json!({
                 "apiVersion": "v1", "kind": kind,
-                "namespace": &**namespace, "name": &**name, "uid": event.uid,
+                "namespace": &**namespace, "name": &**name, "uid": event.uid.to_string(),
             }),
             related: None,
             reason,
@@ -224,11 +227,11 @@ impl Event {
 fn log_bootstrap(event: &BootstrapEvent) {
     let secret = event.object.to_string();
     match &event.what {
-        BootstrapNews::Deleted(why) => info!(secret, reason = %why, "bootstrap token deleted"),
+        BootstrapNews::Done(TokenStep::Delete(why)) => info!(secret, reason = %why, "bootstrap token deleted"),
         BootstrapNews::WouldDelete(why) => info!(secret, reason = %why, "bootstrap token would be deleted"),
         BootstrapNews::Failing(failure) => warn!(secret, reason = failure.reason.into_str(), "{}", failure.message),
         BootstrapNews::Contested(_) => warn!("{}", event.message()),
-        BootstrapNews::Capped(_) | BootstrapNews::Uncontested => info!(secret, "{}", event.message()),
+        BootstrapNews::Done(TokenStep::Cap(_)) | BootstrapNews::Uncontested => info!(secret, "{}", event.message()),
     }
 }
 

@@ -13,7 +13,7 @@ use ring::hmac;
 use secrecy::{ExposeSecret as _, SecretString, zeroize::Zeroizing};
 use serde::Deserialize;
 
-use super::{Expiration, Verdict, token, verdict};
+use super::{Expiration, token};
 use crate::core::{Time, failure::Failure, names, schedule::quick_retry};
 
 /// The namespace of the ConfigMap.
@@ -63,7 +63,7 @@ impl SigningToken {
         let id = token::id_of(self.metadata.name.as_deref()?)?;
         let legal = id.as_bytes() == data.token_id.0
             && !data.token_secret.expose_secret().is_empty()
-            && !matches!(verdict(now, Expiration::read(&data.expiration.0)), Verdict::Delete(_))
+            && Expiration::read(&data.expiration.0).ended(now).is_none()
             && data.usage_bootstrap_signing.0 == b"true";
         legal.then_some((id, data))
     }

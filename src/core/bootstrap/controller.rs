@@ -9,17 +9,16 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{
-    Cap, Cleaner, Expiration, Expiry, NAMESPACE, SECRET_TYPE, TokenAct, Verdict,
+    Cleaner, Expiration, Expiry, NAMESPACE, SECRET_TYPE, TokenAct, TokenStep,
     cluster_info::ClusterInfoSigner,
     decide,
     event::{BootstrapEvent, BootstrapNews},
     policy::BootstrapPolicy,
     status::{self, BootstrapContext},
     token::{BootstrapSecret, BootstrapToken},
-    verdict,
 };
 use crate::{
-    api::bootstrap_token_policy::BootstrapTokenPolicyStatus,
+    api::bootstrap_token_policy::{BootstrapTokenPolicyStatus, TokenCounts},
     core::{
         Time,
         failure::Failure,
@@ -60,15 +59,6 @@ enum BootstrapCall {
     /// About a token, under its own ticket.
     Token(u32),
     Sign(Signing),
-}
-
-/// What can be done to a token.
-#[derive(Clone, Debug)]
-pub enum TokenStep {
-    /// Delete it.
-    Delete(Expiry),
-    /// Give it an earlier end.
-    Cap(Cap),
 }
 
 /// A count.
@@ -127,19 +117,11 @@ impl Bootstrap {
         self.signer.as_ref().is_some_and(ClusterInfoSigner::is_contested)
     }
 
-    /// How many tokens are in which state, by the metric's label.
+    /// How many tokens are in which state.
     #[must_use]
-    pub fn states(&self, now: Time) -> [(&'static str, i64); 4] {
-        let mut counts = [("valid", 0), ("never_expires", 0), ("expired", 0), ("unparsable", 0)];
-        for (_, token) in self.tokens.iter() {
-            let state = match verdict(now, token.expiration) {
-                Verdict::KeepUntil(_) => 0,
-                Verdict::Keep => 1,
-                Verdict::Delete(Expiry::Expired(_)) => 2,
-                Verdict::Delete(Expiry::Unparsable) => 3,
-            };
-            counts[state].1 += 1;
-        }
+    pub fn states(&self, now: Time) -> TokenCounts {
+        let mut counts = TokenCounts::default();
+        self.tokens.iter().for_each(|(_, token)| status::count(&mut counts, token.expiration, now));
         counts
     }
 
@@ -172,31 +154,24 @@ impl Bootstrap {
         let Some((_, token)) = self.tokens.get(id) else { return };
         let expiration = token.expiration;
         match decide(now, token, self.cleaner, self.policies.acting()) {
-            TokenAct::Delete(why) => return self.tokens.step(id, TokenStep::Delete(why)),
-            TokenAct::Cap(cap) => return self.tokens.step(id, TokenStep::Cap(cap)),
+            TokenAct::Step(step) => return self.tokens.step(id, step),
             TokenAct::Tell(why) => self.report_once(id, why),
             TokenAct::Keep => {}
         }
         // It is looked at again when the token ends; that also moves it to another state in the statuses.
-        let until = match verdict(now, expiration) {
-            Verdict::KeepUntil(at) => Some(at),
-            Verdict::Delete(_) => {
-                self.policies.mark_all(now);
-                None
-            }
-            Verdict::Keep => None,
-        };
-        if self.tokens.rest(id, until) {
+        let has_ended = expiration.ended(now).is_some();
+        let until = if let Expiration::At(at) = expiration { Some(at).filter(|_| !has_ended) } else { None };
+        if self.tokens.rest(id, until) || has_ended {
             self.policies.mark_all(now);
         }
     }
 
     fn report_once(&mut self, id: u32, why: Expiry) {
         let Some(key) = self.tokens.get(id).map(|(key, _)| key.clone()) else { return };
-        if let Some(token) = self.tokens.get_mut(id).filter(|token| token.reported != Some(token.uid())) {
-            token.reported = Some(token.uid());
+        if let Some(token) = self.tokens.get_mut(id).filter(|token| token.reported != Some(token.uid)) {
+            token.reported = Some(token.uid);
             let what = BootstrapNews::WouldDelete(why);
-            self.events.push(BootstrapEvent { object: key, uid: token.uid.clone(), what });
+            self.events.push(BootstrapEvent { object: key, uid: token.uid, what });
         }
     }
 
@@ -214,8 +189,7 @@ impl Bootstrap {
         }
         let failure = if let End::Failed(failure) = &end { Some(failure.clone()) } else { None };
         let what = match (end, step) {
-            (End::Done, Some(TokenStep::Delete(why))) => Some(BootstrapNews::Deleted(why)),
-            (End::Done, Some(TokenStep::Cap(cap))) => Some(BootstrapNews::Capped(cap)),
+            (End::Done, Some(step)) => Some(BootstrapNews::Done(step)),
             (End::Failed(failure), _) if is_news => Some(BootstrapNews::Failing(failure)),
             _ => None,
         };
@@ -278,7 +252,7 @@ impl Tended for BootstrapToken {
     type Step = TokenStep;
 
     fn uid(&self) -> Uid {
-        Uid::read(&self.uid)
+        self.uid
     }
 
     fn follow(&mut self, before: &Self) {
@@ -289,14 +263,13 @@ impl Tended for BootstrapToken {
     fn request(&self, Key { name, .. }: &Key, step: &TokenStep) -> Request {
         match step {
             TokenStep::Delete(_) => {
-                let (version, uid) = (self.resource_version.parse().ok(), Uid::read(&self.uid));
                 let what = format!("delete bootstrap token Secret {NAMESPACE}/{name}");
-                Request { what, ..Request::delete_secret(NAMESPACE, name, uid, version) }
+                Request { what, ..Request::delete_secret(NAMESPACE, name, self.uid, Some(self.version)) }
             }
             TokenStep::Cap(cap) => {
                 let what = format!("patch the expiration of bootstrap token Secret {NAMESPACE}/{name}");
                 let body = json!({
-                    "metadata": {"uid": self.uid, "resourceVersion": self.resource_version},
+                    "metadata": {"uid": self.uid.to_string(), "resourceVersion": self.version.to_string()},
                     "data": {"expiration": STANDARD.encode(meta::text(cap.until))},
                 });
                 Request::write(Verb::MergePatch, &secret_path(NAMESPACE, name), body.to_string().into(), what)
@@ -316,10 +289,9 @@ impl Tended for BootstrapToken {
 
     fn after(&self, step: &TokenStep, what: &str, body: &SecretString) -> Result<Found<Self>, Failure> {
         let TokenStep::Cap(cap) = step else { return Ok(None) };
-        let resource_version: Box<str> = request::metadata(what, body)?.resource_version.unwrap_or_default().into();
-        let version = resource_version.parse().unwrap_or_default();
+        let version = meta::version(&request::metadata(what, body)?);
         let expiration = Expiration::At(cap.until);
-        Ok(Some((version, Self { resource_version, expiration, ..self.clone() })))
+        Ok(Some((version, Self { version, expiration, ..self.clone() })))
     }
 
     fn found(what: &str, body: &SecretString) -> Result<Found<Self>, Failure> {

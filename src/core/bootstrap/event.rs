@@ -1,7 +1,11 @@
 //! Events of bootstrap tokens.
 
-use super::{Cap, Expiry};
-use crate::core::{failure::Failure, id::Key, meta::text};
+use super::{Cap, Expiry, TokenStep};
+use crate::core::{
+    failure::Failure,
+    id::{Key, Uid},
+    meta::text,
+};
 
 /// Something happened.
 #[derive(Clone, Debug)]
@@ -9,7 +13,7 @@ pub struct BootstrapEvent {
     /// The Secret, or the ConfigMap that is signed.
     pub object: Key,
     /// Its UID, for the event's reference.
-    pub uid: Box<str>,
+    pub uid: Uid,
     /// What.
     pub what: BootstrapNews,
 }
@@ -17,12 +21,10 @@ pub struct BootstrapEvent {
 /// The event.
 #[derive(Clone, Debug)]
 pub enum BootstrapNews {
-    /// It was deleted.
-    Deleted(Expiry),
+    /// A step was done.
+    Done(TokenStep),
     /// It would have been deleted.
     WouldDelete(Expiry),
-    /// It got an earlier end.
-    Capped(Cap),
     /// It cannot be deleted, capped or signed.
     Failing(Failure),
     /// Somebody else keeps changing the signatures; these are the field managers.
@@ -36,9 +38,9 @@ impl BootstrapNews {
     #[must_use]
     pub const fn fields(&self) -> (&'static str, &'static str, &'static str, bool) {
         match self {
-            Self::Deleted(_) => ("Secret", "BootstrapTokenDeleted", "Delete", false),
+            Self::Done(TokenStep::Delete(_)) => ("Secret", "BootstrapTokenDeleted", "Delete", false),
             Self::WouldDelete(_) => ("Secret", "BootstrapTokenExpired", "Delete", true),
-            Self::Capped(_) => ("Secret", "BootstrapTokenCapped", "Cap", false),
+            Self::Done(TokenStep::Cap(_)) => ("Secret", "BootstrapTokenCapped", "Cap", false),
             Self::Failing(failure) => ("Secret", failure.reason.into_str(), "Cap", true),
             Self::Contested(_) => ("ConfigMap", "SignaturesContested", "Sign", true),
             Self::Uncontested => ("ConfigMap", "Recovered", "Sign", false),
@@ -58,11 +60,11 @@ impl BootstrapEvent {
     pub fn message(&self) -> String {
         let name = &self.object.name;
         match &self.what {
-            BootstrapNews::Deleted(why) => format!("bootstrap token {name} deleted: {why}"),
+            BootstrapNews::Done(TokenStep::Delete(why)) => format!("bootstrap token {name} deleted: {why}"),
             BootstrapNews::WouldDelete(why) => {
                 format!("bootstrap token {name} would be deleted: {why}; --bootstrap-token-cleaner=enforce deletes it")
             }
-            BootstrapNews::Capped(Cap { until, policy }) => {
+            BootstrapNews::Done(TokenStep::Cap(Cap { until, policy })) => {
                 format!(
                     "bootstrap token {name} now expires at {}, by maxAge of BootstrapTokenPolicy {policy}",
                     text(*until)

@@ -1,8 +1,6 @@
 //! From what is known of the bootstrap tokens to the status of a policy.
 
-use super::{
-    Expiration, Expiry, NAMESPACE, Verdict, outlives, policy::BootstrapPolicy, token::BootstrapToken, verdict,
-};
+use super::{Expiration, Expiry, NAMESPACE, outlives, policy::BootstrapPolicy, token::BootstrapToken};
 use crate::{
     api::{
         bootstrap_token_policy::{BootstrapTokenPolicyStatus, TokenCounts, TokenFinding},
@@ -57,15 +55,15 @@ pub fn summarise<'a>(
     }
 }
 
-fn count(counts: &mut TokenCounts, expiration: Expiration, now: Time) {
+/// Counts one more token.
+pub(super) fn count(counts: &mut TokenCounts, expiration: Expiration, now: Time) {
     counts.total += 1;
-    let state = match verdict(now, expiration) {
-        Verdict::Keep => &mut counts.never_expires,
-        Verdict::KeepUntil(_) => &mut counts.valid,
-        Verdict::Delete(Expiry::Expired(_)) => &mut counts.expired,
-        Verdict::Delete(Expiry::Unparsable) => &mut counts.unparsable,
-    };
-    *state += 1;
+    *match (expiration, expiration.ended(now)) {
+        (_, Some(Expiry::Expired(_))) => &mut counts.expired,
+        (_, Some(Expiry::Unparsable)) => &mut counts.unparsable,
+        (Expiration::At(_), None) => &mut counts.valid,
+        (_, None) => &mut counts.never_expires,
+    } += 1;
 }
 
 fn finding(key: &Key, reason: &str, message: &str) -> TokenFinding {
@@ -91,18 +89,14 @@ fn problems(now: Time, policy: &BootstrapPolicy, token: &BootstrapToken) -> Vec<
 
 fn lifetime(now: Time, policy: &BootstrapPolicy, token: &BootstrapToken) -> Option<(&'static str, String)> {
     let over = |age: &chrono::TimeDelta| outlives(now, token, *age) && !policy.keeps(token);
-    match verdict(now, token.expiration) {
-        Verdict::Delete(why @ Expiry::Expired(_)) => Some(("Expired", format!("{why}; the token cleaner deletes it"))),
-        Verdict::Delete(why @ Expiry::Unparsable) => {
-            Some(("Unparsable", format!("{why}; delete the Secret or correct it")))
-        }
-        Verdict::Keep => {
-            Some(("NeverExpires", "it has no expiration; anyone who holds it can join nodes for ever".into()))
-        }
-        Verdict::KeepUntil(at) => policy.max_age.filter(over).map(|age| {
+    match (token.expiration, token.expiration.ended(now)) {
+        (_, Some(why @ Expiry::Expired(_))) => Some(("Expired", format!("{why}; the token cleaner deletes it"))),
+        (_, Some(why @ Expiry::Unparsable)) => Some(("Unparsable", format!("{why}; delete the Secret or correct it"))),
+        (Expiration::At(at), None) => policy.max_age.filter(over).map(|age| {
             let age = Duration::from_secs(u32::try_from(age.num_seconds()).unwrap_or(u32::MAX));
             ("BeyondMaxAge", format!("it expires at {}, more than {age} from when it was seen", text(at)))
         }),
+        (_, None) => Some(("NeverExpires", "it has no expiration; anyone who holds it can join nodes for ever".into())),
     }
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::me
 use serde::Deserialize;
 
 use super::Expiration;
-use crate::core::id::Uid;
+use crate::core::{id::Uid, meta};
 
 const NAME_PREFIX: &str = "bootstrap-token-";
 
@@ -36,9 +36,9 @@ pub struct BootstrapData {
 #[derive(Clone, Debug)]
 pub struct BootstrapToken {
     /// `metadata.uid`.
-    pub uid: Box<str>,
+    pub uid: Uid,
     /// `metadata.resourceVersion`.
-    pub resource_version: Box<str>,
+    pub version: u64,
     /// Deletion has begun.
     pub terminating: bool,
     /// Its expiration cannot be changed.
@@ -66,8 +66,8 @@ impl BootstrapToken {
         Self {
             well_named: id.is_some_and(|id| is_id(id) && id.as_bytes() == token_id.0),
             reported: None,
-            uid: metadata.uid.unwrap_or_default().into(),
-            resource_version: metadata.resource_version.unwrap_or_default().into(),
+            uid: Uid::read(metadata.uid.as_deref().unwrap_or_default()),
+            version: meta::version(&metadata),
             terminating: metadata.deletion_timestamp.is_some(),
             immutable,
             labels: metadata.labels.unwrap_or_default(),

@@ -6,11 +6,15 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::core::{
-    Time,
-    bootstrap::{
-        controller::{Bootstrap, Count},
-        event::BootstrapNews,
+use crate::{
+    api::bootstrap_token_policy::TokenCounts,
+    core::{
+        Time,
+        bootstrap::{
+            TokenStep,
+            controller::{Bootstrap, Count},
+            event::BootstrapNews,
+        },
     },
 };
 
@@ -64,15 +68,18 @@ impl BootstrapMetrics {
     pub fn news(&self, what: &BootstrapNews) {
         match what {
             BootstrapNews::WouldDelete(_) => self.count(Count::Deletion("reported")),
-            BootstrapNews::Capped(_) => drop(self.capped.inc()),
+            BootstrapNews::Done(TokenStep::Cap(_)) => drop(self.capped.inc()),
             _ => {}
         }
     }
 
     /// Takes over what is a state and not a count.
     pub fn refresh(&self, controller: &Bootstrap, now: Time) {
-        for (state, count) in controller.states(now) {
-            self.states.get_or_create(&StateLabel { state }).set(count);
+        let TokenCounts { valid, never_expires, expired, unparsable, .. } = controller.states(now);
+        for (state, count) in
+            [("valid", valid), ("never_expires", never_expires), ("expired", expired), ("unparsable", unparsable)]
+        {
+            self.states.get_or_create(&StateLabel { state }).set(count.into());
         }
         self.contested.set(controller.is_contested().into());
     }

@@ -12,7 +12,7 @@ use crate::core::{
         event::{BootstrapEvent, BootstrapNews},
     },
     failure::Failure,
-    id::Key,
+    id::{Key, Uid},
     kernel::controller::Outcome,
     request::{self, Answer, Request, Verb},
 };
@@ -120,7 +120,7 @@ impl Bootstrap {
         };
         let news = failing.clone().filter(|failure| self.policies.is_new(SIGNER, failure)).map(BootstrapNews::Failing);
         let object = config_map_key();
-        let event = |what| BootstrapEvent { object: object.clone(), uid: "".into(), what };
+        let event = |what| BootstrapEvent { object: object.clone(), uid: Uid::default(), what };
         self.events.extend(turn.into_iter().chain(news).map(event));
         self.policies.note(SIGNER, failing.clone(), now);
         Outcome { failure: failing, ..Outcome::default() }

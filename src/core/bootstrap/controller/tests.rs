@@ -18,7 +18,7 @@ fn controller(cleaner: Cleaner) -> Bootstrap {
 }
 
 fn seen(controller: &mut Bootstrap, name: &str, version: u64, expiration: &str, now: Time) {
-    let token = BootstrapToken { resource_version: version.to_string().into(), ..token(expiration) };
+    let token = BootstrapToken { version, ..token(expiration) };
     controller.observe(0, BootstrapChange::Token(WatchEvent::Applied(key(name), version, token)), now);
 }
 
@@ -61,7 +61,7 @@ fn a_token_is_deleted_at_its_end_and_not_before() {
     assert_eq!((name.as_str(), preconditions), ("a", json!({"uid": "u", "resourceVersion": "1"})));
     assert!(next(&mut controller, at(3600)).is_none(), "one call at a time");
     done(&mut controller, ticket, at(3600));
-    assert!(matches!(controller.news()[..], [BootstrapEvent { what: BootstrapNews::Deleted(_), .. }]));
+    assert!(matches!(controller.news()[..], [BootstrapEvent { what: BootstrapNews::Done(TokenStep::Delete(_)), .. }]));
     assert_eq!(controller.counts(), [Count::Deletion("deleted")]);
     assert!(next(&mut controller, at(9999)).is_none() && controller.tokens.iter().count() == 0);
 }
