@@ -14,11 +14,11 @@ use super::{
     decide,
     event::{BootstrapEvent, BootstrapNews},
     policy::BootstrapPolicy,
-    status::{self, BootstrapContext},
+    status::{self, status},
     token::{BootstrapSecret, BootstrapToken},
 };
 use crate::{
-    api::bootstrap_token_policy::{BootstrapTokenPolicyStatus, TokenCounts},
+    api::bootstrap_token_policy::TokenCounts,
     core::{
         Time,
         failure::Failure,
@@ -196,37 +196,6 @@ impl Bootstrap {
         self.events.extend(what.map(|what| BootstrapEvent { object: key, uid: object.uid, what }));
         self.changed(now);
         Outcome { failure, ..Outcome::default() }
-    }
-}
-
-fn status(
-    tokens: &Tending<BootstrapToken>,
-    policies: &Policies<BootstrapPolicy>,
-    id: u32,
-    now: Time,
-) -> Option<BootstrapTokenPolicyStatus> {
-    if !tokens.listed() && !policies.failures().contains_key(TOKENS) {
-        return None;
-    }
-    let (_, stored, before) = policies.get(id)?;
-    let mut known: Vec<(&Key, &BootstrapToken)> = tokens.iter().collect();
-    known.sort_unstable_by_key(|(key, _)| *key);
-    let (policy, context) = (stored.asks.as_ref().ok()?, context(tokens, policies, now));
-    Some(status::summarise(policy, stored.generation, before, known.into_iter(), context))
-}
-
-fn context<'a>(
-    tokens: &'a Tending<BootstrapToken>,
-    policies: &'a Policies<BootstrapPolicy>,
-    now: Time,
-) -> BootstrapContext<'a> {
-    let enforced = policies.acting().filter(|(_, policy)| policy.enforces);
-    let calls = tokens.failures().map(|(_, failure)| failure);
-    BootstrapContext {
-        now,
-        policies: policies.len(),
-        strictest: enforced.filter_map(|(name, policy)| Some((policy.max_age?, &**name))).min(),
-        failure: policies.failures().values().chain(calls).next(),
     }
 }
 

@@ -1,58 +1,70 @@
 //! From what is known of the bootstrap tokens to the status of a policy.
 
-use super::{Expiration, Expiry, NAMESPACE, outlives, policy::BootstrapPolicy, token::BootstrapToken};
+use super::{
+    Expiration, Expiry, NAMESPACE, controller::TOKENS, outlives, policy::BootstrapPolicy, token::BootstrapToken,
+};
 use crate::{
     api::{
         bootstrap_token_policy::{BootstrapTokenPolicyStatus, TokenCounts, TokenFinding},
         duration::Duration,
     },
-    core::{Time, condition::Draft, failure::Failure, id::Key, meta::text, redact},
+    core::{
+        Time,
+        condition::Draft,
+        failure::Failure,
+        id::Key,
+        kernel::{policies::Policies, tended::Tending},
+        meta::text,
+        redact,
+    },
 };
 
 /// Findings listed at most: a status must stay readable and small.
 const MAX_FINDINGS: usize = 20;
 
-/// The policies as a whole, as each of them tells it.
-#[derive(Clone, Copy, Debug)]
-pub struct BootstrapContext<'a> {
-    /// Now.
-    pub now: Time,
-    /// How many policies there are.
-    pub policies: usize,
-    /// The strictest age that is enforced, and whose it is.
-    pub strictest: Option<(chrono::TimeDelta, &'a str)>,
-    /// A watch or a write that fails.
-    pub failure: Option<&'a Failure>,
+/// Computes the status of the policy in this row, once the tokens are listed or their watch fails. Condition times move only
+/// when a status flips.
+pub(super) fn status(
+    tokens: &Tending<BootstrapToken>,
+    policies: &Policies<BootstrapPolicy>,
+    id: u32,
+    now: Time,
+) -> Option<BootstrapTokenPolicyStatus> {
+    let (_, stored, before) = policies.get(id)?;
+    if !tokens.listed() && !policies.failures().contains_key(TOKENS) {
+        return None;
+    }
+    let policy = stored.asks.as_ref().ok()?;
+    let calls = tokens.failures().map(|(_, failure)| failure);
+    let failure = policies.failures().values().chain(calls).next();
+    let (counts, findings) = inventory(policy, tokens.iter(), now);
+    let drafts = [Some(ready(&counts, failure)), failure.map(stalled), overlapping(policies)];
+    let since = |draft: Draft| draft.since(&before.conditions, stored.generation, now);
+    Some(BootstrapTokenPolicyStatus {
+        observed_generation: Some(stored.generation),
+        conditions: drafts.into_iter().flatten().map(since).collect(),
+        tokens: Some(counts),
+        findings,
+    })
 }
 
-/// Computes the status of a policy over all tokens. Condition times move only when a status flips, compared to
-/// `before`.
-#[must_use]
-pub fn summarise<'a>(
+fn inventory<'a>(
     policy: &BootstrapPolicy,
-    generation: i64,
-    before: &BootstrapTokenPolicyStatus,
     tokens: impl Iterator<Item = (&'a Key, &'a BootstrapToken)>,
-    context: BootstrapContext<'_>,
-) -> BootstrapTokenPolicyStatus {
-    let mut counts = TokenCounts::default();
-    let mut findings = Vec::new();
-    for (key, token) in tokens {
-        count(&mut counts, token.expiration, context.now);
-        let found = problems(context.now, policy, token);
+    now: Time,
+) -> (TokenCounts, Vec<TokenFinding>) {
+    let (mut counts, mut findings) = (TokenCounts::default(), Vec::new());
+    let mut known: Vec<_> = tokens.collect();
+    known.sort_unstable_by_key(|(key, _)| *key);
+    for (key, token) in known {
+        count(&mut counts, token.expiration, now);
+        let found = problems(now, policy, token);
         counts.with_findings += i32::from(!found.is_empty());
         findings.extend(found.into_iter().map(|(reason, message)| finding(key, reason, &message)));
         // The first by name are shown; the counts go on.
         findings.truncate(MAX_FINDINGS);
     }
-    let conditions = [Some(ready(&counts, context.failure)), context.failure.map(stalled), overlapping(context)];
-    let since = |draft: Draft| draft.since(&before.conditions, generation, context.now);
-    BootstrapTokenPolicyStatus {
-        observed_generation: Some(generation),
-        conditions: conditions.into_iter().flatten().map(since).collect(),
-        tokens: Some(counts),
-        findings,
-    }
+    (counts, findings)
 }
 
 /// Counts one more token.
@@ -120,55 +132,40 @@ fn ready(counts: &TokenCounts, failure: Option<&Failure>) -> Draft {
 }
 
 /// Several policies are legal, but rarely meant.
-fn overlapping(context: BootstrapContext<'_>) -> Option<Draft> {
-    let strictest = context.strictest.map_or_else(
+fn overlapping(policies: &Policies<BootstrapPolicy>) -> Option<Draft> {
+    let enforced = policies.acting().filter(|(_, policy)| policy.enforces);
+    let strictest = enforced.filter_map(|(name, policy)| Some((policy.max_age?, name))).min();
+    let strictest = strictest.map_or_else(
         || "none of them enforces a maxAge".to_owned(),
         |(_, name)| format!("the smallest maxAge that applies to a token counts; the strictest is that of {name}"),
     );
-    let message = format!("there are {} BootstrapTokenPolicies; {strictest}", context.policies);
-    (context.policies > 1).then(|| Draft::new("Overlapping", true, "SeveralPolicies", &message))
+    let message = format!("there are {} BootstrapTokenPolicies; {strictest}", policies.len());
+    (policies.len() > 1).then(|| Draft::new("Overlapping", true, "SeveralPolicies", &message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{
-        bootstrap::{policy::tests::policy, token::tests::token},
-        reason::FailureReason,
-    };
+    use crate::core::bootstrap::{policy::tests::policy, token::tests::token};
 
     fn at(seconds: i64) -> Time {
         Time::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    const ALONE: BootstrapContext<'_> =
-        BootstrapContext { now: Time::UNIX_EPOCH, policies: 1, strictest: None, failure: None };
-
-    fn status(
-        spec: &str,
-        tokens: &[(&str, BootstrapToken)],
-        context: BootstrapContext<'_>,
-    ) -> BootstrapTokenPolicyStatus {
-        let tokens: Vec<(Key, BootstrapToken)> =
-            tokens.iter().map(|(name, token)| (Key::new(NAMESPACE, *name), token.clone())).collect();
-        let context = BootstrapContext { now: at(0), ..context };
-        summarise(
-            &policy(spec),
-            1,
-            &BootstrapTokenPolicyStatus::default(),
-            tokens.iter().map(|(key, token)| (key, token)),
-            context,
-        )
+    fn inventory(spec: &str, tokens: &[(&str, BootstrapToken)]) -> (TokenCounts, Vec<TokenFinding>) {
+        let tokens: Vec<(Key, &BootstrapToken)> =
+            tokens.iter().map(|(name, token)| (Key::new(NAMESPACE, *name), token)).collect();
+        super::inventory(&policy(spec), tokens.iter().map(|(key, token)| (key, *token)), at(0))
     }
 
-    fn reasons(status: &BootstrapTokenPolicyStatus) -> Vec<&str> {
-        status.findings.iter().map(|finding| finding.reason.as_str()).collect()
+    fn reasons((_, findings): &(TokenCounts, Vec<TokenFinding>)) -> Vec<&str> {
+        findings.iter().map(|finding| finding.reason.as_str()).collect()
     }
 
     #[test]
     fn counts_each_token_in_one_state() {
         let tokens = ["", "", "x", "2027-01-15T07:00:00Z", "2027-01-15T09:00:00Z"].map(|raw| ("a", token(raw)));
-        let counts = status("{}", &tokens, ALONE).tokens.unwrap();
+        let counts = inventory("{}", &tokens).0;
         assert_eq!((counts.total, counts.never_expires, counts.unparsable), (5, 2, 1));
         assert_eq!((counts.expired, counts.valid, counts.with_findings), (1, 1, 4));
     }
@@ -179,31 +176,20 @@ mod tests {
         let spec = r#"{"maxAge":"30m","allowedGroups":["system:bootstrappers:a"]}"#;
         let odd = BootstrapToken { well_named: false, ..good.clone() };
         let grouped = |group: &str| BootstrapToken { groups: vec![group.into()], ..token("") };
-        assert_eq!(reasons(&status(spec, &[("a", good.clone())], ALONE)), ["BeyondMaxAge"]);
-        assert_eq!(reasons(&status("{}", &[("a", good)], ALONE)), Vec::<&str>::new());
-        let immutable = status("{}", &[("a", BootstrapToken { immutable: true, ..token("") })], ALONE);
-        assert!(immutable.findings[0].message.ends_with("immutable: delete it"), "{immutable:?}");
-        assert_eq!(reasons(&status("{}", &[("a", odd)], ALONE)), ["NameMismatch"]);
-        assert_eq!(reasons(&status(spec, &[("a", grouped("system:bootstrappers:a"))], ALONE)), ["NeverExpires"]);
-        let broad = status(spec, &[("a", grouped("system:masters"))], ALONE);
+        assert_eq!(reasons(&inventory(spec, &[("a", good.clone())])), ["BeyondMaxAge"]);
+        assert_eq!(reasons(&inventory("{}", &[("a", good)])), Vec::<&str>::new());
+        let (_, immutable) = inventory("{}", &[("a", BootstrapToken { immutable: true, ..token("") })]);
+        assert!(immutable[0].message.ends_with("immutable: delete it"), "{immutable:?}");
+        assert_eq!(reasons(&inventory("{}", &[("a", odd)])), ["NameMismatch"]);
+        assert_eq!(reasons(&inventory(spec, &[("a", grouped("system:bootstrappers:a"))])), ["NeverExpires"]);
+        let broad = inventory(spec, &[("a", grouped("system:masters"))]);
         assert_eq!(reasons(&broad), ["NeverExpires", "GroupNotAllowed"]);
     }
 
     #[test]
     fn lists_twenty_and_counts_all() {
         let tokens: Vec<(&str, BootstrapToken)> = (0..50).map(|_| ("a", token(""))).collect();
-        let status = status("{}", &tokens, ALONE);
-        assert_eq!((status.findings.len(), status.tokens.unwrap().with_findings), (20, 50));
-    }
-
-    #[test]
-    fn several_policies_say_so_and_failures_show() {
-        let day = chrono::TimeDelta::days(1);
-        let two = status("{}", &[], BootstrapContext { policies: 2, strictest: Some((day, "b")), ..ALONE });
-        let overlapping = two.conditions.iter().find(|condition| condition.type_ == "Overlapping").unwrap();
-        assert!(overlapping.message.contains("that of b"), "{}", overlapping.message);
-        let failure = Failure::new(FailureReason::Forbidden, "no");
-        let failing = status("{}", &[], BootstrapContext { failure: Some(&failure), ..ALONE });
-        assert_eq!((&*failing.conditions[0].status, &*failing.conditions[0].reason), ("False", "Forbidden"));
+        let (counts, findings) = inventory("{}", &tokens);
+        assert_eq!((findings.len(), counts.with_findings), (20, 50));
     }
 }

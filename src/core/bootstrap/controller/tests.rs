@@ -188,10 +188,14 @@ fn report_tells_once_per_secret() {
     assert!(matches!(events[..], [BootstrapEvent { what: BootstrapNews::WouldDelete(Expiry::Unparsable), .. }]));
 }
 
-fn add_policy(controller: &mut Bootstrap, name: &str, spec: &str) {
+fn policy(name: &str, spec: &str) -> Stored<BootstrapPolicy> {
     let spec: serde_json::Value = serde_json::from_str(spec).unwrap();
     let policy = json!({"metadata": {"name": name, "generation": 1}, "spec": spec});
-    let state = Stored::parse::<()>(serde_json::from_value(policy).unwrap());
+    Stored::parse::<()>(serde_json::from_value(policy).unwrap())
+}
+
+fn add_policy(controller: &mut Bootstrap, name: &str, spec: &str) {
+    let state = policy(name, spec);
     for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("", name), 1, state), WatchEvent::Listed] {
         controller.observe(0, BootstrapChange::Policy(event), at(0));
     }
@@ -224,6 +228,27 @@ fn statuses_are_written_when_they_differ() {
     assert_eq!(status(1, at(1)).map(|status| status["tokens"]["expired"].clone()), Some(json!(0)));
     assert_eq!(status(2, at(4)), None, "nothing that a status shows");
     assert_eq!(status(3, at(3602)).map(|status| status["tokens"]["expired"].clone()), Some(json!(1)));
+}
+
+#[test]
+fn several_policies_say_so_and_failures_show() {
+    let mut controller = controller(Cleaner::Report);
+    add_policy(&mut controller, "a", "{}");
+    let conditions = |controller: &mut Bootstrap, now| {
+        let (ticket, request) = controller.take_status(8, now).unwrap();
+        done(controller, ticket, now);
+        let body: serde_json::Value = serde_json::from_str(request.body.expose_secret()).unwrap();
+        body["status"]["conditions"].clone()
+    };
+    assert_eq!(conditions(&mut controller, at(1)).as_array().map(Vec::len), Some(1));
+    let b = policy("b", r#"{"mode":"Enforce","maxAge":"24h"}"#);
+    controller.observe(0, BootstrapChange::Policy(WatchEvent::Applied(Key::new("", "b"), 2, b)), at(10));
+    let two = conditions(&mut controller, at(20));
+    assert_eq!(two[1]["type"], "Overlapping");
+    assert!(two[1]["message"].as_str().unwrap().contains("that of b"), "{two}");
+    controller.watch_health(0, TOKENS, Some(Failure::new(FailureReason::Forbidden, "no")), at(30));
+    let failing = conditions(&mut controller, at(40));
+    assert_eq!((&failing[0]["status"], &failing[0]["reason"]), (&json!("False"), &json!("Forbidden")));
 }
 
 /// The status that is written now, and its echo in this version.
