@@ -6,6 +6,7 @@ mod legacy;
 mod policies;
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     sync::{
         Mutex, PoisonError,
@@ -15,7 +16,6 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -35,9 +35,9 @@ use crate::core::{
     reason::{FailureReason, IssueReason},
 };
 use bootstrap::BootstrapMetrics;
-pub use calls::Calls;
 #[cfg(test)]
-use calls::{CallLabels, VerbLabel};
+use calls::CallLabels;
+pub use calls::Calls;
 use legacy::LegacyMetrics;
 use policies::Policies;
 
@@ -56,85 +56,45 @@ const REMAINING: [f64; 9] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9];
 /// One decision is a few microseconds of arithmetic; a tenth of a second would be a defect.
 const DECISION: [f64; 6] = [0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0];
 
-/// The reason of something.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WatchLabels {
-    kind: &'static str,
-    namespace: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KeyLabel {
-    key_id: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AddressLabels {
-    source: &'static str,
-    server: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ControllerLabel {
-    controller: &'static str,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueueLabel {
-    queue: &'static str,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VersionLabel {
-    version: &'static str,
-}
-
-type ByReason = Family<ReasonLabel, Counter>;
-type ByReasonState = Family<ReasonLabel, Gauge>;
+/// Names and values of the labels of a series.
+type Labels<const N: usize = 1> = [(&'static str, Cow<'static, str>); N];
+type Counters = Family<Labels, Counter>;
+type Gauges<const N: usize = 1> = Family<Labels<N>, Gauge>;
+type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
     minted: Counter,
-    published: ByReason,
-    revoked: ByReason,
+    published: Counters,
+    revoked: Counters,
     /// Reasons of revocations that people gave so far.
     reasons: Mutex<BTreeSet<Box<str>>>,
     retired: Counter,
     swept: Counter,
-    repaired: ByReason,
-    failures: ByReason,
+    repaired: Counters,
+    failures: Counters,
     lateness: Histogram,
     remaining: Histogram,
     /// Events that were not published, because there were too many or the API server refused.
     pub events_dropped: Counter,
     /// Calls to the API server.
     pub calls: Calls,
-    build: Family<VersionLabel, Gauge>,
+    build: Gauges,
     leader: Gauge,
     lease_transitions: Counter,
-    queue: Family<QueueLabel, Gauge>,
-    decisions: Family<ControllerLabel, Histogram, fn() -> Histogram>,
+    queue: Gauges,
+    decisions: Histograms,
     held: Gauge,
     anchors: Gauge,
-    tokens: Family<KeyLabel, Gauge>,
-    last_events: Family<KindLabel, Gauge>,
-    failing_watches: Family<WatchLabels, Gauge>,
+    tokens: Gauges,
+    last_events: Gauges,
+    failing_watches: Gauges<2>,
     skew: Seconds,
-    address: Family<AddressLabels, Gauge>,
+    address: Gauges<2>,
     address_changed: Gauge,
-    address_contested: ByReasonState,
+    address_contested: Gauges,
     policies: Policies,
     /// Everything about bootstrap tokens.
     pub bootstrap: BootstrapMetrics,
@@ -227,18 +187,18 @@ impl Metrics {
 
     /// Alerts ask how these grow, and the first growth of a series that was not there before cannot be seen.
     fn begin(&self) {
-        self.build.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
+        self.build.get_or_create(&[("version", env!("CARGO_PKG_VERSION").into())]).set(1);
         let failures = FailureReason::iter().map(|reason| (&self.failures, reason.into_str()));
         let dropped = [IssueReason::SigningKeyGone, IssueReason::IssuerChanged];
         let dropped = dropped.map(|reason| (&self.published, reason.into_str()));
         for (family, reason) in failures.chain(dropped) {
-            drop(family.get_or_create(&ReasonLabel { reason: reason.to_owned() }));
+            drop(family.get_or_create(&[("reason", reason.into())]));
         }
     }
 
     /// Counts decisions, and the mean time of those that were made together.
     pub fn decided(&self, controller: &'static str, count: usize, took: Duration) {
-        let decisions = self.decisions.get_or_create(&ControllerLabel { controller });
+        let decisions = self.decisions.get_or_create(&[("controller", controller.into())]);
         let each = took.div_f64(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
         (0..count).for_each(|_| decisions.observe(each.as_secs_f64()));
     }
@@ -302,17 +262,18 @@ impl Metrics {
 
     /// A watch of this kind told of something. Only its age matters, so the local clock is good enough.
     pub fn watched(&self, kind: &'static str) {
-        self.last_events.get_or_create(&KindLabel { kind }).set(chrono::Utc::now().timestamp());
+        self.last_events.get_or_create(&[("kind", kind.into())]).set(chrono::Utc::now().timestamp());
     }
 
     /// Nobody watches this kind any more.
     pub fn unwatched(&self, kind: &'static str) {
-        self.last_events.remove(&KindLabel { kind });
+        self.last_events.remove(&[("kind", kind.into())]);
     }
 
     /// A watch fails, or works again.
     pub fn watch_health(&self, scope: &Scope, kind: &'static str, fails: bool) {
-        let labels = WatchLabels { kind, namespace: scope.as_deref().unwrap_or_default().to_owned() };
+        let namespace = scope.as_deref().unwrap_or_default().to_owned();
+        let labels = [("kind", kind.into()), ("namespace", namespace.into())];
         if fails {
             self.failing_watches.get_or_create(&labels).set(1);
         } else {
@@ -329,15 +290,14 @@ impl Metrics {
     /// The address that Secrets carry from now on. Only the age of a change matters, so the local clock is good enough.
     pub fn cluster_address(&self, known: &KnownAddress, changed: bool) {
         self.address.clear();
-        let labels = AddressLabels { source: known.source.into(), server: known.address.server.clone() };
-        self.address.get_or_create(&labels).set(1);
+        let (source, server) = (<&str>::from(known.source), known.address.server.clone());
+        self.address.get_or_create(&[("source", source.into()), ("server", server.into())]).set(1);
         if changed {
             self.address_changed.set(chrono::Utc::now().timestamp());
         }
         self.address_contested.clear();
         if let Some(contest) = &known.contest {
-            let reason = contest.reason.into_str().to_owned();
-            self.address_contested.get_or_create(&ReasonLabel { reason }).set(1);
+            self.address_contested.get_or_create(&[("reason", contest.reason.into_str().into())]).set(1);
         }
     }
 
@@ -353,19 +313,19 @@ impl Metrics {
         self.tokens_by_key(grants.tokens_by_key().map(|(key, count)| (key, gauge(count))).collect());
         self.policies.refresh(grants.statuses());
         for (queue, length) in grants.queue_lengths() {
-            self.queue.get_or_create(&QueueLabel { queue }).set(gauge(length));
+            self.queue.get_or_create(&[("queue", queue.into())]).set(gauge(length));
         }
     }
 
     /// The same for bootstrap tokens.
     pub fn refresh_bootstrap(&self, bootstrap: &Bootstrap, now: Time) {
-        self.queue.get_or_create(&QueueLabel { queue: "bootstrap_tokens" }).set(gauge(bootstrap.queue_length()));
+        self.queue.get_or_create(&[("queue", "bootstrap_tokens".into())]).set(gauge(bootstrap.queue_length()));
         self.bootstrap.refresh(bootstrap, now);
     }
 
     /// The same for legacy tokens.
     pub fn refresh_legacy(&self, legacy: &Legacy) {
-        self.queue.get_or_create(&QueueLabel { queue: "legacy_tokens" }).set(gauge(legacy.queue_length()));
+        self.queue.get_or_create(&[("queue", "legacy_tokens".into())]).set(gauge(legacy.queue_length()));
         self.legacy.refresh(legacy);
     }
 
@@ -375,7 +335,7 @@ impl Metrics {
         self.tokens.clear();
         for (nth, (key, count)) in counts.into_iter().enumerate() {
             let key_id = key.filter(|_| nth < MAX_KEYS).unwrap_or(OTHER).to_owned();
-            self.tokens.get_or_create(&KeyLabel { key_id }).inc_by(count);
+            self.tokens.get_or_create(&[("key_id", key_id.into())]).inc_by(count);
         }
     }
 
@@ -411,8 +371,8 @@ fn plain(text: &str) -> String {
     lines.collect()
 }
 
-fn count(family: &ByReason, reason: &str) {
-    family.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+fn count(family: &Counters, reason: &str) {
+    family.get_or_create(&[("reason", reason.to_owned().into())]).inc();
 }
 
 fn gauge(count: usize) -> i64 {
@@ -424,18 +384,19 @@ impl Metrics {
     /// A series of each metric: one without any is not described, and so is not in `docs/reference/metrics.md`.
     pub fn one_of_each() -> Self {
         let metrics = Self::default();
+        let one = |label| [(label, Cow::default())];
         for family in [&metrics.published, &metrics.revoked, &metrics.repaired, &metrics.failures] {
-            drop(family.get_or_create(&ReasonLabel::default()));
+            drop(family.get_or_create(&one("reason")));
         }
         drop(metrics.calls.count.get_or_create(&CallLabels::default()));
-        drop(metrics.calls.duration.get_or_create(&VerbLabel::default()));
-        drop(metrics.queue.get_or_create(&QueueLabel::default()));
-        drop(metrics.decisions.get_or_create(&ControllerLabel::default()));
-        drop(metrics.tokens.get_or_create(&KeyLabel::default()));
-        drop(metrics.last_events.get_or_create(&KindLabel::default()));
-        drop(metrics.failing_watches.get_or_create(&WatchLabels::default()));
-        drop(metrics.address.get_or_create(&AddressLabels::default()));
-        drop(metrics.address_contested.get_or_create(&ReasonLabel::default()));
+        drop(metrics.calls.duration.get_or_create(&one("verb")));
+        drop(metrics.queue.get_or_create(&one("queue")));
+        drop(metrics.decisions.get_or_create(&one("controller")));
+        drop(metrics.tokens.get_or_create(&one("key_id")));
+        drop(metrics.last_events.get_or_create(&one("kind")));
+        drop(metrics.failing_watches.get_or_create(&["kind", "namespace"].map(|label| (label, Cow::default()))));
+        drop(metrics.address.get_or_create(&["source", "server"].map(|label| (label, Cow::default()))));
+        drop(metrics.address_contested.get_or_create(&one("reason")));
         metrics.policies.one_of_each();
         metrics.bootstrap.one_of_each();
         metrics.legacy.one_of_each();

@@ -1,11 +1,11 @@
 //! Metrics of bootstrap tokens.
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
+use super::{Counters, Gauges};
 use crate::{
     api::bootstrap_token_policy::TokenCounts,
     core::{
@@ -20,21 +20,11 @@ use crate::{
 
 /// The series.
 pub struct BootstrapMetrics {
-    states: Family<StateLabel, Gauge>,
-    deletions: Family<OutcomeLabel, Counter>,
+    states: Gauges,
+    deletions: Counters,
     capped: Counter,
-    signings: Family<OutcomeLabel, Counter>,
+    signings: Counters,
     contested: Gauge,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabel {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
 }
 
 impl BootstrapMetrics {
@@ -51,7 +41,7 @@ impl BootstrapMetrics {
         registry.register("bootstrap_signer_contested", help, contested.clone());
         let metrics = Self { states, deletions, capped, signings, contested };
         // How this grows is asked for, and the first growth of a series that was not there before cannot be seen.
-        drop(metrics.deletions.get_or_create(&OutcomeLabel { outcome: "failed" }));
+        drop(metrics.deletions.get_or_create(&[("outcome", "failed".into())]));
         metrics
     }
 
@@ -61,7 +51,7 @@ impl BootstrapMetrics {
             Count::Deletion(outcome) => (&self.deletions, outcome),
             Count::Signing(outcome) => (&self.signings, outcome),
         };
-        family.get_or_create(&OutcomeLabel { outcome }).inc();
+        family.get_or_create(&[("outcome", outcome.into())]).inc();
     }
 
     /// Counts what people are told and no call shows.
@@ -79,7 +69,7 @@ impl BootstrapMetrics {
         for (state, count) in
             [("valid", valid), ("never_expires", never_expires), ("expired", expired), ("unparsable", unparsable)]
         {
-            self.states.get_or_create(&StateLabel { state }).set(count.into());
+            self.states.get_or_create(&[("state", state.into())]).set(count.into());
         }
         self.contested.set(controller.is_contested().into());
     }
@@ -89,8 +79,8 @@ impl BootstrapMetrics {
 impl BootstrapMetrics {
     /// A series of each.
     pub fn one_of_each(&self) {
-        drop(self.states.get_or_create(&StateLabel::default()));
-        drop(self.deletions.get_or_create(&OutcomeLabel::default()));
-        drop(self.signings.get_or_create(&OutcomeLabel::default()));
+        drop(self.states.get_or_create(&[("state", "".into())]));
+        drop(self.deletions.get_or_create(&[("outcome", "".into())]));
+        drop(self.signings.get_or_create(&[("outcome", "".into())]));
     }
 }

@@ -14,17 +14,14 @@ use prometheus_client::{
 };
 use tower::{Layer, Service};
 
+use super::Histograms;
+
 /// One verb and one answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CallLabels {
     verb: &'static str,
     /// HTTP status; 0 without an answer.
     code: u16,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct VerbLabel {
-    verb: &'static str,
 }
 
 /// From an answer out of the API server's cache to the 10 s after which a call is given up, in seconds.
@@ -36,7 +33,7 @@ pub struct Calls {
     /// How many.
     pub count: Family<CallLabels, Counter>,
     /// How long the head of the answer took; that of a watch comes when it begins.
-    pub duration: Family<VerbLabel, Histogram, fn() -> Histogram>,
+    pub duration: Histograms,
 }
 
 impl Default for Calls {
@@ -79,7 +76,7 @@ where
         let answered = self.inner.call(request).inspect(move |answer| {
             let code = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
             calls.count.get_or_create(&CallLabels { verb, code }).inc();
-            calls.duration.get_or_create(&VerbLabel { verb }).observe(begun.elapsed().as_secs_f64());
+            calls.duration.get_or_create(&[("verb", verb.into())]).observe(begun.elapsed().as_secs_f64());
         });
         answered.boxed()
     }

@@ -1,28 +1,14 @@
 //! Metrics of Secrets with legacy tokens.
 
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
+use prometheus_client::{metrics::family::Family, registry::Registry};
 
+use super::{Counters, Gauges};
 use crate::core::legacy::{controller::Legacy, token::LegacyStep};
 
 /// The series.
 pub struct LegacyMetrics {
-    states: Family<PolicyState, Gauge>,
-    steps: Family<StepLabel, Counter>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PolicyState {
-    policy: String,
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StepLabel {
-    step: &'static str,
+    states: Gauges<2>,
+    steps: Counters,
 }
 
 impl LegacyMetrics {
@@ -37,7 +23,7 @@ impl LegacyMetrics {
 
     /// Counts what was done.
     pub fn news(&self, step: &LegacyStep) {
-        self.steps.get_or_create(&StepLabel { step: step.into() }).inc();
+        self.steps.get_or_create(&[("step", <&str>::from(step).into())]).inc();
     }
 
     /// Takes over what is a state and not a count. A policy that is gone has no series.
@@ -52,7 +38,9 @@ impl LegacyMetrics {
                 ("used", counts.used),
                 ("unused", counts.unused),
             ] {
-                self.states.get_or_create(&PolicyState { policy: policy.to_string(), state }).set(count.into());
+                self.states
+                    .get_or_create(&[("policy", policy.to_string().into()), ("state", state.into())])
+                    .set(count.into());
             }
         }
     }
@@ -62,7 +50,7 @@ impl LegacyMetrics {
 impl LegacyMetrics {
     /// A series of each.
     pub fn one_of_each(&self) {
-        drop(self.states.get_or_create(&PolicyState::default()));
-        drop(self.steps.get_or_create(&StepLabel::default()));
+        drop(self.states.get_or_create(&[("policy", "".into()), ("state", "".into())]));
+        drop(self.steps.get_or_create(&[("step", "".into())]));
     }
 }
