@@ -176,6 +176,7 @@ pub(super) mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::shell::metrics::Metrics;
 
     /// An API server that answers with this.
     pub fn answering<F>(answer: impl Fn(http::Request<Body>) -> F + Send + Sync + Clone + 'static) -> Api
@@ -211,7 +212,7 @@ pub(super) mod tests {
     async fn a_call_that_does_not_get_through_says_why() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = Config::new(format!("http://{free}").parse().unwrap());
-        let api = Api::new(config, Arc::default(), &Calls::default()).unwrap();
+        let api = Api::new(config, Arc::default(), &Metrics::default().calls).unwrap();
         let refusal = api.send(&Request::read("get x".to_owned(), "/x".to_owned())).await.unwrap_err();
         assert!(refusal.failure.message.contains("Connection refused"), "{}", refusal.failure.message);
     }

@@ -1,5 +1,23 @@
 //! Prometheus metrics. No series is per account; series per policy follow the policies there are.
 
+/// One list of series: field, type, name, help, and the first value where that is not the default of the type.
+macro_rules! series {
+    ($vis:vis struct $name:ident { $($field:ident: $type:ty = $text:literal, $help:literal $(, $first:expr)?;)* }) => {
+        /// The series.
+        $vis struct $name { $($field: $type,)* }
+
+        impl $name {
+            pub(super) fn new(registry: &mut Registry) -> Self {
+                let series = Self { $($field: series!($($first)?),)* };
+                $(registry.register($text, $help, series.$field.clone());)*
+                series
+            }
+        }
+    };
+    () => { Default::default() };
+    ($first:expr) => { $first };
+}
+
 mod bootstrap;
 mod calls;
 mod legacy;
@@ -35,9 +53,8 @@ use crate::core::{
     reason::{FailureReason, IssueReason},
 };
 use bootstrap::BootstrapMetrics;
-#[cfg(test)]
-use calls::CallLabels;
 pub use calls::Calls;
+use calls::{CallLabels, DURATIONS};
 use legacy::LegacyMetrics;
 use policies::Policies;
 
@@ -63,38 +80,54 @@ type Gauges<const N: usize = 1> = Family<Labels<N>, Gauge>;
 type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 type Seconds = Gauge<f64, AtomicU64>;
 
+series! { struct Series {
+    minted: Counter = "tokens_minted", "Tokens that the API server issued";
+    published: Counters = "tokens_published", "Tokens written into their Secret, by reason";
+    revoked: Counters = "tokens_revoked", "Tokens revoked before their time, by reason";
+    retired: Counter = "tokens_retired", "Tokens whose overlap or life ended as planned";
+    swept: Counter = "anchors_swept", "Anchors deleted that no Secret named";
+    repaired: Counters = "secrets_repaired", "Secrets repaired without a new token, by reason";
+    failures: Counters = "failures", "Calls that failed and states that stop a token from being issued, by reason";
+    lateness: Histogram = "rotation_lateness_seconds",
+        "From when a token was due to the publication of its successor", Histogram::new(LATENESS);
+    remaining: Histogram = "remaining_life_at_publication_ratio",
+        "Share of a token's life that was left when its successor was published", Histogram::new(REMAINING);
+    events_dropped: Counter = "events_dropped", "Events that were not published";
+    calls: Family<CallLabels, Counter> = "api_requests",
+        "Calls to the API server, by verb and HTTP status, which is 0 without an answer";
+    call_durations: Histograms = "api_request_duration_seconds",
+        "From a call to the API server to the head of its answer, by verb",
+        Family::new_with_constructor(|| Histogram::new(DURATIONS));
+    build: Gauges = "build_info", "1 for the version of this program";
+    leader: Gauge = "leader", "1 while this process acts, 0 while it stands by";
+    lease_transitions: Counter = "lease_transitions",
+        "How often the Lease has passed to another process, by its own leaseTransitions";
+    queue: Gauges = "queue_length", "Objects whose turn has come and that wait for a slot";
+    decisions: Histograms = "decision_duration_seconds", "From a due object to its next call",
+        Family::new_with_constructor(|| Histogram::new(DECISION));
+    held: Gauge = "tokens_held", "Tokens issued and not yet published";
+    anchors: Gauge = "anchors", "Anchors that exist";
+    tokens: Gauges = "tokens", "Published tokens, by the key that signed them";
+    last_events: Gauges = "watch_last_event_timestamp_seconds", "When the watch of this kind last brought anything";
+    failing_watches: Gauges<2> = "watch_failing",
+        "1 while a watch fails and nothing new of its namespace is seen; the log has the cause";
+    skew: Seconds = "clock_skew_seconds", "How far the local clock is ahead of the API server's";
+    address: Gauges<2> = "cluster_address_info",
+        "1 for the address of the API server that Secrets carry, by its source";
+    address_changed: Gauge = "cluster_address_changed_timestamp_seconds",
+        "When the address in Secrets or its CA last changed; 0 until the first change";
+    address_contested: Gauges = "cluster_address_contested",
+        "1 while a better source of the address in Secrets is not usable, or its source does not answer";
+} }
+
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
-    minted: Counter,
-    published: Counters,
-    revoked: Counters,
+    series: Series,
     /// Reasons of revocations that people gave so far.
     reasons: Mutex<BTreeSet<Box<str>>>,
-    retired: Counter,
-    swept: Counter,
-    repaired: Counters,
-    failures: Counters,
-    lateness: Histogram,
-    remaining: Histogram,
-    /// Events that were not published, because there were too many or the API server refused.
-    pub events_dropped: Counter,
     /// Calls to the API server.
     pub calls: Calls,
-    build: Gauges,
-    leader: Gauge,
-    lease_transitions: Counter,
-    queue: Gauges,
-    decisions: Histograms,
-    held: Gauge,
-    anchors: Gauge,
-    tokens: Gauges,
-    last_events: Gauges,
-    failing_watches: Gauges<2>,
-    skew: Seconds,
-    address: Gauges<2>,
-    address_changed: Gauge,
-    address_contested: Gauges,
     policies: Policies,
     /// Everything about bootstrap tokens.
     pub bootstrap: BootstrapMetrics,
@@ -105,92 +138,24 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("tokenward");
-        let metrics = Self {
-            minted: Counter::default(),
-            published: Family::default(),
-            revoked: Family::default(),
-            reasons: Mutex::default(),
-            retired: Counter::default(),
-            swept: Counter::default(),
-            repaired: Family::default(),
-            failures: Family::default(),
-            lateness: Histogram::new(LATENESS),
-            remaining: Histogram::new(REMAINING),
-            events_dropped: Counter::default(),
-            calls: Calls::default(),
-            build: Family::default(),
-            leader: Gauge::default(),
-            lease_transitions: Counter::default(),
-            queue: Family::default(),
-            decisions: Family::new_with_constructor(|| Histogram::new(DECISION)),
-            held: Gauge::default(),
-            anchors: Gauge::default(),
-            tokens: Family::default(),
-            last_events: Family::default(),
-            failing_watches: Family::default(),
-            skew: Gauge::default(),
-            address: Family::default(),
-            address_changed: Gauge::default(),
-            address_contested: Family::default(),
-            policies: Policies::default(),
-            bootstrap: BootstrapMetrics::new(&mut registry),
-            legacy: LegacyMetrics::new(&mut registry),
-            registry: Registry::default(),
-        };
-        metrics.register(&mut registry);
+        let (bootstrap, legacy) = (BootstrapMetrics::new(&mut registry), LegacyMetrics::new(&mut registry));
+        let series = Series::new(&mut registry);
+        let calls = Calls { count: series.calls.clone(), duration: series.call_durations.clone() };
+        let (reasons, policies) = (Mutex::default(), Policies::default());
+        let metrics = Self { registry, series, reasons, calls, policies, bootstrap, legacy };
         metrics.begin();
-        Self { registry, ..metrics }
+        metrics
     }
 }
 
 impl Metrics {
-    fn register(&self, registry: &mut Registry) {
-        registry.register("tokens_minted", "Tokens that the API server issued", self.minted.clone());
-        registry.register("tokens_published", "Tokens written into their Secret, by reason", self.published.clone());
-        registry.register("tokens_revoked", "Tokens revoked before their time, by reason", self.revoked.clone());
-        registry.register("tokens_retired", "Tokens whose overlap or life ended as planned", self.retired.clone());
-        registry.register("anchors_swept", "Anchors deleted that no Secret named", self.swept.clone());
-        registry.register("secrets_repaired", "Secrets repaired without a new token, by reason", self.repaired.clone());
-        let help = "Calls that failed and states that stop a token from being issued, by reason";
-        registry.register("failures", help, self.failures.clone());
-        let help = "From when a token was due to the publication of its successor";
-        registry.register("rotation_lateness_seconds", help, self.lateness.clone());
-        let help = "Share of a token's life that was left when its successor was published";
-        registry.register("remaining_life_at_publication_ratio", help, self.remaining.clone());
-        registry.register("events_dropped", "Events that were not published", self.events_dropped.clone());
-        let help = "Calls to the API server, by verb and HTTP status, which is 0 without an answer";
-        registry.register("api_requests", help, self.calls.count.clone());
-        let help = "From a call to the API server to the head of its answer, by verb";
-        registry.register("api_request_duration_seconds", help, self.calls.duration.clone());
-        registry.register("build_info", "1 for the version of this program", self.build.clone());
-        registry.register("leader", "1 while this process acts, 0 while it stands by", self.leader.clone());
-        let help = "How often the Lease has passed to another process, by its own leaseTransitions";
-        registry.register("lease_transitions", help, self.lease_transitions.clone());
-        registry.register("queue_length", "Objects whose turn has come and that wait for a slot", self.queue.clone());
-        registry.register("decision_duration_seconds", "From a due object to its next call", self.decisions.clone());
-        registry.register("tokens_held", "Tokens issued and not yet published", self.held.clone());
-        registry.register("anchors", "Anchors that exist", self.anchors.clone());
-        registry.register("tokens", "Published tokens, by the key that signed them", self.tokens.clone());
-        let help = "When the watch of this kind last brought anything";
-        registry.register("watch_last_event_timestamp_seconds", help, self.last_events.clone());
-        let help = "1 while a watch fails and nothing new of its namespace is seen; the log has the cause";
-        registry.register("watch_failing", help, self.failing_watches.clone());
-        let help = "How far the local clock is ahead of the API server's";
-        registry.register("clock_skew_seconds", help, self.skew.clone());
-        let help = "1 for the address of the API server that Secrets carry, by its source";
-        registry.register("cluster_address_info", help, self.address.clone());
-        let help = "When the address in Secrets or its CA last changed; 0 until the first change";
-        registry.register("cluster_address_changed_timestamp_seconds", help, self.address_changed.clone());
-        let help = "1 while a better source of the address in Secrets is not usable, or its source does not answer";
-        registry.register("cluster_address_contested", help, self.address_contested.clone());
-    }
-
     /// Alerts ask how these grow, and the first growth of a series that was not there before cannot be seen.
     fn begin(&self) {
-        self.build.get_or_create(&[("version", env!("CARGO_PKG_VERSION").into())]).set(1);
-        let failures = FailureReason::iter().map(|reason| (&self.failures, reason.into_str()));
+        self.bootstrap.begin();
+        self.series.build.get_or_create(&[("version", env!("CARGO_PKG_VERSION").into())]).set(1);
+        let failures = FailureReason::iter().map(|reason| (&self.series.failures, reason.into_str()));
         let dropped = [IssueReason::SigningKeyGone, IssueReason::IssuerChanged];
-        let dropped = dropped.map(|reason| (&self.published, reason.into_str()));
+        let dropped = dropped.map(|reason| (&self.series.published, reason.into_str()));
         for (family, reason) in failures.chain(dropped) {
             drop(family.get_or_create(&[("reason", reason.into())]));
         }
@@ -198,7 +163,7 @@ impl Metrics {
 
     /// Counts decisions, and the mean time of those that were made together.
     pub fn decided(&self, controller: &'static str, count: usize, took: Duration) {
-        let decisions = self.decisions.get_or_create(&[("controller", controller.into())]);
+        let decisions = self.series.decisions.get_or_create(&[("controller", controller.into())]);
         let each = took.div_f64(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
         (0..count).for_each(|_| decisions.observe(each.as_secs_f64()));
     }
@@ -206,15 +171,15 @@ impl Metrics {
     /// Takes over the count of the lease; one that is not there tells none.
     pub fn lease_transitions(&self, count: Option<i32>) {
         if let Some(count) = count.and_then(|count| count.try_into().ok()) {
-            self.lease_transitions.inner().store(count, Ordering::Relaxed);
+            self.series.lease_transitions.inner().store(count, Ordering::Relaxed);
         }
     }
 
     /// Counts what an answer brought.
     pub fn answered(&self, outcome: &Outcome) {
-        self.minted.inc_by(outcome.minted.into());
+        self.series.minted.inc_by(outcome.minted.into());
         if let Some(failure) = &outcome.failure {
-            count(&self.failures, failure.reason.into_str());
+            count(&self.series.failures, failure.reason.into_str());
         }
     }
 
@@ -222,13 +187,13 @@ impl Metrics {
     pub fn news(&self, what: &GrantNews) {
         match what {
             GrantNews::Issued { why, replaced, .. } => {
-                count(&self.published, why.into_str());
+                count(&self.series.published, why.into_str());
                 self.replaced(replaced.as_ref());
             }
-            GrantNews::Repaired { why, .. } => count(&self.repaired, why.into_str()),
+            GrantNews::Repaired { why, .. } => count(&self.series.repaired, why.into_str()),
             GrantNews::Retired(retirement) => self.retired(retirement),
             GrantNews::Failing(failure) if failure.reason.is_state() => {
-                count(&self.failures, failure.reason.into_str());
+                count(&self.series.failures, failure.reason.into_str());
             }
             _ => {}
         }
@@ -236,19 +201,19 @@ impl Metrics {
 
     fn replaced(&self, replaced: Option<&Replaced>) {
         let Some(Replaced { late, left }) = replaced else { return };
-        self.remaining.observe(*left);
+        self.series.remaining.observe(*left);
         if let Some(late) = late {
-            self.lateness.observe(late.as_seconds_f64());
+            self.series.lateness.observe(late.as_seconds_f64());
         }
     }
 
     fn retired(&self, retirement: &Retirement) {
         if retirement.is_sweep() {
-            self.swept.inc();
+            self.series.swept.inc();
         } else if retirement.cause.is_planned() {
-            self.retired.inc();
+            self.series.retired.inc();
         } else {
-            count(&self.revoked, self.label(retirement));
+            count(&self.series.revoked, self.label(retirement));
         }
     }
 
@@ -262,12 +227,12 @@ impl Metrics {
 
     /// A watch of this kind told of something. Only its age matters, so the local clock is good enough.
     pub fn watched(&self, kind: &'static str) {
-        self.last_events.get_or_create(&[("kind", kind.into())]).set(chrono::Utc::now().timestamp());
+        self.series.last_events.get_or_create(&[("kind", kind.into())]).set(chrono::Utc::now().timestamp());
     }
 
     /// Nobody watches this kind any more.
     pub fn unwatched(&self, kind: &'static str) {
-        self.last_events.remove(&[("kind", kind.into())]);
+        self.series.last_events.remove(&[("kind", kind.into())]);
     }
 
     /// A watch fails, or works again.
@@ -275,67 +240,72 @@ impl Metrics {
         let namespace = scope.as_deref().unwrap_or_default().to_owned();
         let labels = [("kind", kind.into()), ("namespace", namespace.into())];
         if fails {
-            self.failing_watches.get_or_create(&labels).set(1);
+            self.series.failing_watches.get_or_create(&labels).set(1);
         } else {
-            self.failing_watches.remove(&labels);
+            self.series.failing_watches.remove(&labels);
         }
+    }
+
+    /// An event was not published, because there were too many or the API server refused.
+    pub fn event_dropped(&self) {
+        self.series.events_dropped.inc();
     }
 
     /// Whether this process acts, and how far the local clock is ahead.
     pub fn turned(&self, leads: bool, skew: chrono::TimeDelta) {
-        self.leader.set(leads.into());
-        self.skew.set(skew.as_seconds_f64());
+        self.series.leader.set(leads.into());
+        self.series.skew.set(skew.as_seconds_f64());
     }
 
     /// The address that Secrets carry from now on. Only the age of a change matters, so the local clock is good enough.
     pub fn cluster_address(&self, known: &KnownAddress, changed: bool) {
-        self.address.clear();
+        self.series.address.clear();
         let (source, server) = (<&str>::from(known.source), known.address.server.clone());
-        self.address.get_or_create(&[("source", source.into()), ("server", server.into())]).set(1);
+        self.series.address.get_or_create(&[("source", source.into()), ("server", server.into())]).set(1);
         if changed {
-            self.address_changed.set(chrono::Utc::now().timestamp());
+            self.series.address_changed.set(chrono::Utc::now().timestamp());
         }
-        self.address_contested.clear();
+        self.series.address_contested.clear();
         if let Some(contest) = &known.contest {
-            self.address_contested.get_or_create(&[("reason", contest.reason.into_str().into())]).set(1);
+            self.series.address_contested.get_or_create(&[("reason", contest.reason.into_str().into())]).set(1);
         }
     }
 
     /// Whether this process acts. States are the leader's: a standby shows none.
     pub fn leads(&self) -> bool {
-        self.leader.get() != 0
+        self.series.leader.get() != 0
     }
 
     /// Takes over states, which are not counted.
     pub fn refresh(&self, grants: &Grants) {
-        self.held.set(gauge(grants.tokens_held()));
-        self.anchors.set(gauge(grants.anchor_count()));
+        self.series.held.set(gauge(grants.tokens_held()));
+        self.series.anchors.set(gauge(grants.anchor_count()));
         self.tokens_by_key(grants.tokens_by_key().map(|(key, count)| (key, gauge(count))).collect());
         self.policies.refresh(grants.statuses());
         for (queue, length) in grants.queue_lengths() {
-            self.queue.get_or_create(&[("queue", queue.into())]).set(gauge(length));
+            self.series.queue.get_or_create(&[("queue", queue.into())]).set(gauge(length));
         }
     }
 
     /// The same for bootstrap tokens.
     pub fn refresh_bootstrap(&self, bootstrap: &Bootstrap, now: Time) {
-        self.queue.get_or_create(&[("queue", "bootstrap_tokens".into())]).set(gauge(bootstrap.queue_length()));
+        self.series.queue.get_or_create(&[("queue", "bootstrap_tokens".into())]).set(gauge(bootstrap.queue_length()));
         self.bootstrap.refresh(bootstrap, now);
     }
 
     /// The same for legacy tokens.
     pub fn refresh_legacy(&self, legacy: &Legacy) {
-        self.queue.get_or_create(&[("queue", "legacy_tokens".into())]).set(gauge(legacy.queue_length()));
+        self.series.queue.get_or_create(&[("queue", "legacy_tokens".into())]).set(gauge(legacy.queue_length()));
         self.legacy.refresh(legacy);
     }
 
     /// A key that has signed no token any more has no series. Of too many keys those with the fewest tokens are one.
     fn tokens_by_key(&self, mut counts: Vec<(Option<&str>, i64)>) {
         counts.sort_unstable_by_key(|(key, count)| (key.is_none(), -count, *key));
-        self.tokens.clear();
+        self.series.tokens.clear();
         for (nth, (key, count)) in counts.into_iter().enumerate() {
             let key_id = key.filter(|_| nth < MAX_KEYS).unwrap_or(OTHER).to_owned();
-            self.tokens.get_or_create(&[("key_id", key_id.into())]).inc_by(count);
+            self.series.tokens.get_or_create(&[("key_id", key_id.into())]).inc_by(count);
         }
     }
 
@@ -384,19 +354,20 @@ impl Metrics {
     /// A series of each metric: one without any is not described, and so is not in `docs/reference/metrics.md`.
     pub fn one_of_each() -> Self {
         let metrics = Self::default();
+        let series = &metrics.series;
         let one = |label| [(label, Cow::default())];
-        for family in [&metrics.published, &metrics.revoked, &metrics.repaired, &metrics.failures] {
+        for family in [&series.published, &series.revoked, &series.repaired, &series.failures] {
             drop(family.get_or_create(&one("reason")));
         }
-        drop(metrics.calls.count.get_or_create(&CallLabels::default()));
-        drop(metrics.calls.duration.get_or_create(&one("verb")));
-        drop(metrics.queue.get_or_create(&one("queue")));
-        drop(metrics.decisions.get_or_create(&one("controller")));
-        drop(metrics.tokens.get_or_create(&one("key_id")));
-        drop(metrics.last_events.get_or_create(&one("kind")));
-        drop(metrics.failing_watches.get_or_create(&["kind", "namespace"].map(|label| (label, Cow::default()))));
-        drop(metrics.address.get_or_create(&["source", "server"].map(|label| (label, Cow::default()))));
-        drop(metrics.address_contested.get_or_create(&one("reason")));
+        drop(series.calls.get_or_create(&CallLabels::default()));
+        drop(series.call_durations.get_or_create(&one("verb")));
+        drop(series.queue.get_or_create(&one("queue")));
+        drop(series.decisions.get_or_create(&one("controller")));
+        drop(series.tokens.get_or_create(&one("key_id")));
+        drop(series.last_events.get_or_create(&one("kind")));
+        drop(series.failing_watches.get_or_create(&["kind", "namespace"].map(|label| (label, Cow::default()))));
+        drop(series.address.get_or_create(&["source", "server"].map(|label| (label, Cow::default()))));
+        drop(series.address_contested.get_or_create(&one("reason")));
         metrics.policies.one_of_each();
         metrics.bootstrap.one_of_each();
         metrics.legacy.one_of_each();

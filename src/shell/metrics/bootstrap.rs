@@ -1,7 +1,7 @@
 //! Metrics of bootstrap tokens.
 
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 
@@ -18,31 +18,19 @@ use crate::{
     },
 };
 
-/// The series.
-pub struct BootstrapMetrics {
-    states: Gauges,
-    deletions: Counters,
-    capped: Counter,
-    signings: Counters,
-    contested: Gauge,
-}
+series! { pub struct BootstrapMetrics {
+    states: Gauges = "bootstrap_tokens", "Bootstrap tokens, by state";
+    deletions: Counters = "bootstrap_token_deletions", "Bootstrap tokens to be deleted, by outcome";
+    capped: Counter = "bootstrap_tokens_capped", "Bootstrap tokens that got an earlier expiration";
+    signings: Counters = "bootstrap_signings", "Passes over the signatures of cluster-info, by outcome";
+    contested: Gauge = "bootstrap_signer_contested",
+        "1 while signing is stopped, since somebody else keeps changing the signatures";
+} }
 
 impl BootstrapMetrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
-        let (states, deletions, signings) = (Family::default(), Family::default(), Family::default());
-        let (capped, contested) = (Counter::default(), Gauge::default());
-        registry.register("bootstrap_tokens", "Bootstrap tokens, by state", Family::clone(&states));
-        let help = "Bootstrap tokens to be deleted, by outcome";
-        registry.register("bootstrap_token_deletions", help, Family::clone(&deletions));
-        registry.register("bootstrap_tokens_capped", "Bootstrap tokens that got an earlier expiration", capped.clone());
-        let help = "Passes over the signatures of cluster-info, by outcome";
-        registry.register("bootstrap_signings", help, Family::clone(&signings));
-        let help = "1 while signing is stopped, since somebody else keeps changing the signatures";
-        registry.register("bootstrap_signer_contested", help, contested.clone());
-        let metrics = Self { states, deletions, capped, signings, contested };
-        // How this grows is asked for, and the first growth of a series that was not there before cannot be seen.
-        drop(metrics.deletions.get_or_create(&[("outcome", "failed".into())]));
-        metrics
+    /// How this grows is asked for, and the first growth of a series that was not there before cannot be seen.
+    pub(super) fn begin(&self) {
+        drop(self.deletions.get_or_create(&[("outcome", "failed".into())]));
     }
 
     /// Counts the end of a call.

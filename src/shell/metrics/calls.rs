@@ -10,7 +10,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::{Method, Request, Response};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family},
 };
 use tower::{Layer, Service};
 
@@ -25,7 +25,7 @@ pub struct CallLabels {
 }
 
 /// From an answer out of the API server's cache to the 10 s after which a call is given up, in seconds.
-const DURATIONS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+pub(super) const DURATIONS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// Calls so far.
 #[derive(Clone, Debug)]
@@ -34,12 +34,6 @@ pub struct Calls {
     pub count: Family<CallLabels, Counter>,
     /// How long the head of the answer took; that of a watch comes when it begins.
     pub duration: Histograms,
-}
-
-impl Default for Calls {
-    fn default() -> Self {
-        Self { count: Family::default(), duration: Family::new_with_constructor(|| Histogram::new(DURATIONS)) }
-    }
 }
 
 /// A client whose calls are counted.

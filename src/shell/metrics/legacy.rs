@@ -1,26 +1,18 @@
 //! Metrics of Secrets with legacy tokens.
 
-use prometheus_client::{metrics::family::Family, registry::Registry};
+use prometheus_client::registry::Registry;
 
 use super::{Counters, Gauges};
 use crate::core::legacy::{controller::Legacy, token::LegacyStep};
 
-/// The series.
-pub struct LegacyMetrics {
-    states: Gauges<2>,
-    steps: Counters,
-}
+series! { pub struct LegacyMetrics {
+    states: Gauges<2> = "legacy_tokens",
+        "Secrets with legacy tokens, by LegacyTokenPolicy and their state in its status";
+    steps: Counters = "legacy_token_steps",
+        "Secrets with legacy tokens that were quarantined, seen to be lifted, or deleted";
+} }
 
 impl LegacyMetrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
-        let metrics = Self { states: Family::default(), steps: Family::default() };
-        let help = "Secrets with legacy tokens, by LegacyTokenPolicy and their state in its status";
-        registry.register("legacy_tokens", help, metrics.states.clone());
-        let help = "Secrets with legacy tokens that were quarantined, seen to be lifted, or deleted";
-        registry.register("legacy_token_steps", help, metrics.steps.clone());
-        metrics
-    }
-
     /// Counts what was done.
     pub fn news(&self, step: &LegacyStep) {
         self.steps.get_or_create(&[("step", <&str>::from(step).into())]).inc();
