@@ -247,9 +247,15 @@ mod tests {
         left: usize,
         pending: Vec<Request>,
         decided: usize,
+        /// How long a decision blocks the thread.
+        pace: Duration,
     }
 
     impl Chain {
+        fn of(left: usize) -> Self {
+            Self { left, pending: Vec::new(), decided: 0, pace: Duration::ZERO }
+        }
+
         fn go_on(&mut self) {
             if let Some(left) = self.left.checked_sub(1) {
                 self.left = left;
@@ -277,6 +283,7 @@ mod tests {
             while self.decided > 1 && *decisions > 0 {
                 *decisions -= 1;
                 self.decided += 1;
+                std::thread::sleep(self.pace);
             }
             Some((0, self.pending.pop()?))
         }
@@ -322,7 +329,7 @@ mod tests {
             async { Response::new(kube::client::Body::empty()) }
         });
         let (_inputs, receiver) = mpsc::channel(1);
-        let chain = Chain { left: 3, pending: Vec::new(), decided: 0 };
+        let chain = Chain::of(3);
         Turns::new(chain, Outside(reports), api, 4).serve(receiver, stop).await;
         let mut last = usize::MAX;
         while let Some(left) = told.recv().await {
@@ -337,12 +344,21 @@ mod tests {
         let (reports, _told) = mpsc::unbounded_channel();
         let (inputs, receiver) = mpsc::channel(1);
         let api = answering(|_| std::future::pending());
-        let chain = Chain { left: 0, pending: Vec::new(), decided: 0 };
+        // A stride of these is longer than a turn may be.
+        let chain = Chain { pace: 2 * LONGEST_TURN / u32::try_from(STRIDE).unwrap(), ..Chain::of(0) };
         let turns = tokio::spawn(Turns::new(chain, Outside(reports), api, 4).serve(receiver, stop));
-        let (seen, served) = tokio::sync::oneshot::channel();
-        let call = move |chain: &mut Chain, _: Time| assert!(seen.send(chain.decided).is_ok());
-        assert!(inputs.send(Input::Call(Box::new(call))).await.is_ok());
-        served.await.unwrap();
+        let decided = async || {
+            let (seen, served) = tokio::sync::oneshot::channel();
+            let call = move |chain: &mut Chain, _: Time| assert!(seen.send(chain.decided).is_ok());
+            assert!(inputs.send(Input::Call(Box::new(call))).await.is_ok());
+            served.await.unwrap()
+        };
+        let mut before = 0;
+        while before < STRIDE {
+            before = decided().await;
+        }
+        let between = decided().await - before;
+        assert!(between <= 2 * STRIDE, "{between} decisions between two inputs");
         stopping.send_replace(true);
         turns.await.unwrap();
     }
@@ -353,7 +369,7 @@ mod tests {
         let (reports, _told) = mpsc::unbounded_channel();
         let api = answering(|_| async { std::panic::resume_unwind(Box::new("a bug")) });
         let (_inputs, receiver) = mpsc::channel(1);
-        let chain = Chain { left: 1, pending: Vec::new(), decided: 0 };
+        let chain = Chain::of(1);
         let ended = tokio::spawn(Turns::new(chain, Outside(reports), api, 4).serve(receiver, stop)).await;
         assert!(ended.is_err_and(|error| error.is_panic()));
     }
