@@ -1,8 +1,8 @@
 //! kube-runtime's watchers, turned into changes for a controller.
 
-use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
+use std::{fmt::Debug, io::ErrorKind, pin::pin, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::{
     api::core::v1::{Secret, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::{Status, StatusDetails},
@@ -12,7 +12,7 @@ use kube::{
     api::{Api, WatchParams},
     client::Body,
     core::{PartialObjectMeta, Resource},
-    runtime::watcher::{self, Config},
+    runtime::watcher::{self, Config, Event},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -56,6 +56,12 @@ const LONGEST_ASKED: Duration = Duration::from_mins(1);
 const STEADY: Duration = Duration::from_secs(3);
 /// Openings of watches that are remembered until a watch that fails looks for its own.
 const OPENED: usize = 64;
+/// A streamed list may take so long: as long as client-go gives it at least.
+const LIST_SECONDS: u32 = 300;
+/// Streamed lists in a row that end too early, after which one is asked for in pages: not every server ends a list.
+const BROKEN_LISTS: u32 = 3;
+/// Objects of a page then: whoever may create Secrets can make each as large as 256 KiB.
+const SMALL_PAGE: u32 = 50;
 /// Errors in a row after which a watch begins anew with a list: its resourceVersion may be too old to resume.
 const ERRORS_BEFORE_LIST: u32 = 4;
 
@@ -158,11 +164,12 @@ impl WatchClient {
 /// Asks for a list in a watch, <https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>.
 const STREAMING: &str = "sendInitialEvents=true";
 
-/// The request for a streaming list that is as new as the request. kube-runtime asks for one of any age (`resourceVersion=0`), with
-/// which a new leader could miss the last writes of the one before.
+/// The request for a streaming list that is as new as the request, and has the time that a list takes. kube-runtime asks for one
+/// of any age (`resourceVersion=0`), with which a new leader could miss the last writes of the one before.
 fn newest(uri: &http::Uri) -> Option<http::Uri> {
-    let query = uri.query().filter(|query| query.contains(STREAMING))?;
-    format!("{}?{}", uri.path(), query.replace("&resourceVersion=0", "")).parse().ok()
+    let query = uri.query().filter(|query| query.contains(STREAMING))?.replace("&resourceVersion=0", "");
+    let (short, long) = [RENEW_SECONDS, LIST_SECONDS].map(|seconds| format!("timeoutSeconds={seconds}")).into();
+    format!("{}?{}", uri.path(), query.replace(&short, &long)).parse().ok()
 }
 
 /// Path and selectors of a watch that brings no list.
@@ -193,27 +200,54 @@ pub struct Watch<C: Controller> {
 /// How a watch gets its list.
 #[derive(Default)]
 struct Listing {
-    /// In pages: Kubernetes 1.30, 1.31 and 1.33 stream no lists unless they are told to.
-    paged: bool,
+    /// The API server streams no lists: Kubernetes 1.30, 1.31 and 1.33, unless they are told to.
+    refused: bool,
     under_way: bool,
+    /// An error tells why the list under way ends.
+    failed: bool,
+    /// Streamed lists in a row that ended before all of them had come.
+    broken: u32,
 }
 
 impl Listing {
-    /// Whether the list must be asked for anew and in pages: the API server refused to stream it, or it ended before all of it had
-    /// come. A watch ends after [`RENEW_SECONDS`], and pages are no watch.
-    fn cannot_stream<K>(&mut self, step: &watcher::Result<watcher::Event<K>>) -> bool {
-        let gives_up = match step {
-            Ok(watcher::Event::Init) => std::mem::replace(&mut self.under_way, true),
-            Ok(watcher::Event::InitDone) => {
-                self.under_way = false;
+    fn streams(&self) -> bool {
+        !self.refused && self.broken < BROKEN_LISTS
+    }
+
+    fn config(&self, config: Config) -> Config {
+        match (self.streams(), self.refused) {
+            (true, _) => config.streaming_lists(),
+            (false, true) => config,
+            (false, false) => config.page_size(SMALL_PAGE),
+        }
+    }
+
+    /// Takes a step in; whether another list begins with it, or has to.
+    fn follow<K>(&mut self, step: &watcher::Result<Event<K>>) -> bool {
+        match step {
+            Ok(Event::Init) => {
+                self.broken += u32::from(self.under_way);
+                self.under_way = true;
+                true
+            }
+            Ok(Event::InitDone) => {
+                (self.under_way, self.failed, self.broken) = (false, false, 0);
                 false
             }
             Ok(_) => false,
-            Err(error) => api_error(error).is_some_and(|status| status.code == Some(422)),
-        };
-        let anew = gives_up && !self.paged;
-        self.paged |= gives_up;
-        anew
+            Err(error) => {
+                self.failed = true;
+                let refused = !self.refused && api_error(error).is_some_and(|status| status.code == Some(422));
+                self.refused |= refused;
+                refused
+            }
+        }
+    }
+
+    /// The error of a list that broke off without one.
+    fn broke_off(&mut self) -> Option<watcher::Error> {
+        let untold = !std::mem::take(&mut self.failed) && self.broken > 0 && self.streams();
+        untold.then(|| watcher::Error::WatchFailed(kube::Error::ReadEvents(ErrorKind::UnexpectedEof.into())))
     }
 }
 
@@ -298,45 +332,59 @@ impl<C: Controller> Watch<C> {
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let (mut failing, mut listing) = (None::<Failing>, Listing::default());
+        let (mut failing, mut listing) = (None, Listing::default());
         loop {
-            let config = config.clone();
-            let config = if listing.paged { config } else { config.streaming_lists() };
+            let streams = listing.streams();
+            let config = listing.config(config.clone());
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
             loop {
-                let step = tokio::select! {
-                    Some(step) = stream.next() => step,
-                    // A watch goes on where it broke off: nothing was missed.
-                    () = works_again(&mut failing), if failing.is_some() => {
-                        failing = None;
-                        self.tell_health(None).await;
-                        continue;
-                    }
-                };
-                if listing.cannot_stream(&step) {
+                let step = self.next_step(&mut stream, &mut failing).await;
+                let lists = listing.follow(&step);
+                if lists && listing.streams() != streams {
+                    listing.under_way = false;
                     break;
                 }
-                let step = match step {
-                    Ok(step) => step,
-                    Err(error) => {
-                        let errors = failing.map_or(1, |failing| failing.errors + 1);
-                        failing = Some(Failing::new(errors, api, &config, opened));
-                        match self.pause_after(&error, errors, change).await {
-                            None => return,
-                            Some(true) => break,
-                            Some(false) => continue,
-                        }
-                    }
-                };
                 // Init comes before the API server is asked for a list, and until InitDone much of the list may be missing.
-                let works = !matches!(step, watcher::Event::Init | watcher::Event::InitApply(_));
+                let works = matches!(step, Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)));
                 if works && failing.take().is_some() {
                     self.tell_health(None).await;
                 }
-                if let Some(event) = watch_event(step, read)
-                    && !self.tell(Input::Change(self.number, change(event))).await
-                {
-                    return;
+                let error = match step {
+                    Err(error) => Some(error),
+                    Ok(step) => {
+                        if let Some(event) = watch_event(step, read)
+                            && !self.tell(Input::Change(self.number, change(event))).await
+                        {
+                            return;
+                        }
+                        if lists { listing.broke_off() } else { None }
+                    }
+                };
+                let Some(error) = error else { continue };
+                let errors = failing.map_or(1, |failing: Failing| failing.errors + 1);
+                failing = Some(Failing::new(errors, api, &config, opened));
+                match self.pause_after(&error, errors, change).await {
+                    None => return,
+                    Some(anew) if anew && !lists => break,
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
+    /// The next step of a stream that never ends; tells meanwhile when it works again.
+    async fn next_step<K>(
+        &self,
+        stream: &mut (impl Stream<Item = watcher::Result<Event<K>>> + Unpin),
+        failing: &mut Option<Failing>,
+    ) -> watcher::Result<Event<K>> {
+        loop {
+            tokio::select! {
+                Some(step) = stream.next() => return step,
+                // A watch goes on where it broke off: nothing was missed.
+                () = works_again(failing), if failing.is_some() => {
+                    *failing = None;
+                    self.tell_health(None).await;
                 }
             }
         }
@@ -349,8 +397,11 @@ impl<C: Controller> Watch<C> {
         errors: u32,
         change: fn(WatchEvent<V>) -> C::Change,
     ) -> Option<bool> {
-        self.tell_health(Some(self.failure(error))).await;
         let absent = self.is_absent(error);
+        // One error is no news: a list is too old to go on from, or the API server begins to serve.
+        if absent || errors > 1 {
+            self.tell_health(Some(self.failure(error))).await;
+        }
         if absent && !self.tell(Input::Change(self.number, change(WatchEvent::Stopped))).await {
             return None;
         }
@@ -396,10 +447,7 @@ impl<C: Controller> Watch<C> {
     }
 }
 
-fn watch_event<K: Resource, V>(
-    step: watcher::Event<K>,
-    read: &impl Fn(K) -> Option<(u64, V)>,
-) -> Option<WatchEvent<V>> {
+fn watch_event<K: Resource, V>(step: Event<K>, read: &impl Fn(K) -> Option<(u64, V)>) -> Option<WatchEvent<V>> {
     let key = |object: &K| {
         Key::new(
             object.meta().namespace.as_deref().unwrap_or_default(),
@@ -407,21 +455,21 @@ fn watch_event<K: Resource, V>(
         )
     };
     Some(match step {
-        watcher::Event::Init => WatchEvent::Listing,
-        watcher::Event::InitApply(object) => {
+        Event::Init => WatchEvent::Listing,
+        Event::InitApply(object) => {
             let key = key(&object);
             let (version, value) = read(object)?;
             WatchEvent::Item(key, version, value)
         }
-        watcher::Event::InitDone => WatchEvent::Listed,
-        watcher::Event::Apply(object) => {
+        Event::InitDone => WatchEvent::Listed,
+        Event::Apply(object) => {
             let (key, at) = (key(&object), version(object.meta()));
             // An object that is not ours any more counts as deleted.
             read(object).map_or(WatchEvent::Deleted(key.clone(), at), |(version, value)| {
                 WatchEvent::Applied(key, version, value)
             })
         }
-        watcher::Event::Delete(object) => WatchEvent::Deleted(key(&object), version(object.meta())),
+        Event::Delete(object) => WatchEvent::Deleted(key(&object), version(object.meta())),
     })
 }
 
@@ -536,6 +584,7 @@ mod tests {
         assert_eq!(lists(&asked), ["stream"]);
         let query = asked.lock().unwrap()[0].clone();
         assert!(query.contains("resourceVersionMatch=NotOlderThan") && !query.contains("resourceVersion="), "{query}");
+        assert!(query.contains("timeoutSeconds=300"), "{query}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -546,22 +595,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_streamed_list_that_ends_too_early_is_asked_for_in_pages() {
-        let (mut told, asked) = watch(vec![answer(200, &[account()], true), answer(200, &[account()], true), list()]);
-        assert_eq!(until_listed(&mut told).await, ["listing", "item", "listing", "listed"]);
-        assert_eq!(lists(&asked), ["stream", "stream", "pages"]);
+    async fn a_streamed_list_that_breaks_off_is_streamed_again_from_its_beginning() {
+        let cut = || answer(200, &[account()], true);
+        let (mut told, asked) = watch(vec![cut(), cut(), answer(200, &[account(), end_of_list()], false)]);
+        let heard = ["listing", "item", "listing", "item", "listing", "failing", "item", "healthy", "listed"];
+        assert_eq!(until_listed(&mut told).await, heard, "one that breaks off is no news");
+        assert_eq!(lists(&asked), ["stream"; 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_ends_no_list_is_asked_for_small_pages_until_one_is_whole() {
+        let cut = || answer(200, &[account()], true);
+        let gone =
+            json!({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410, "message": "old"}});
+        let answers =
+            vec![cut(), cut(), cut(), cut(), list(), answer(200, &[gone], true), answer(200, &[end_of_list()], false)];
+        let (mut told, asked) = watch(answers);
+        until_listed(&mut told).await;
+        assert_eq!(
+            until_listed(&mut told).await,
+            ["listing", "healthy", "listed"],
+            "a list that is too old is no failure"
+        );
+        assert_eq!(lists(&asked), ["stream", "stream", "stream", "stream", "pages", "stream"]);
+        assert!(asked.lock().unwrap()[4].contains("limit=50"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_is_away_is_asked_for_a_stream_again() {
-        let (mut told, asked) = watch(vec![refused(503), answer(200, &[end_of_list()], false)]);
-        assert_eq!(until_listed(&mut told).await, ["failing", "listing", "healthy", "listed"]);
-        assert_eq!(lists(&asked), ["stream", "stream"]);
+        let (mut told, asked) = watch(vec![refused(503), refused(503), answer(200, &[end_of_list()], false)]);
+        assert_eq!(until_listed(&mut told).await, ["failing", "listing", "healthy", "listed"], "one error is no news");
+        assert_eq!(lists(&asked), ["stream"; 3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_works_again_before_it_has_anything_to_tell() {
-        let (mut told, asked) = watch(vec![refused(422), list(), refused(500)]);
+        let (mut told, asked) = watch(vec![refused(422), list(), refused(500), refused(500)]);
         until_listed(&mut told).await;
         let mut health = Vec::new();
         while health.len() < 2 {
