@@ -390,7 +390,7 @@ async fn without_its_right_the_rest_works_and_says_what_is_missing() -> Result<(
     operator.ready().await?;
     let missing = async || {
         let log = operator.log()?;
-        let told = log.lines().any(|line| line.contains("cannot list resource") && line.contains("\"kube-system"));
+        let told = log.lines().any(|line| line.contains("cannot watch resource") && line.contains("\"kube-system"));
         ensure!(told && log.contains("secrets (bootstrap tokens)"), "{log}");
         let scrape = Scrape::parse(operator.metrics().await?)?;
         let failing: Vec<(&str, &str)> =
@@ -514,8 +514,9 @@ async fn a_cap_that_would_not_let_a_node_join_is_refused() -> Result<()> {
 async fn token_secrets_are_seen_nowhere() -> Result<()> {
     const PLANTED: [&str; 3] = ["plantedsecret001", "cGxhbnRlZHNlY3Jl", "secret002planted"];
     let lab = Lab::start_with("leaks", &["--bootstrap-signer"], &[("RUST_LOG", "trace")]).await?;
-    let lists = |call: &Call| call.is("GET", "/namespaces/kube-system/secrets") && !call.is_watch();
-    let cut = format!(r#"{{"kind":"SecretList","items":[{{"data":{{"token-secret":"{}""#, PLANTED[1]);
+    let streamed = |call: &Call| call.query.contains("sendInitialEvents=true");
+    let lists = move |call: &Call| call.is("GET", "/namespaces/kube-system/secrets") && streamed(call);
+    let cut = format!(r#"{{"type":"ADDED","object":{{"data":{{"token-secret":"{}""#, PLANTED[1]);
     let cut = lab.proxy.add(Rule::after(lists, Act::Replace(cut)).nth(1));
     lab.policy("leaks", json!({"mode": "Enforce", "maxAge": "1h", "allowedGroups": []})).await?;
     for (n, secret) in [PLANTED[0], PLANTED[2]].iter().enumerate() {

@@ -56,9 +56,8 @@ const LONGEST_ASKED: Duration = Duration::from_mins(1);
 const STEADY: Duration = Duration::from_secs(3);
 /// Openings of watches that are remembered until a watch that fails looks for its own.
 const OPENED: usize = 64;
-/// A streamed list may take so long: as long as client-go gives it at least.
-const LIST_SECONDS: u32 = 300;
-/// Streamed lists in a row that end too early, after which one is asked for in pages: not every server ends a list.
+/// Streamed lists in a row that end too early, after which one is asked for in pages: not every server ends a list, and a watch
+/// has no more than [`RENEW_SECONDS`] for it.
 const BROKEN_LISTS: u32 = 3;
 /// Objects of a page then: whoever may create Secrets can make each as large as 256 KiB.
 const SMALL_PAGE: u32 = 50;
@@ -164,12 +163,11 @@ impl WatchClient {
 /// Asks for a list in a watch, <https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>.
 const STREAMING: &str = "sendInitialEvents=true";
 
-/// The request for a streaming list that is as new as the request, and has the time that a list takes. kube-runtime asks for one
-/// of any age (`resourceVersion=0`), with which a new leader could miss the last writes of the one before.
+/// The request for a streaming list that is as new as the request. kube-runtime asks for one of any age (`resourceVersion=0`), with
+/// which a new leader could miss the last writes of the one before.
 fn newest(uri: &http::Uri) -> Option<http::Uri> {
-    let query = uri.query().filter(|query| query.contains(STREAMING))?.replace("&resourceVersion=0", "");
-    let (short, long) = [RENEW_SECONDS, LIST_SECONDS].map(|seconds| format!("timeoutSeconds={seconds}")).into();
-    format!("{}?{}", uri.path(), query.replace(&short, &long)).parse().ok()
+    let query = uri.query().filter(|query| query.contains(STREAMING))?;
+    format!("{}?{}", uri.path(), query.replace("&resourceVersion=0", "")).parse().ok()
 }
 
 /// Path and selectors of a watch that brings no list.
@@ -584,7 +582,6 @@ mod tests {
         assert_eq!(lists(&asked), ["stream"]);
         let query = asked.lock().unwrap()[0].clone();
         assert!(query.contains("resourceVersionMatch=NotOlderThan") && !query.contains("resourceVersion="), "{query}");
-        assert!(query.contains("timeoutSeconds=300"), "{query}");
     }
 
     #[tokio::test(start_paused = true)]
