@@ -192,13 +192,11 @@ async fn limited(namespace: &str, resource: &str, verb: &str) -> Result<Scene> {
     limit(Scene::start_unready(namespace, options).await?, resource, verb).await
 }
 
-/// As [`limited`], where the API server streams no lists, as by default in Kubernetes 1.30, 1.31 and 1.33.
+/// As [`limited`], where the API server streams no lists.
 async fn limited_with_pages(namespace: &str, resource: &str, verb: &str) -> Result<Scene> {
     static PAGES: OnceCell<ControlPlane> = OnceCell::const_new();
     let start = async || {
-        let apiserver = vec!["--feature-gates=WatchList=false".to_owned()];
-        let profile = Profile { apiserver, ..Profile::default() };
-        let plane = ControlPlane::start(profile, target_dir().join("e2e/bad_days-pages")).await?;
+        let plane = ControlPlane::start(Profile::with_pages(), target_dir().join("e2e/bad_days-pages")).await?;
         install(&plane).await?;
         anyhow::Ok(plane)
     };

@@ -5,7 +5,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::Time;
+use super::{Time, failure::Failure};
 
 /// A condition without times.
 #[derive(Clone, Debug)]
@@ -27,9 +27,13 @@ impl Draft {
         Self { kind, status, reason, message: message.to_owned() }
     }
 
-    /// The condition; its time moves only when its status flips, compared to `before`.
+    /// A condition that tells a failure.
     #[must_use]
-    pub fn since(self, before: &[Condition], generation: i64, now: Time) -> Condition {
+    pub fn failure(kind: &'static str, status: bool, failure: &Failure) -> Self {
+        Self::new(kind, status, failure.reason.into_str(), &failure.message)
+    }
+
+    fn since(self, before: &[Condition], generation: i64, now: Time) -> Condition {
         let status = if self.status { "True" } else { "False" };
         let same = before.iter().find(|old| old.type_ == self.kind && old.status == status);
         Condition {
@@ -41,6 +45,23 @@ impl Draft {
             last_transition_time: same.map_or_else(|| api_time(now), |old| old.last_transition_time.clone()),
         }
     }
+}
+
+/// The conditions of a status. The time of one moves only when its status flips, compared to `before`.
+#[must_use]
+pub fn conditions(
+    drafts: impl IntoIterator<Item = Draft>,
+    before: &[Condition],
+    generation: i64,
+    now: Time,
+) -> Vec<Condition> {
+    drafts.into_iter().map(|draft| draft.since(before, generation, now)).collect()
+}
+
+/// Nothing moves until somebody acts.
+#[must_use]
+pub fn stopped(failure: &Failure) -> [Draft; 2] {
+    [Draft::failure("Ready", false, failure), Draft::failure("Stalled", true, failure)]
 }
 
 fn api_time(time: Time) -> ApiTime {

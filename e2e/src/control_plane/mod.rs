@@ -55,6 +55,14 @@ pub struct Profile {
     pub etcd: Vec<String>,
 }
 
+impl Profile {
+    /// An API server that streams no lists, as by default in Kubernetes 1.30, 1.31 and 1.33.
+    #[must_use]
+    pub fn with_pages() -> Self {
+        Self { apiserver: vec!["--feature-gates=WatchList=false".to_owned()], ..Self::default() }
+    }
+}
+
 /// Which keys and issuers of `ServiceAccount` tokens the API server believes; it signs with the first of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signing {

@@ -44,8 +44,7 @@ impl Shape {
     ) -> Result<Self> {
         let dir = target_dir().join("e2e").join(format!("rights-{name}"));
         // Where no list is streamed, the operator needs all of its rights: those to list, and those to watch.
-        let apiserver = vec!["--feature-gates=WatchList=false".to_owned()];
-        let plane = ControlPlane::start(Profile { apiserver, ..Profile::default() }, dir).await?;
+        let plane = ControlPlane::start(Profile::with_pages(), dir).await?;
         // Scenes want one that lives as long as the test binary; `stop` ends its processes.
         let plane: &'static ControlPlane = Box::leak(Box::new(plane));
         for namespace in namespaces {

@@ -10,7 +10,7 @@ use crate::{
     },
     core::{
         Time,
-        condition::Draft,
+        condition::{Draft, conditions},
         failure::Failure,
         id::Key,
         kernel::{policies::Policies, tended::Tending},
@@ -38,11 +38,14 @@ pub(super) fn status(
     let calls = tokens.failures().map(|(_, failure)| failure);
     let failure = policies.failures().values().chain(calls).next();
     let (counts, findings) = inventory(policy, tokens.iter(), now);
-    let drafts = [Some(ready(&counts, failure)), failure.map(stalled), overlapping(policies)];
-    let since = |draft: Draft| draft.since(&before.conditions, stored.generation, now);
+    let drafts = [
+        Some(ready(&counts, failure)),
+        failure.map(|failure| Draft::failure("Stalled", true, failure)),
+        overlapping(policies),
+    ];
     Some(BootstrapTokenPolicyStatus {
         observed_generation: Some(stored.generation),
-        conditions: drafts.into_iter().flatten().map(since).collect(),
+        conditions: conditions(drafts.into_iter().flatten(), &before.conditions, stored.generation, now),
         tokens: Some(counts),
         findings,
     })
@@ -118,14 +121,9 @@ fn groups(policy: &BootstrapPolicy, token: &BootstrapToken) -> Option<String> {
     Some(format!("it gives the group {group}, which spec.allowedGroups does not name"))
 }
 
-/// Nothing is known of the tokens until somebody acts.
-fn stalled(failure: &Failure) -> Draft {
-    Draft::new("Stalled", true, failure.reason.into_str(), &failure.message)
-}
-
 fn ready(counts: &TokenCounts, failure: Option<&Failure>) -> Draft {
     if let Some(failure) = failure {
-        return Draft::new("Ready", false, failure.reason.into_str(), &failure.message);
+        return Draft::failure("Ready", false, failure);
     }
     let message = format!("{} bootstrap tokens in {NAMESPACE}, {} with findings", counts.total, counts.with_findings);
     Draft::new("Ready", true, "Evaluated", &message)

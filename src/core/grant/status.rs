@@ -13,7 +13,7 @@ use crate::{
     core::{
         Time,
         address::KnownAddress,
-        condition::Draft,
+        condition::{Draft, conditions, stopped},
         credential::keys::{Signer, TokenKeys},
         failure::Failure,
         format,
@@ -266,10 +266,9 @@ pub fn summarise(
     context: &Context<'_>,
 ) -> TokenPolicyStatus {
     let first = |counts: &Tally<Secs>| counts.keys().next().map(|at| text(at.time()));
-    let since = |draft: Draft| draft.since(&before.conditions, policy.generation, context.now);
     TokenPolicyStatus {
         observed_generation: Some(policy.generation),
-        conditions: conditions(policy, totals, context).into_iter().map(since).collect(),
+        conditions: conditions(drafts(policy, totals, context), &before.conditions, policy.generation, context.now),
         accounts: Some(counts(totals)),
         granted_duration: granted(totals),
         earliest_expiration: first(&totals.expires),
@@ -281,14 +280,10 @@ pub fn summarise(
 /// The status of a policy of whose grants nothing is known yet; the last news of its tokens stay.
 #[must_use]
 pub fn stalled(head: &Head, failure: &Failure, before: &TokenPolicyStatus, context: &Context<'_>) -> TokenPolicyStatus {
-    let revocation = context.unrevoked.as_ref().map(revocation_failing);
+    let drafts = stopped(failure).into_iter().chain(context.unrevoked.as_ref().map(revocation_failing));
     TokenPolicyStatus {
         observed_generation: Some(head.generation),
-        conditions: stopped(failure)
-            .into_iter()
-            .chain(revocation)
-            .map(|draft| draft.since(&before.conditions, head.generation, context.now))
-            .collect(),
+        conditions: conditions(drafts, &before.conditions, head.generation, context.now),
         ..before.clone()
     }
 }
@@ -309,11 +304,6 @@ pub fn frozen(
         failures: failures(context, before),
         ..stalled(head, failure, before, context)
     }
-}
-
-fn stopped(failure: &Failure) -> [Draft; 2] {
-    let reason = failure.reason.into_str();
-    [Draft::new("Ready", false, reason, &failure.message), Draft::new("Stalled", true, reason, &failure.message)]
 }
 
 fn granted(totals: &Totals) -> Option<Duration> {
@@ -348,7 +338,7 @@ fn failures(context: &Context<'_>, before: &TokenPolicyStatus) -> Vec<AccountFai
 }
 
 /// Ready always; the others only while they are true, as kstatus wants it.
-fn conditions(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Vec<Draft> {
+fn drafts(policy: &Policy, totals: &Totals, context: &Context<'_>) -> Vec<Draft> {
     let ready = ready(policy, totals, context);
     let optional = [
         progress(policy, totals, &ready, context),
@@ -399,7 +389,7 @@ fn progress(policy: &Policy, totals: &Totals, ready: &Draft, context: &Context<'
     match (failing, asked) {
         (Some(_), _) if !ready.status => stalled(ready.reason, &ready.message),
         (_, Some(unrevoked)) => stalled(unrevoked.failure.reason.into_str(), &unrevoked.failure.message),
-        (Some(failure), None) => Some(Draft::new("Reconciling", true, failure.reason.into_str(), &failure.message)),
+        (Some(failure), None) => Some(Draft::failure("Reconciling", true, failure)),
         (None, None) => (totals.working > 0 && !policy.spec.suspend)
             .then(|| Draft::new("Reconciling", true, "Issuing", "tokens are being issued")),
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::core::{
     Time,
-    condition::Draft,
+    condition::{conditions, stopped},
     failure::Failure,
     id::{Key, Name, Uid},
     object::Object,
@@ -229,12 +229,11 @@ impl<P: Policy> Policies<P> {
         let (name, stored, before) = self.get(id)?;
         let error = stored.asks.as_ref().err()?;
         let message = format!("{} {name} does not parse: {error}", P::KIND);
-        let Failure { reason, message, .. } = Failure::new(FailureReason::PolicyUnreadable, &message);
+        let failure = Failure::new(FailureReason::PolicyUnreadable, &message);
         let before = serde_json::to_value(before).ok()?["conditions"].take();
         let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
         let at = stored.generation;
-        let draft = |kind, status| Draft::new(kind, status, reason.into_str(), &message).since(&before, at, now);
-        let conditions = [draft("Ready", false), draft("Stalled", true)];
+        let conditions = conditions(stopped(&failure), &before, at, now);
         serde_json::from_value(json!({"observedGeneration": at, "conditions": conditions})).ok()
     }
 

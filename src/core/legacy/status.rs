@@ -12,7 +12,7 @@ use crate::{
     api::legacy_token_policy::{LegacyMode, LegacyTokenCounts, LegacyTokenFinding, LegacyTokenPolicyStatus},
     core::{
         Time,
-        condition::Draft,
+        condition::{Draft, conditions},
         failure::Failure,
         id::{Key, Name},
         kernel::policies::Policies,
@@ -44,11 +44,14 @@ impl Known {
         let failure = watch.or_else(|| self.failure(policy));
         let (counts, findings) = self.inventory(policy, policies, now);
         let ready = self.ready(&counts, failure, policies);
-        let drafts = [Some(ready), failure.map(stalled), self.overlapping(name, policy, policies)];
-        let since = |draft: Draft| draft.since(&before.conditions, stored.generation, now);
+        let drafts = [
+            Some(ready),
+            failure.map(|failure| Draft::failure("Stalled", true, failure)),
+            self.overlapping(name, policy, policies),
+        ];
         Some(LegacyTokenPolicyStatus {
             observed_generation: Some(stored.generation),
-            conditions: drafts.into_iter().flatten().map(since).collect(),
+            conditions: conditions(drafts.into_iter().flatten(), &before.conditions, stored.generation, now),
             tokens: Some(counts),
             findings,
         })
@@ -158,8 +161,4 @@ fn count(counts: &mut LegacyTokenCounts, state: LegacyState) {
         LegacyState::Used => &mut counts.used,
         LegacyState::Unused => &mut counts.unused,
     } += 1;
-}
-
-fn stalled(failure: &Failure) -> Draft {
-    Draft::new("Stalled", true, failure.reason.into_str(), &failure.message)
 }
