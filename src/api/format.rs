@@ -36,19 +36,19 @@ pub struct FormatOptions {
     pub kind: FormatType,
     /// Options of type Kubeconfig.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kubeconfig: Option<KubeconfigOptions>,
+    pub kubeconfig: Option<Box<KubeconfigOptions>>,
     /// Options of type ArgoCDCluster.
     #[serde(default, rename = "argoCDCluster", skip_serializing_if = "Option::is_none")]
-    pub argo_cd_cluster: Option<ArgoCdClusterOptions>,
+    pub argo_cd_cluster: Option<Box<ArgoCdClusterOptions>>,
     /// Options of type IstioRemoteSecret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub istio_remote_secret: Option<IstioRemoteSecretOptions>,
+    pub istio_remote_secret: Option<Box<IstioRemoteSecretOptions>>,
     /// Options of type DockerConfigJson.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub docker_config_json: Option<DockerConfigJsonOptions>,
+    pub docker_config_json: Option<Box<DockerConfigJsonOptions>>,
     /// Options of type Custom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub custom: Option<CustomOptions>,
+    pub custom: Option<Box<CustomOptions>>,
 }
 
 impl FormatOptions {
@@ -60,9 +60,9 @@ impl FormatOptions {
 
     fn api_server(&self) -> Option<(&'static str, &ServerOptions)> {
         let options = match self.kind {
-            FormatType::Kubeconfig => self.kubeconfig.as_ref().map(|options| &options.api_server),
-            FormatType::ArgoCDCluster => self.argo_cd_cluster.as_ref().map(|options| &options.api_server),
-            FormatType::IstioRemoteSecret => self.istio_remote_secret.as_ref().map(|options| &options.api_server),
+            FormatType::Kubeconfig => self.kubeconfig.as_deref().map(|options| &options.api_server),
+            FormatType::ArgoCDCluster => self.argo_cd_cluster.as_deref().map(|options| &options.api_server),
+            FormatType::IstioRemoteSecret => self.istio_remote_secret.as_deref().map(|options| &options.api_server),
             FormatType::Token | FormatType::DockerConfigJson | FormatType::Custom => None,
         };
         let member = MEMBERS.iter().find(|(_, kind)| *kind == self.kind)?.0;
@@ -80,10 +80,10 @@ impl FormatOptions {
         }
         match self.kind {
             FormatType::Custom => {
-                let custom = self.custom.as_ref().ok_or_else(|| format!("format: {CUSTOM_NEEDS_DATA}"))?;
+                let custom = self.custom.as_deref().ok_or_else(|| format!("format: {CUSTOM_NEEDS_DATA}"))?;
                 custom.check().map_err(|error| format!("format.custom{error}"))
             }
-            FormatType::Kubeconfig => self.kubeconfig.as_ref().map_or(Ok(()), KubeconfigOptions::check),
+            FormatType::Kubeconfig => self.kubeconfig.as_deref().map_or(Ok(()), KubeconfigOptions::check),
             _ => Ok(()),
         }
     }

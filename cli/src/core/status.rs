@@ -181,7 +181,7 @@ impl SecretView {
             id: token.id.to_string(),
             current: true,
             anchor: token.bond.name.to_string(),
-            key_id: Some(token.signer.key_id.to_string()),
+            key_id: record.signer.as_ref().map(|signer| signer.key_id.to_string()),
             issued_at: token.issued.time(),
             replaced_at: replaced_at(rotation, policy, &record, now).map(|at| at.trunc_subsecs(0)),
             ends_at: token.expires.time(),

@@ -121,13 +121,13 @@ impl TokenKeys {
     /// A token was issued to this process; whether another signer is in use by that. Only such a token is proof: anybody
     /// can write annotations. While two API servers sign with different keys, the one in use changes at most once in
     /// [`CALM`].
-    pub fn minted(&mut self, issued: Secs, signer: Signer) -> bool {
-        let same = self.minted.as_ref().is_some_and(|(_, known)| **known == signer);
+    pub fn minted(&mut self, issued: Secs, signer: Arc<Signer>) -> bool {
+        let same = self.minted.as_ref().is_some_and(|(_, known)| *known == signer);
         let early = |(since, _): &(Secs, Arc<Signer>)| issued.time() < since.time() + CALM;
         if same || self.minted.as_ref().is_some_and(early) {
             return false;
         }
-        self.minted = Some((issued, self.share(Arc::new(signer))));
+        self.minted = Some((issued, self.share(signer)));
         true
     }
 
@@ -213,11 +213,11 @@ mod tests {
     #[test]
     fn the_youngest_token_that_was_issued_here_tells_which_key_is_in_use() {
         let mut keys = TokenKeys::default();
-        let second = |n| Secs::of(at(n));
-        assert!(keys.minted(second(0), signer("a", "i")) && !keys.minted(second(1), signer("a", "i")));
-        assert!(keys.minted(second(60), signer("b", "i")), "another key is in use");
-        assert!(!keys.minted(second(30), signer("a", "i")), "an older answer that came late");
-        assert!(!keys.minted(second(90), signer("a", "i")), "two API servers sign with different keys");
+        let mut minted = |n, key| keys.minted(Secs::of(at(n)), Arc::new(signer(key, "i")));
+        assert!(minted(0, "a") && !minted(1, "a"));
+        assert!(minted(60, "b"), "another key is in use");
+        assert!(!minted(30, "a"), "an older answer that came late");
+        assert!(!minted(90, "a"), "two API servers sign with different keys");
         assert_eq!(keys.in_use().map(|signer| &*signer.key_id), Some("b"));
     }
 

@@ -1,6 +1,8 @@
 //! ServiceAccount tokens: the request, the answer, and the claims. No signature is verified: the API server made it a
 //! moment ago, and all that matters is that the token is the one we asked for.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -9,6 +11,7 @@ use serde_json::json;
 
 use crate::core::{
     Time,
+    credential::keys::Signer,
     id::{GrantKey, Uid},
     place::record::Bond,
     policy::Policy,
@@ -19,10 +22,8 @@ use crate::core::{
 pub struct Claims {
     /// `jti`, the credential id in the audit log; empty on servers older than 1.30.
     pub token_id: String,
-    /// `kid` of the header.
-    pub key_id: String,
-    /// `iss`.
-    pub issuer: String,
+    /// `kid` of the header, and `iss`.
+    pub signer: Arc<Signer>,
     /// `aud`.
     pub audiences: Vec<String>,
     /// `iat`.
@@ -136,14 +137,14 @@ pub fn verify(
 #[derive(Deserialize)]
 struct Header {
     #[serde(default)]
-    kid: String,
+    kid: Box<str>,
 }
 
 #[derive(Deserialize)]
 struct Payload {
     #[serde(default)]
     jti: String,
-    iss: String,
+    iss: Box<str>,
     #[serde(default)]
     aud: Vec<String>,
     iat: i64,
@@ -172,8 +173,7 @@ pub fn read(token: &SecretString) -> Result<Claims, &'static str> {
     let payload: Payload = decode(payload)?;
     Ok(Claims {
         token_id: payload.jti,
-        key_id: header.kid,
-        issuer: payload.iss,
+        signer: Arc::new(Signer { key_id: header.kid, issuer: payload.iss }),
         audiences: payload.aud,
         issued_at: instant(payload.iat)?,
         expires_at: instant(payload.exp)?,
@@ -219,7 +219,7 @@ pub(crate) mod tests {
     #[test]
     fn reads_a_bound_token() {
         let claims = read(&token(&payload())).unwrap();
-        assert_eq!((claims.token_id.as_str(), claims.key_id.as_str()), ("id-1", "key-1"));
+        assert_eq!((claims.token_id.as_str(), &*claims.signer.key_id), ("id-1", "key-1"));
         assert_eq!((claims.expires_at - claims.issued_at).num_seconds(), 3600);
         assert_eq!(claims.secret, Some(ObjectRef { name: "tw-1".into(), uid: "anchor-1".into() }));
     }

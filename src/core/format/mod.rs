@@ -67,11 +67,13 @@ pub trait Format {
 pub fn of(options: &FormatOptions) -> Box<dyn Format + '_> {
     match options.kind {
         FormatType::Token => Box::new(token::PlainToken),
-        FormatType::Kubeconfig => Box::new(kubeconfig::Kubeconfig(options.kubeconfig.as_ref())),
-        FormatType::ArgoCDCluster => Box::new(argo_cd::ArgoCdCluster(options.argo_cd_cluster.as_ref())),
-        FormatType::IstioRemoteSecret => Box::new(istio::IstioRemoteSecret(options.istio_remote_secret.as_ref())),
-        FormatType::DockerConfigJson => Box::new(docker_config::DockerConfigJson(options.docker_config_json.as_ref())),
-        FormatType::Custom => Box::new(custom::Custom(options.custom.as_ref())),
+        FormatType::Kubeconfig => Box::new(kubeconfig::Kubeconfig(options.kubeconfig.as_deref())),
+        FormatType::ArgoCDCluster => Box::new(argo_cd::ArgoCdCluster(options.argo_cd_cluster.as_deref())),
+        FormatType::IstioRemoteSecret => Box::new(istio::IstioRemoteSecret(options.istio_remote_secret.as_deref())),
+        FormatType::DockerConfigJson => {
+            Box::new(docker_config::DockerConfigJson(options.docker_config_json.as_deref()))
+        }
+        FormatType::Custom => Box::new(custom::Custom(options.custom.as_deref())),
     }
 }
 

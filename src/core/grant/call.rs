@@ -12,7 +12,7 @@ use crate::{
     api::token_policy::Binding,
     core::{
         Time,
-        credential::{keys::Signer, token::Claims},
+        credential::token::Claims,
         id::{Name, Secs, Uid},
         place::{
             record::{Bond, Previous, Record, Token},
@@ -101,6 +101,7 @@ pub fn record(view: &View<'_>, policy: &Policy, attempt: &Attempt) -> Record {
         service_account: view.key.account.clone(),
         account_uid: attempt.account_uid,
         token: None,
+        signer: None,
         rotate: attempt.rotate.as_deref().unwrap_or_default().into(),
         previous: Vec::new(),
         token_inputs: attempt.token_inputs.clone(),
@@ -113,7 +114,6 @@ pub fn record(view: &View<'_>, policy: &Policy, attempt: &Attempt) -> Record {
 pub fn recorded(claims: &Claims, bond: Option<Bond>) -> Token {
     Token {
         id: Uid::read(&claims.token_id),
-        signer: Signer { key_id: claims.key_id.as_str().into(), issuer: claims.issuer.as_str().into() }.into(),
         issued: Secs::of(claims.issued_at),
         expires: Secs::of(claims.expires_at),
         bond: bond.unwrap_or_default(),

@@ -213,7 +213,7 @@ fn released(case: &Case<'_>) -> Option<Finding> {
     let policy = view.readable().filter(|policy| policy.deletes() && view.policy_proof.seen.is_none())?;
     let targets = view.targets().filter(|target| target.written() && target.policy_uid == policy.uid.digest());
     let anchors = view.anchors.iter().filter(|_| !view.taken_over());
-    let mut owners = targets.map(|target| target.owners()).chain(anchors.map(|anchor| anchor.owners()));
+    let mut owners = targets.map(|target| target.owners).chain(anchors.map(|anchor| anchor.owners()));
     owners.any(|owners| owners.policy == 0).then_some(Finding::LookFirst(Look::Policy))
 }
 
@@ -264,7 +264,7 @@ fn name_foreign(case: &Case<'_>) -> Option<Finding> {
     }
     let owner = view.occupied_by.as_ref()?;
     // Its policy is gone, and took it along: the garbage collector deletes it, or the grant that it belongs to does.
-    if view.occupant.as_ref().is_some_and(|occupant| occupant.written() && view.is_dangling(occupant.owners().policy)) {
+    if view.occupant.as_ref().is_some_and(|occupant| occupant.written() && view.is_dangling(occupant.owners.policy)) {
         return Some(Finding::Dying);
     }
     let GrantKey { namespace, policy, account } = owner;
@@ -275,7 +275,7 @@ fn name_foreign(case: &Case<'_>) -> Option<Finding> {
             ", which keep it until Secret {namespace}/{next} holds their token; where each waits for the other's name, a third \
              name in between frees both"
         );
-    } else if view.occupant.as_ref().is_some_and(|occupant| occupant.owners().policy == 0) {
+    } else if view.occupant.as_ref().is_some_and(|occupant| occupant.owners.policy == 0) {
         what.push_str(
             ", which may have let it go; it is taken up only for the same account, with the same keys, and while nobody else \
              has changed its data or owns it",
@@ -391,8 +391,8 @@ fn data_changed(case: &Case<'_>) -> Option<Finding> {
 }
 
 fn key_gone(case: &Case<'_>) -> Option<Finding> {
-    let (_, _, token) = case.published()?;
-    case.view.keys.gone(&token.signer, token.issued).map(Finding::Issue)
+    let (_, target, token) = case.published()?;
+    case.view.keys.gone(target.signer.as_ref()?, token.issued).map(Finding::Issue)
 }
 
 fn expired(case: &Case<'_>) -> Option<Finding> {

@@ -122,7 +122,6 @@ struct AnchorLink {
     next: Ref,
     /// When this process first saw it.
     seen: Secs,
-    order: u32,
 }
 
 /// A token that its target no longer names: its end is still reported by its id.
@@ -225,8 +224,6 @@ pub struct Grants {
     /// When this process began to act, and whether the first lists should be complete by now.
     started: Option<Time>,
     late: bool,
-    /// Anchors seen so far.
-    order: u32,
     /// Whether [`Grants::readiness`] may have changed.
     readiness_changed: bool,
     #[cfg(test)]
@@ -314,7 +311,6 @@ impl Grants {
             started: None,
             latest: Time::MIN_UTC,
             late: false,
-            order: 0,
             readiness_changed: true,
             #[cfg(test)]
             decisions: 0,

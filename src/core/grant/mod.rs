@@ -105,14 +105,12 @@ pub struct Grant {
     pub published: bool,
     /// Answers of live GETs. Absence needs proof; presence goes into the tables.
     pub proof: Proof,
+    /// When the wanted Secret was last looked at.
+    pub target_seen: Secs,
     /// How many tokens it may still mint.
     pub budget: Budget,
     /// How it stands, as its policy's status counts it.
     pub counted: status::Counted,
-    /// The failure that was reported last, until it is over.
-    pub reported: Option<FailureReason>,
-    /// Since when it fails for that reason, or works.
-    pub since: Secs,
     /// Rarely there.
     pub rare: Option<Box<Rare>>,
 }
@@ -133,10 +131,9 @@ impl Grant {
             claims: false,
             published: false,
             proof: Proof::default(),
+            target_seen: Secs::default(),
             budget: Budget::new(now),
             counted: status::Counted::default(),
-            reported: None,
-            since: Secs::of(now),
             rare: None,
         }
     }
@@ -163,6 +160,12 @@ impl Grant {
         self.rare.as_ref()?.failing.as_deref()
     }
 
+    /// The failure that was reported last, until it is over.
+    #[must_use]
+    pub fn reported(&self) -> Option<FailureReason> {
+        self.rare.as_ref()?.reported.map(|(reason, _)| reason)
+    }
+
     /// Since when the policy does not select the account any more.
     #[must_use]
     pub fn unselected_since(&self) -> Option<Time> {
@@ -172,7 +175,7 @@ impl Grant {
     /// The clock went back to `now`.
     pub fn rewind(&mut self, now: Time) {
         self.budget.rewind(now);
-        self.proof.target_seen = self.proof.target_seen.min(Secs::of(now));
+        self.target_seen = self.target_seen.min(Secs::of(now));
         let Some(rare) = &mut self.rare else { return };
         for failing in [&mut rare.failing, &mut rare.unrevoked].into_iter().flatten() {
             failing.retry_at = now.min(failing.retry_at);
@@ -202,6 +205,8 @@ pub struct Rare {
     pub retiring: Vec<Retirement>,
     /// How it stands, when something is wrong.
     pub failure: Option<Failure>,
+    /// The failure that was reported last, until it is over, and since when it fails for that reason.
+    pub reported: Option<(FailureReason, Secs)>,
     /// Since when the policy does not select the account any more.
     pub unselected_since: Option<Time>,
     /// No anchor of this name exists.
@@ -219,6 +224,7 @@ impl Rare {
             && unrevoked.is_none()
             && retiring.is_empty()
             && failure.is_none()
+            && self.reported.is_none()
             && self.unselected_since.is_none()
             && self.anchor_absent.is_none()
             && self.token_lost.is_none()
@@ -286,8 +292,6 @@ pub struct Proof {
     pub unselected: bool,
     /// The account changed under a TokenRequest: look before the next one.
     pub account_doubtful: bool,
-    /// When the wanted Secret was last looked at.
-    pub target_seen: Secs,
 }
 
 /// A token being issued: perhaps its anchor exists, and perhaps it has been minted and waits to be published.

@@ -283,7 +283,7 @@ impl World {
         let unnamed = anchors.iter().filter(|(_, name)| !named.contains(&name.as_str()));
         assert_eq!(unnamed.count(), 0, "an anchor that no target names, after {:?}", self.faults);
         let policy = PolicyState::read(self.policy().clone(), &Demanded::default());
-        assert!(target.marked && target.owners().fit(policy.readable().unwrap()), "{:?}", target.owners());
+        assert!(target.marked && target.owners.fit(policy.readable().unwrap()), "{:?}", target.owners);
     }
 }
 

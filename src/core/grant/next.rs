@@ -142,7 +142,7 @@ fn end(view: &View<'_>) -> Act {
 fn remove(view: &View<'_>) -> Act {
     // Annotations alone must not make us delete what we never wrote. A target that tokens are bound to is retired.
     let ours = |target: &&Placed<'_, Target>| target.written() && !target.binds_tokens(view.now);
-    let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners().policy));
+    let mut targets = view.targets().filter(ours).filter(|target| view.deletes(target.owners.policy));
     targets.next().map_or(Act::Idle(None), |target| throttled(view, || removal(view, target)))
 }
 
@@ -395,6 +395,7 @@ fn publication(case: &Case<'_>, attempt: &Attempt, token: &Minted) -> Option<Cal
     let policy = case.view.readable()?;
     let record = Record {
         token: Some(recorded(&token.claims, attempt.bond.clone())),
+        signer: Some(token.claims.signer.clone()),
         previous: previous(case, policy),
         ..record(case.view, policy, attempt)
     };

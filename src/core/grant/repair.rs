@@ -45,7 +45,7 @@ pub fn owners_and_finalizers(view: &View<'_>, policy: &Policy) -> Option<(IssueR
 
 fn owners(view: &View<'_>, policy: &Policy) -> Option<(IssueReason, Call)> {
     let targets = view.targets().filter(|target| target.written());
-    let targets = targets.map(|target| (&target.name, target.version, target.object.owners()));
+    let targets = targets.map(|target| (&target.name, target.version, target.object.owners));
     let anchors = view.anchors.iter().map(|anchor| (&anchor.anchor.name, anchor.anchor.version, anchor.owners()));
     let unfit = |(_, _, owners): &(&Name, u64, Owners)| !owners.fit(policy);
     let (name, version, _) = targets.chain(anchors).find(unfit)?;
@@ -76,6 +76,7 @@ fn written_again(case: &Case<'_>, why: IssueReason) -> Option<Call> {
         service_account: view.key.account.clone(),
         account_uid: claims.account.uid.as_str().into(),
         token: Some(call::recorded(claims, bond)),
+        signer: Some(claims.signer.clone()),
         rotate: target.rotate().into(),
         previous: call::kept(view, target),
         // An earlier check has compared the inputs of policy and target.

@@ -1,6 +1,6 @@
 //! Which anchors to delete now. Nothing that blocks issuing blocks this.
 
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
 use chrono::TimeDelta;
 
@@ -39,7 +39,7 @@ struct Mentions<'a> {
     /// By name and UID; with the account of the token where that is another one than the grant's.
     by_bond: HashMap<(&'a str, Uid), (Mention, Option<&'a Name>)>,
     /// The age of the youngest anchor whose token is published, by creation and by the order in which we saw it.
-    youngest: Option<(Secs, u32)>,
+    youngest: Option<(Secs, Reverse<usize>)>,
 }
 
 impl<'a> Mentions<'a> {
@@ -76,8 +76,8 @@ impl<'a> Mentions<'a> {
     }
 }
 
-fn age(anchor: &PlacedAnchor<'_>) -> (Secs, u32) {
-    (anchor.created, anchor.order)
+fn age(anchor: &PlacedAnchor<'_>) -> (Secs, Reverse<usize>) {
+    (anchor.created, Reverse(anchor.nth))
 }
 
 /// Every anchor, and every target that is an anchor itself, to delete now.
@@ -166,7 +166,7 @@ fn cause(view: &View<'_>, mentions: &Mentions<'_>, anchor: &PlacedAnchor<'_>, na
         Mention::Not if view.grant.proof.target_foreign || view.occupied_by.is_some() => None,
         Mention::Not => {
             let (cause, ripe) = ripe(view, mentions, anchor);
-            (ripe.time() <= view.now && view.grant.proof.target_seen >= ripe).then_some(cause)
+            (ripe.time() <= view.now && view.grant.target_seen >= ripe).then_some(cause)
         }
     }
 }
@@ -224,7 +224,7 @@ pub fn look(view: &View<'_>) -> Option<Look> {
     });
     let anchor = unnamed.find(|anchor| {
         let (_, ripe) = ripe(view, &mentions, anchor);
-        ripe.time() <= view.now && view.grant.proof.target_seen < ripe
+        ripe.time() <= view.now && view.grant.target_seen < ripe
     })?;
     let made_for = || anchor.target().or(view.home.as_ref().filter(|_| !anchor.is_stripped())).cloned();
     view.name.clone().ok().or_else(made_for).filter(|name| !name.is_empty()).map(Look::Target)
@@ -253,7 +253,7 @@ fn targets(view: &View<'_>, mentions: &Mentions<'_>, end: Option<RetireReason>) 
     let bound = view.targets().filter(|target| target.written() && target.binds_tokens(view.now));
     bound.filter_map(move |target| {
         let revoked = || revoke::covers(view, target.created.time()).then_some(RetireReason::RevokeIssuedBefore);
-        let cause = end.filter(|_| view.deletes(target.owners().policy)).or_else(revoked)?;
+        let cause = end.filter(|_| view.deletes(target.owners.policy)).or_else(revoked)?;
         let token_id = target.object.token.as_ref().map(|token| token.id);
         Some(retirement(view, mentions, target, target.uid, token_id, cause))
     })

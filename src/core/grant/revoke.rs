@@ -38,7 +38,7 @@ pub fn pause(view: &View<'_>) -> Option<Time> {
 #[must_use]
 pub fn unheard(view: &View<'_>) -> Option<Failure> {
     let ends = view.policy.is_none_or(|state| state.head().terminating);
-    let targets = view.targets().filter(|target| !(ends && view.deletes(target.owners().policy)));
+    let targets = view.targets().filter(|target| !(ends && view.deletes(target.owners.policy)));
     targets.into_iter().find_map(|target| {
         let secret = || format!("Secret {}/{}", view.key.namespace, target.name);
         if let Some(Err(error)) = target.revocation() {

@@ -574,7 +574,7 @@ mod tests {
             NamedAccount { account: row.account.clone(), failure: row.failure.clone(), since: at(0) }
         };
         let mut keys = TokenKeys::default();
-        keys.minted(Secs::of(at(0)), Signer::clone(&signer("k")));
+        keys.minted(Secs::of(at(0)), signer("k"));
         let unrevoked = totals.first_unrevoked().map(|id| Unrevoked {
             account: Some(rows[id as usize].account.clone()),
             failure: Failure::new(FailureReason::Forbidden, "delete Secret ci/tw-1"),

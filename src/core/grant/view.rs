@@ -66,8 +66,8 @@ pub struct PlacedAnchor<'a> {
     pub anchor: Placed<'a, Anchor>,
     /// When this process first saw it.
     pub seen: Secs,
-    /// The order in which this process saw it: the server's instants are whole seconds.
-    pub order: u32,
+    /// How many this process saw later: the server's instants are whole seconds.
+    pub nth: usize,
     /// The token bound to it, where a target named it once and does no more.
     pub token_id: Option<Uid>,
     /// That target was deleted.

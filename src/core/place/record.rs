@@ -26,8 +26,6 @@ pub struct Bond {
 pub struct Token {
     /// `jti`.
     pub id: Uid,
-    /// `kid` and `iss`.
-    pub signer: Arc<Signer>,
     /// `iat`.
     pub issued: Secs,
     /// `exp`.
@@ -62,6 +60,8 @@ pub struct Record {
     pub account_uid: Uid,
     /// The token; none in a target that waits for its first.
     pub token: Option<Token>,
+    /// Its `kid` and `iss`.
+    pub signer: Option<Arc<Signer>>,
     /// The rotate value it was issued under; empty for none.
     pub rotate: Name,
     /// Older tokens.
@@ -85,11 +85,13 @@ impl Record {
         if meta.name.as_deref() != Some(text(names::TARGET)) || policy.is_empty() || service_account.is_empty() {
             return None;
         }
+        let signer = signer(meta);
         Some(Self {
             policy,
             service_account,
             account_uid: Uid::read(text(names::SERVICE_ACCOUNT_UID)),
-            token: token(meta),
+            token: signer.as_ref().and_then(|_| token(meta)),
+            signer,
             rotate: text(names::ROTATE).into(),
             previous: serde_json::from_str::<Vec<Entry>>(text(names::PREVIOUS))
                 .map(|entries| entries.into_iter().filter_map(Entry::read).collect())
@@ -107,12 +109,12 @@ impl Record {
             (names::TARGET, target.to_owned()),
             (names::SERVICE_ACCOUNT, self.service_account.to_string()),
         ];
-        let Some(token) = &self.token else { return annotations };
+        let Some((token, signer)) = self.token.as_ref().zip(self.signer.as_ref()) else { return annotations };
         annotations.extend([
             (names::SERVICE_ACCOUNT_UID, self.account_uid.to_string()),
             (names::TOKEN_ID, token.id.to_string()),
-            (names::KEY_ID, token.signer.key_id.to_string()),
-            (names::ISSUER, token.signer.issuer.to_string()),
+            (names::KEY_ID, signer.key_id.to_string()),
+            (names::ISSUER, signer.issuer.to_string()),
             (names::ISSUED_AT, meta::text(token.issued.time())),
             (names::EXPIRES_AT, meta::text(token.expires.time())),
             (names::ANCHOR, token.bond.name.to_string()),
@@ -126,13 +128,16 @@ impl Record {
     }
 }
 
+fn signer(meta: &ObjectMeta) -> Option<Arc<Signer>> {
+    let short = |key| meta::annotation(meta, key).filter(|text| text.len() <= MAX_SIGNER);
+    Some(Arc::new(Signer { key_id: short(names::KEY_ID)?.into(), issuer: short(names::ISSUER)?.into() }))
+}
+
 fn token(meta: &ObjectMeta) -> Option<Token> {
     let text = |key| meta::annotation(meta, key);
-    let short = |key| text(key).filter(|text| text.len() <= MAX_SIGNER);
     let time = |key| text(key).and_then(meta::time).map(Secs::of);
     Some(Token {
         id: Uid::read(text(names::TOKEN_ID)?),
-        signer: Arc::new(Signer { key_id: short(names::KEY_ID)?.into(), issuer: short(names::ISSUER)?.into() }),
         issued: time(names::ISSUED_AT)?,
         expires: time(names::EXPIRES_AT)?,
         bond: Bond { name: object(meta, names::ANCHOR), uid: Uid::read(text(names::ANCHOR_UID)?) },

@@ -15,6 +15,7 @@ use super::{
 use crate::core::{
     Time,
     address::ClusterAddress,
+    credential::keys::Signer,
     format::{self, Data, Material},
     id::{GrantKey, Name, Secs, Uid},
     layout::Written,
@@ -30,14 +31,10 @@ pub struct Target {
     pub uid: Uid,
     /// `metadata.creationTimestamp`.
     pub created: Secs,
-    /// Digest of the UID of the policy it was written for; 0 where the label is missing.
-    pub policy_uid: u32,
     /// Digest of the UID of the account it was written for.
     pub account_uid: u32,
     /// The token, if the annotations describe one.
     pub token: Option<Token>,
-    /// Digest of the UID of the policy that owns it; 0 without one.
-    owner: u32,
     /// The parts that most targets have in common.
     pub make: Arc<Make>,
     /// Empty in most targets.
@@ -63,8 +60,12 @@ pub struct Make {
     pub author: Author,
     /// Has the label that the watch selects by.
     pub marked: bool,
-    /// See [`Owners::foreign`].
-    foreign: bool,
+    /// Digest of the UID of the policy it was written for; 0 where the label is missing.
+    pub policy_uid: u32,
+    /// Its owners.
+    pub owners: Owners,
+    /// `kid` and `iss` of its token.
+    pub signer: Option<Arc<Signer>>,
 }
 
 impl Deref for Target {
@@ -110,7 +111,7 @@ pub struct More {
 }
 
 /// The owner references, as far as they matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owners {
     /// Digest of the UID in a plain reference to a `TokenPolicy`; 0 without one.
     pub policy: u32,
@@ -156,32 +157,25 @@ impl Target {
             previous: record.previous.clone(),
             revocation: Revocation::read(meta),
         };
-        let owners = Owners::read(meta);
         let make = Make {
             token_inputs: fingerprint(&record.token_inputs),
             layout: Written::read(&record.layout),
             applied: AppliedFields::read(meta),
             author: Author::read(meta),
             marked: meta::label(meta, names::ROLE) == Some(names::TARGET_ROLE),
-            foreign: owners.foreign,
+            policy_uid: Uid::read(meta::label(meta, names::POLICY_UID).unwrap_or_default()).digest(),
+            owners: Owners::read(meta),
+            signer: record.signer.clone(),
         };
         let target = Self {
             uid: Uid::read(meta.uid.as_deref()?),
             created: meta::created(meta),
-            policy_uid: Uid::read(meta::label(meta, names::POLICY_UID).unwrap_or_default()).digest(),
             account_uid: record.account_uid.digest(),
             token: record.token.clone(),
-            owner: owners.policy,
             make: Arc::new(make),
             more: Some(Box::new(more)),
         };
         Some((record, target))
-    }
-
-    /// The owners.
-    #[must_use]
-    pub fn owners(&self) -> Owners {
-        Owners { policy: self.owner, foreign: self.make.foreign }
     }
 
     /// Whether we have ever written it.

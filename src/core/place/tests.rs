@@ -14,7 +14,7 @@ use super::{
 use crate::api::server::tests::PEM;
 use crate::core::{
     address::ClusterAddress,
-    credential::{keys::Signer, token},
+    credential::token,
     format::{self, read_back},
     id::{GrantKey, Secs},
     layout, meta, names,
@@ -60,11 +60,11 @@ fn record(policy: &Policy) -> Record {
         account_uid: "sa-1".into(),
         token: Some(Token {
             id: claims.token_id.as_str().into(),
-            signer: Signer { key_id: claims.key_id.into(), issuer: claims.issuer.into() }.into(),
             issued: Secs::of(claims.issued_at),
             expires: Secs::of(claims.expires_at),
             bond: Bond { name: "tw-1".into(), uid: "anchor-1".into() },
         }),
+        signer: Some(claims.signer),
         rotate: "7".into(),
         previous: vec![previous],
         token_inputs: (&*policy.token_inputs).into(),
@@ -185,7 +185,7 @@ fn a_target_tells_all_that_was_written_into_it() {
             && target.layout.tells("a1:0")
     );
     assert_eq!((target.marked, target.written(), target.applied), (true, true, policy.applied));
-    assert!(target.owners().fit(&policy));
+    assert!(target.owners.fit(&policy));
     assert_eq!(
         (&body["metadata"]["labels"]["team"], &body["metadata"]["annotations"]["note"]),
         (&json!("a"), &json!("b"))
@@ -223,7 +223,7 @@ fn retain_has_no_owner() {
     let retain = policy(&json!({"deletionPolicy": "Retain"}));
     let body = rendered(&retain);
     assert_eq!(body["metadata"]["ownerReferences"], json!([]));
-    assert!(seen(&stored(&body)).unwrap().owners().fit(&retain));
+    assert!(seen(&stored(&body)).unwrap().owners.fit(&retain));
     assert_ne!(retain.token_inputs, policy(&json!({})).token_inputs);
 }
 

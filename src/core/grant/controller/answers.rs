@@ -9,10 +9,7 @@ use crate::{
     api::token_policy::Binding,
     core::{
         Time,
-        credential::{
-            keys::Signer,
-            token::{self, Minted},
-        },
+        credential::token::{self, Minted},
         failure::Failure,
         format::{self, read_back},
         grant::{
@@ -203,7 +200,7 @@ impl Grants {
 
     /// Whether a Secret of the grant has no reference to its policy.
     fn is_released(&self, grant: &Grant) -> bool {
-        let targets = self.targets_of(grant).filter_map(|id| self.targets.get(id)).map(Target::owners);
+        let targets = self.targets_of(grant).filter_map(|id| self.targets.get(id)).map(|target| target.owners);
         let anchors = self.anchors_of(grant).filter_map(|id| self.anchors.get(id)).map(Anchor::owners);
         targets.chain(anchors).any(|owners| owners.policy == 0)
     }
@@ -221,8 +218,9 @@ impl Grants {
     }
 
     fn seen(&mut self, id: u32, now: Time) -> Option<&mut Proof> {
-        let proof = &mut self.grants.get_mut(id)?.proof;
-        proof.target_seen = Secs::of(now);
+        let grant = self.grants.get_mut(id)?;
+        grant.target_seen = Secs::of(now);
+        let proof = &mut grant.proof;
         (proof.target_doubtful, proof.target_foreign, proof.target_refused) = (false, false, false);
         Some(proof)
     }
@@ -317,8 +315,7 @@ impl Grants {
         attempt.replaces = replaces.map(|token| Predecessor { due: token.due.filter(because_due), ..token });
         self.held.insert(id);
         self.spend(id, why, now);
-        let signer = Signer { key_id: claims.key_id.as_str().into(), issuer: claims.issuer.as_str().into() };
-        if self.keys.minted(Secs::of(claims.issued_at), signer) {
+        if self.keys.minted(Secs::of(claims.issued_at), claims.signer.clone()) {
             self.mark_all(now);
         }
         Ok(())
@@ -343,7 +340,7 @@ impl Grants {
     fn published(&mut self, call: &GrantCall, why: IssueReason, meta: &ObjectMeta, now: Time) {
         let id = call.grant;
         let Some(grant) = self.grants.get_mut(id) else { return };
-        grant.proof = Proof { target_seen: Secs::of(now), ..Proof::default() };
+        (grant.proof, grant.target_seen) = (Proof::default(), Secs::of(now));
         let rare = grant.rare();
         let (attempt, read_back, failing) = (rare.attempt.take(), rare.read_back.take(), rare.failing.take());
         (rare.anchor_absent, rare.token_lost) = (None, None);

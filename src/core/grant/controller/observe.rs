@@ -287,7 +287,7 @@ impl Grants {
         if known != after {
             if let Some(grant) = known.get().and_then(|grant| self.grants.get_mut(grant)) {
                 // A target stopped naming its anchors. It is looked at again before one counts as not named.
-                grant.proof.target_seen = Secs::default();
+                grant.target_seen = Secs::default();
             }
             self.move_target(id, after);
             known.get().into_iter().for_each(|grant| self.revoke_anew(grant, now));
@@ -297,7 +297,8 @@ impl Grants {
         }
         self.adopt_named(id, now);
         if let Some(grant) = after.get() {
-            self.doubt_policy(grant, before.map(Target::owners), self.targets.get(id).map(Target::owners));
+            let owners = |target: &Target| target.owners;
+            self.doubt_policy(grant, before.map(owners), self.targets.get(id).map(owners));
         }
         let name = match (self.targets.get(id), before) {
             (Some(target), _) => self.name_of(target, after),
@@ -309,7 +310,7 @@ impl Grants {
         if self.targets.get(id).is_none() {
             self.bury(known, Buried::Target(id));
         }
-        let occupied = |target: &Target| (target.make.clone(), target.policy_uid, target.owners());
+        let occupied = |target: &Target| target.make.clone();
         let as_before = known == after && before.map(occupied) == self.targets.get(id).map(occupied);
         for grant in [known.get().filter(|_| known != after), after.get()].into_iter().flatten() {
             self.settle(grant, now);
@@ -402,9 +403,8 @@ impl Grants {
     }
 
     pub(super) fn anchor_step(&mut self, scope: u16, event: WatchEvent<Anchor>, owner: Option<u32>, now: Time) {
-        let (order, seen) = (self.order, Secs::not_before(now));
-        self.order = self.order.wrapping_add(1);
-        let link = |key: &Key| AnchorLink { name: key.name.clone(), grant: Ref::NONE, next: Ref::NONE, seen, order };
+        let seen = Secs::not_before(now);
+        let link = |key: &Key| AnchorLink { name: key.name.clone(), grant: Ref::NONE, next: Ref::NONE, seen };
         for Changed { id, before } in self.anchors.apply(scope, event, link) {
             self.anchor_changed(id, before.as_ref(), owner, now);
         }

@@ -1,6 +1,6 @@
 //! Which object belongs to which grant, and which grants a policy has.
 
-use std::{cmp::Reverse, collections::HashSet};
+use std::{cmp::Reverse, collections::HashSet, sync::Arc};
 
 use hashbrown::HashTable;
 
@@ -237,9 +237,8 @@ impl Grants {
                 target.more = None;
             }
         }
-        if let Some(token) = &mut target.token {
-            token.signer = self.keys.share(token.signer.clone());
-        }
+        let signer = target.signer.clone().map(|signer| self.keys.share(signer));
+        Arc::make_mut(&mut target.make).signer = signer;
         target.make = self.makes.share(target.make);
         target
     }

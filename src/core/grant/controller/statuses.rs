@@ -195,10 +195,12 @@ impl Grants {
             audience_refused: self.audience_refused.as_deref(),
             keys: &self.keys,
             concern,
-            failing: totals.failing().filter_map(|grant| self.named(grant)).collect(),
-            invalid: totals.first_invalid().and_then(|grant| self.named(grant)),
+            failing: totals.failing().filter_map(|grant| self.named(grant, now)).collect(),
+            invalid: totals.first_invalid().and_then(|grant| self.named(grant, now)),
             unrevoked: undone.map(every).or_else(|| totals.first_unrevoked().and_then(|grant| self.unrevoked(grant))),
-            outside: totals.first_outside().and_then(|(due, grant)| Some((self.named(grant)?.account, due.time()))),
+            outside: totals
+                .first_outside()
+                .and_then(|(due, grant)| Some((self.named(grant, now)?.account, due.time()))),
         };
         let opened = self.namespaces.get(link.namespace).is_some_and(|place| self.is_open(place.scope));
         match (state, concern.or(undone)) {
@@ -211,10 +213,12 @@ impl Grants {
         }
     }
 
-    fn named(&self, id: u32) -> Option<NamedAccount> {
+    fn named(&self, id: u32, now: Time) -> Option<NamedAccount> {
         let grant = self.grants.get(id)?;
-        let failure = grant.rare.as_ref().and_then(|rare| rare.failure.clone());
-        Some(NamedAccount { account: self.key(grant).account.to_string(), failure, since: grant.since.time() })
+        let rare = grant.rare.as_ref();
+        let failure = rare.and_then(|rare| rare.failure.clone());
+        let since = rare.and_then(|rare| rare.reported).map_or(now, |(_, since)| since.time());
+        Some(NamedAccount { account: self.key(grant).account.to_string(), failure, since })
     }
 
     fn unrevoked(&self, id: u32) -> Option<Unrevoked> {

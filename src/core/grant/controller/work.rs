@@ -322,7 +322,7 @@ impl Grants {
             succeeded: !grant.selected && home.as_ref().is_some_and(|name| self.is_succeeded(grant, namespace, name)),
             old: old.filter_map(|target| self.placed(target)).collect(),
             by_name: OnceCell::new(),
-            anchors: anchors.filter_map(|anchor| self.placed_anchor(anchor)).collect(),
+            anchors: anchors.enumerate().filter_map(|(nth, anchor)| self.placed_anchor(nth, anchor)).collect(),
             key,
             home,
             grant,
@@ -341,7 +341,7 @@ impl Grants {
         if leaver.policy == heir.policy {
             return target.policy_uid == policy.uid.digest();
         }
-        let let_go = target.author == Author::Operator && target.owners() == Owners { policy: 0, foreign: false };
+        let let_go = target.author == Author::Operator && target.owners == Owners { policy: 0, foreign: false };
         leaver.account == heir.account && let_go && target.applied.data == policy.applied.data
     }
 
@@ -355,14 +355,14 @@ impl Grants {
         Some(Placed { name: self.target_name(id), version: self.targets.version(id), object: self.targets.get(id)? })
     }
 
-    fn placed_anchor(&self, id: u32) -> Option<PlacedAnchor<'_>> {
+    fn placed_anchor(&self, nth: usize, id: u32) -> Option<PlacedAnchor<'_>> {
         let (link, version) = (self.anchors.link(id)?, self.anchors.version(id));
         let anchor = Placed { name: link.name.clone(), version, object: self.anchors.get(id)? };
         let left = self.left.get(&id);
         Some(PlacedAnchor {
             anchor,
             seen: link.seen,
-            order: link.order,
+            nth,
             token_id: left.map(|left| left.token_id),
             target_deleted: left.is_some_and(|left| left.with_target),
         })
@@ -403,7 +403,7 @@ impl Grants {
         if failure.is_some() {
             grant.rare().failure.clone_from(&failure);
         }
-        let reported = grant.reported;
+        let reported = grant.reported();
         let news = match &decision.standing {
             // That a policy does not parse is reported once for the policy, not for each of its accounts.
             Standing::Failing(failure) if failure.reason == FailureReason::PolicyUnreadable => None,
@@ -414,12 +414,11 @@ impl Grants {
             Standing::Working | Standing::Unselected => None,
         };
         if let Some(what) = news {
-            grant.since = Secs::of(now);
-            grant.reported = what.failure().map(|failure| failure.reason);
+            grant.rare().reported = what.failure().map(|failure| (failure.reason, Secs::of(now)));
             self.report(id, what);
         }
         if recovered || reported.is_some() {
-            let still = self.grants.get(id).and_then(|grant| grant.reported).filter(|_| !recovered);
+            let still = self.grants.get(id).and_then(Grant::reported).filter(|_| !recovered);
             self.release(id, |reason, kind| kind == Kind::Revoke || Some(reason) == still, now);
         }
         if before != failure
@@ -465,7 +464,7 @@ fn counted(view: &View<'_>, decision: &Decision) -> Counted {
     let token = target.and_then(|target| target.token.as_ref()).filter(|_| alive != Some(false));
     let due = target.and_then(|target| view.due(target));
     // Only a Secret that we wrote, and a token that can have been issued by now, says anything about keys in use.
-    let signer = token.filter(|_| target.is_some_and(Target::written)).map(|token| token.signer.clone());
+    let signer = target.filter(|target| token.is_some() && target.written()).and_then(|target| target.signer.clone());
     Counted {
         selected: true,
         undecided: false,

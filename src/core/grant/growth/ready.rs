@@ -90,7 +90,7 @@ fn what_kills_a_token_ends_ready() {
         ("the clock went back", |crowd| crowd.server.pass(TimeDelta::hours(-2))),
         ("its key is gone", |crowd| {
             let (record, _) = crowd.server.published("ci", "p-app").unwrap();
-            let key = record.token.unwrap().signer.key_id.to_string();
+            let key = record.signer.unwrap().key_id.to_string();
             for key in [&*key, "another", "another", "another"] {
                 crowd.server.pass(TimeDelta::minutes(1));
                 crowd.grants.observe_keys(Some(&BTreeSet::from([key.to_owned()])), None, crowd.server.now);
