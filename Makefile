@@ -26,10 +26,10 @@ plugin: ## Build the release binary of the kubectl plugin
 
 # Control planes and kubectl live for minutes or less: more heap for them saves a tenth of their time.
 test: licences ## Run everything: format, lints, unit, property and end-to-end tests on a real control plane
-	$(MAKE) --no-print-directory --jobs=3 lint build programs
-	GOGC=$${GOGC-400} $(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync plugin test-units $(TESTS:%=test-%)
+	$(MAKE) --no-print-directory --jobs=4 lint build programs test-units
+	GOGC=$${GOGC-400} $(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) --output-sync plugin $(TESTS:%=test-%)
 
-# Beside the release binary, whose last step uses one core.
+# These two, and the unit tests, beside the release binary, whose last step uses one core.
 build-tests:
 	$(CARGO) test --workspace --locked --no-run
 
@@ -38,7 +38,7 @@ build-tests:
 programs: build-tests
 	-$(TARGET)/debug/programs
 
-test-units:
+test-units: build-tests
 	$(CARGO) test --workspace --locked --no-fail-fast --lib --bins
 	$(CARGO) test --workspace --locked --doc
 

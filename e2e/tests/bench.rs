@@ -5,7 +5,7 @@ use std::process::Command;
 
 #[test]
 fn runs_to_its_end() -> Result<()> {
-    let small = [("N", "3"), ("ROUNDS", "1"), ("TOKENS", "20"), ("GROWTH", "4,8"), ("SEED", "5")];
+    let small = [("N", "3"), ("ROUNDS", "1"), ("TOKENS", "20"), ("GROWTH", "4"), ("SEED", "5")];
     let done = Command::new(env!("CARGO_BIN_EXE_bench")).envs(small).output()?;
     let (text, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     ensure!(done.status.success(), "{text}{errors}");
