@@ -22,6 +22,9 @@ static HEAP: PeakAlloc = PeakAlloc;
 /// The room of one grant: names, UIDs and instants of account, target, anchor and token, and the way to find each.
 const BYTES_PER_GRANT: usize = 500;
 
+/// The room of an account that no policy selects.
+const BYTES_PER_ACCOUNT: usize = 130;
+
 /// The room of a policy with one grant: its spec, its status, and counts that a policy of many grants has but once.
 const BYTES_PER_POLICY: usize = 3100;
 
@@ -42,6 +45,11 @@ fn alone(name: &str) {
 #[test]
 fn a_grant_takes_at_most_500_bytes() {
     alone("bytes_per_grant");
+}
+
+#[test]
+fn an_account_without_a_policy_takes_at_most_130_bytes() {
+    alone("bytes_per_account");
 }
 
 #[test]
@@ -109,6 +117,16 @@ impl Template {
         (Key::new("ci", name), 1000 + u64::try_from(n).unwrap(), meta)
     }
 
+    fn list_accounts(&self, grants: &mut Grants, many: usize) {
+        let now = self.server.now;
+        grants.observe(0, Change::Account(WatchEvent::Listing), now);
+        for n in 0..many {
+            let (key, at, meta) = self.object(&self.account, n);
+            grants.observe(0, Change::Account(WatchEvent::Item(key, at, Account::read(&meta))), now);
+        }
+        grants.observe(0, Change::Account(WatchEvent::Listed), now);
+    }
+
     /// Four lists of so many grants, object by object.
     fn list(&self, grants: &mut Grants, many: usize) {
         let now = self.server.now;
@@ -117,12 +135,7 @@ impl Template {
         for event in [WatchEvent::Listing, WatchEvent::Item(Key::new("ci", "p"), 5, policy), WatchEvent::Listed] {
             grants.observe(0, Change::Policy(event), now);
         }
-        grants.observe(0, Change::Account(WatchEvent::Listing), now);
-        for n in 0..many {
-            let (key, at, meta) = self.object(&self.account, n);
-            grants.observe(0, Change::Account(WatchEvent::Item(key, at, Account::read(&meta))), now);
-        }
-        grants.observe(0, Change::Account(WatchEvent::Listed), now);
+        self.list_accounts(grants, many);
         grants.observe(0, Change::Target(WatchEvent::Listing), now);
         for n in 0..many {
             let (key, at, meta) = self.object(&self.target, n);
@@ -162,6 +175,18 @@ fn bytes_per_grant() {
         assert!(each <= BYTES_PER_GRANT, "{each} bytes per grant at {many}");
         assert!(peak * 10 <= held * 13 && again * 100 <= held * 101, "{held} bytes, then {again}, peak {peak}");
     }
+}
+
+#[test]
+#[ignore = "run alone, by another test"]
+fn bytes_per_account() {
+    let template = Template::new();
+    let empty = HEAP.current_usage();
+    let mut grants = Grants::new(address(), Demanded::default(), vec![None], 7);
+    template.list_accounts(&mut grants, MANY);
+    let each = (HEAP.current_usage() - empty) / MANY;
+    println!("{MANY} accounts without a policy: {each} bytes each");
+    assert!(each <= BYTES_PER_ACCOUNT, "{each} bytes");
 }
 
 #[test]
