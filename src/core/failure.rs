@@ -4,10 +4,13 @@ use chrono::TimeDelta;
 use ecow::{EcoString, eco_format};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
-use super::{Time, reason::FailureReason, redact};
+use super::{Time, names, reason::FailureReason, redact};
 
 /// The API server says no more than "Unauthorized".
 const UNAUTHORIZED: &str = "the operator's own token is not accepted: it has expired, is of another cluster, or its ServiceAccount is gone; renew the token or kubeconfig of the operator, or apply its ServiceAccount again";
+
+/// The API server says no more than "404 page not found".
+const NOT_SERVED: &str = "the API server does not serve this kind: its CustomResourceDefinition is missing; apply the CRDs of this release again (kubectl apply -k config/crd)";
 
 /// The longest pause that is granted to an API server: tokens expire meanwhile.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::seconds(60);
@@ -37,16 +40,23 @@ impl Failure {
         // Messages of our own admission policies name what to change; of another one nobody knows more than its name.
         let ours = message.split_once("ValidatingAdmissionPolicy 'tokenward");
         let said = ours.and_then(|(_, rest)| rest.split_once(" denied request: ")).map_or(message, |(_, said)| said);
-        if status.code == Some(401) {
-            let message = eco_format!("{}: {UNAUTHORIZED}", redact::message(operation));
-            return Self { reason: FailureReason::Forbidden, message, retry_after: None };
+        let known = match status.code {
+            Some(401) => Some((FailureReason::Forbidden, UNAUTHORIZED)),
+            Some(404) if message.contains("page not found") => Some((FailureReason::ApiUnavailable, NOT_SERVED)),
+            _ => None,
+        };
+        if let Some((reason, told)) = known {
+            let message = eco_format!("{}: {told}", redact::message(operation));
+            return Self { reason, message, retry_after: None };
         }
         Self::new(classify(status), &format!("{operation}: {said}"))
     }
 
-    /// The same for the creation of an anchor: whoever demands labels on every Secret refuses it for want of them.
+    /// The same for the creation of an anchor, whose name differs from try to try: a status that tells of it would too.
+    /// Whoever demands labels on every Secret refuses it for want of them.
     #[must_use]
     pub fn of_anchor(mut self) -> Self {
+        self.message = names::without_anchors(&self.message).into();
         if self.reason == FailureReason::AdmissionDenied {
             self.message.push_str(
                 "; if it is for a label on every Secret, start the operator with --secret-labels, or choose token.binding Target, which needs no anchor",
@@ -183,11 +193,20 @@ mod tests {
     #[test]
     fn a_refused_anchor_has_two_ways_out() {
         let status = |code: u16| serde_json::from_value(json!({"code": code, "message": "needs a team"})).unwrap();
-        let denied = Failure::refused("create Secret ci/tw-1 (anchor)", &status(403)).of_anchor();
+        let denied = Failure::refused("create Secret ci/tw-0123456789 (anchor)", &status(403)).of_anchor();
         let out = "start the operator with --secret-labels, or choose token.binding Target";
-        assert!(denied.message.contains("needs a team; ") && denied.message.contains(out), "{}", denied.message);
+        assert!(denied.message.starts_with("create Secret ci/tw-… (anchor): needs a team; "), "{}", denied.message);
+        assert!(denied.message.contains(out), "{}", denied.message);
         let other = Failure::refused("create Secret ci/tw-1 (anchor)", &status(500));
         assert_eq!(other.clone().of_anchor(), other);
+    }
+
+    #[test]
+    fn a_kind_that_is_not_served_is_told_as_what_it_is() {
+        let status = serde_json::from_value(json!({"code": 404, "message": "404 page not found\n"})).unwrap();
+        let failure = Failure::refused("watch tokenpolicies in all namespaces", &status);
+        assert!(failure.message.contains("its CustomResourceDefinition is missing; apply"), "{}", failure.message);
+        assert_eq!(failure.reason, FailureReason::ApiUnavailable);
     }
 
     #[test]

@@ -115,22 +115,50 @@ pub fn is_object_name(name: &str) -> bool {
 /// Digits of an anchor's name.
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
+/// So many digits are drawn for each name.
+const DRAWN: usize = 10;
+
 /// The name of a fresh anchor: ten characters of base 36, drawn by hashing. Names must not collide in a namespace,
 /// nothing more.
 #[must_use]
 pub fn anchor(seed: u64, number: u64) -> Name {
     let mut left = stable_hash([seed.to_string().as_str(), number.to_string().as_str()]);
     let mut name = Name::from(ANCHOR_PREFIX);
-    for _ in 0..10 {
+    for _ in 0..DRAWN {
         name.push(char::from(DIGITS[usize::try_from(left % 36).unwrap_or(0)]));
         left /= 36;
     }
     name
 }
 
+/// A text without the digits of anchors' names.
+#[must_use]
+pub fn without_anchors(text: &str) -> String {
+    let mut parts = text.split(ANCHOR_PREFIX);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let rest = part.trim_start_matches(|c: char| DIGITS.iter().any(|digit| char::from(*digit) == c));
+        let drawn = part.len() - rest.len() == DRAWN;
+        text + ANCHOR_PREFIX + if drawn { "…" } else { "" } + if drawn { rest } else { part }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_name_no_anchor() {
+        let told = |text: &str| without_anchors(text);
+        assert_eq!(
+            told("secrets \"tw-0a1b2c3d4e\" is forbidden, tw-9z8y7x6w5v too"),
+            "secrets \"tw-…\" is forbidden, tw-… too"
+        );
+        assert_eq!(told(&format!("{} x", anchor(1, 2))), "tw-… x");
+        for text in ["", "tw-", "Secret ci/my-tw-app", "tw-0a1b2c3d4e5f"] {
+            assert_eq!(told(text), text);
+        }
+    }
 
     #[test]
     fn fills_the_template() {

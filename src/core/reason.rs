@@ -1,6 +1,6 @@
 //! Why something happens, from closed lists: the words in conditions, events, logs and metrics.
 
-use strum::{EnumIter, EnumMessage, IntoStaticStr};
+use strum::{EnumIter, EnumMessage, EnumString, IntoStaticStr};
 
 /// Why a Secret is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, IntoStaticStr)]
@@ -140,7 +140,9 @@ impl AddressReason {
 }
 
 /// Why something does not work. Each is a condition reason, an event reason and a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, EnumMessage, IntoStaticStr)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumIter, EnumMessage, EnumString, IntoStaticStr,
+)]
 #[strum(const_into_str)]
 pub enum FailureReason {
     /// A named account does not exist. The Secret stays as it is.
@@ -181,7 +183,7 @@ pub enum FailureReason {
     /// RBAC refused a verb, which the message names.
     #[strum(message = "apply the overlay or Helm chart that you installed with again, or grant the verb")]
     Forbidden,
-    /// A `ResourceQuota` refused a Secret. No token was requested for it.
+    /// A `ResourceQuota` refused a Secret. Where it refused the anchor, no token was requested.
     #[strum(message = "raise the quota or delete Secrets; the operator tries again every minute")]
     QuotaExceeded,
     /// An administrator's limit, another admission policy or a webhook refused.

@@ -131,10 +131,11 @@ impl Budget {
         }
     }
 
-    /// The first instant at which a mint is allowed, `now` or later.
+    /// The first instant at which a mint is allowed for this reason, `now` or later. Only repairs get slower as they repeat.
     #[must_use]
-    pub fn ready_at(&self, now: Time) -> Time {
-        if self.refill(now).available > 0 { now } else { now.max(self.refilled.time() + self.pace()) }
+    pub fn ready_at(&self, now: Time, why: IssueReason) -> Time {
+        let pace = if why.is_repair() { self.pace() } else { TimeDelta::seconds(PACE.into()) };
+        if self.refill(now).available > 0 { now } else { now.max(self.refilled.time() + pace) }
     }
 
     /// The clock went back to `now`.
@@ -255,12 +256,12 @@ mod tests {
     fn three_mints_then_one_per_ten_seconds() {
         let mut budget = Budget::new(at(0));
         for _ in 0..3 {
-            assert_eq!(budget.ready_at(at(0)), at(0));
+            assert_eq!(budget.ready_at(at(0), IssueReason::RotationRequested), at(0));
             budget.spend(at(0), None);
         }
-        assert_eq!(budget.ready_at(at(0)), at(10));
+        assert_eq!(budget.ready_at(at(0), IssueReason::RotationRequested), at(10));
         budget.spend(at(10), None);
-        assert_eq!(budget.ready_at(at(11)), at(20));
+        assert_eq!(budget.ready_at(at(11), IssueReason::RotationRequested), at(20));
     }
 
     #[test]
@@ -268,18 +269,19 @@ mod tests {
         let mut budget = Budget::new(at(0));
         let mut now = at(0);
         for _ in 0..12 {
-            now = budget.ready_at(now);
+            now = budget.ready_at(now, IssueReason::DataChanged);
             budget.spend(now, Some(IssueReason::DataChanged));
         }
-        assert_eq!(budget.ready_at(now) - now, TimeDelta::minutes(10));
-        assert_eq!(budget.ready_at(now + TimeDelta::hours(1)), now + TimeDelta::hours(1));
+        assert_eq!(budget.ready_at(now, IssueReason::DataChanged) - now, TimeDelta::minutes(10));
+        assert_eq!(budget.ready_at(now, IssueReason::RotationRequested) - now, TimeDelta::seconds(10));
+        assert_eq!(budget.ready_at(now + TimeDelta::hours(1), IssueReason::DataChanged), now + TimeDelta::hours(1));
     }
 
     #[test]
     fn a_rotation_every_minute_is_never_held_up() {
         let mut budget = Budget::new(at(0));
         for minute in 0..200 {
-            assert_eq!(budget.ready_at(at(minute * 60)), at(minute * 60));
+            assert_eq!(budget.ready_at(at(minute * 60), IssueReason::RotationRequested), at(minute * 60));
             budget.spend(at(minute * 60), None);
         }
     }
@@ -300,8 +302,9 @@ mod tests {
             let (mut now, mut mints) = (0, 0_i64);
             for (wait, repair) in steps {
                 now += wait;
-                if budget.ready_at(at(now)) <= at(now) {
-                    budget.spend(at(now), repair.then_some(IssueReason::DataChanged));
+                let why = if repair { IssueReason::DataChanged } else { IssueReason::RotationRequested };
+                if budget.ready_at(at(now), why) <= at(now) {
+                    budget.spend(at(now), Some(why));
                     mints += 1;
                 }
             }

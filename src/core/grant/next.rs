@@ -154,12 +154,11 @@ fn removal(view: &View<'_>, target: &Placed<'_, Target>) -> Call {
 
 /// Where nothing is issued, owners and finalizers are still kept as the policy wants them, under the budget of all repairs.
 fn keep_owners(view: &View<'_>, until: Option<Time>) -> Act {
-    let ready_at = view.grant.budget.ready_at(view.now);
-    match view.readable().and_then(|policy| repair::owners_and_finalizers(view, policy)) {
-        Some((_, call)) if ready_at <= view.now => throttled(view, || call),
-        Some(_) => Act::Idle(Some(ready_at)),
-        None => Act::Idle(until),
-    }
+    let Some((why, call)) = view.readable().and_then(|policy| repair::owners_and_finalizers(view, policy)) else {
+        return Act::Idle(until);
+    };
+    let ready_at = view.grant.budget.ready_at(view.now, why);
+    if ready_at <= view.now { throttled(view, || call) } else { Act::Idle(Some(ready_at)) }
 }
 
 /// Nothing is issued while suspended; the status goes on telling when tokens die, and their Secrets follow the address.
@@ -283,7 +282,7 @@ fn waiting<C: Into<Option<Call>>>(case: &Case<'_>, active: bool, call: impl FnOn
 
 /// Row 7 for calls that begin something: the mint budget too.
 fn paced(case: &Case<'_>, why: IssueReason, call: impl FnOnce() -> Option<Call>) -> Conclusion {
-    let ready_at = case.view.grant.budget.ready_at(case.view.now);
+    let ready_at = case.view.grant.budget.ready_at(case.view.now, why);
     if ready_at <= case.view.now {
         return waiting(case, false, call);
     }

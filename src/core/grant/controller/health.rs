@@ -3,7 +3,10 @@
 use chrono::TimeDelta;
 
 use super::{Grants, KINDS};
-use crate::core::{Time, failure::Failure, id::Secs, reason::FailureReason};
+use crate::{
+    api::token_policy::AccountFailure,
+    core::{Time, failure::Failure, id::Secs, kernel::outbox::Outbox, meta, reason::FailureReason},
+};
 
 /// A token or anchor younger than this at start was probably made by the process before.
 const RESTART_CHARGE: TimeDelta = TimeDelta::seconds(10);
@@ -145,7 +148,24 @@ impl Grants {
             for id in self.grants_of_policy(policy) {
                 self.admit(id, now);
             }
+            self.recall_failures(policy);
             self.mark(policy, now);
+        }
+    }
+
+    /// The process before has told of what the status names.
+    fn recall_failures(&mut self, policy: u32) {
+        let (Some(state), Some(link)) = (self.policies.get(policy), self.policies.link(policy)) else { return };
+        let Some(place) = self.namespaces.get(link.namespace) else { return };
+        let recall = |failure: &AccountFailure| {
+            let account = self.accounts.find(place.scope, &place.name, &failure.service_account)?;
+            let since = Secs::of(meta::time(&failure.since)?);
+            Some((self.member(policy, account)?, (failure.reason.parse().ok()?, since)))
+        };
+        for (id, told) in state.head().status.failures.iter().filter_map(recall).collect::<Vec<_>>() {
+            if let Some(grant) = self.grants.get_mut(id).filter(|grant| grant.reported().is_none()) {
+                grant.rare().reported = Some(told);
+            }
         }
     }
 
@@ -163,6 +183,9 @@ impl Grants {
     /// This process begins to act. The previous leader may have work in flight, so the age of every anchor starts again, and
     /// every grant is decided as after a start.
     pub(super) fn begin_to_lead(&mut self, now: Time) {
+        // Statuses that have waited for minutes would go out before the first calls are answered.
+        self.outbox = Outbox::default();
+        self.mark_all(now);
         let anchors: Vec<u32> = self.anchors.iter().map(|(id, ..)| id).collect();
         for id in anchors {
             if let Some(link) = self.anchors.link_mut(id) {

@@ -187,6 +187,11 @@ impl Grants {
     ) -> TokenPolicyStatus {
         let Some(link) = self.policies.link(id) else { return stored.clone() };
         let totals = &link.totals;
+        let mut failing: Vec<u32> = totals.failing().collect();
+        // Numbers of grants differ from process to process.
+        failing.sort_by_cached_key(|id| {
+            self.grants.get(*id).map(|grant| (grant.counted.expires, self.key(grant).account))
+        });
         let every = |failure: &Failure| Unrevoked { account: None, failure: failure.clone(), asked: true };
         let context = Context {
             now,
@@ -195,7 +200,7 @@ impl Grants {
             audience_refused: self.audience_refused.as_deref(),
             keys: &self.keys,
             concern,
-            failing: totals.failing().filter_map(|grant| self.named(grant, now)).collect(),
+            failing: failing.into_iter().filter_map(|grant| self.named(grant, now)).collect(),
             invalid: totals.first_invalid().and_then(|grant| self.named(grant, now)),
             unrevoked: undone.map(every).or_else(|| totals.first_unrevoked().and_then(|grant| self.unrevoked(grant))),
             outside: totals

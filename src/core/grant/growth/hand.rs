@@ -552,3 +552,22 @@ fn a_revocation_that_cannot_be_carried_out_is_told_in_every_state() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Somebody fights the operator, and somebody else wants a fresh token.
+#[test]
+fn a_rotation_by_hand_waits_ten_seconds_at_most_however_often_repairs_were_needed() {
+    let mut crowd = Crowd::of_one();
+    crowd.settle();
+    for repair in 1..=6 {
+        crowd.server.delete_secrets(true);
+        for _ in 0..700 {
+            if crowd.server.mints <= repair {
+                crowd.pass(1);
+            }
+        }
+        assert_eq!(crowd.server.mints, repair + 1);
+    }
+    crowd.annotate(annotation::ROTATE, "1");
+    crowd.pass(11);
+    assert_eq!(crowd.server.mints, 8);
+}

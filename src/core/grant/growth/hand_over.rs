@@ -6,7 +6,12 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::token_policy::{Binding, DeletionPolicy},
-    core::{id::Secs, place::record::Record, request::Verb},
+    core::{
+        grant::event::GrantNews,
+        id::Secs,
+        place::record::Record,
+        request::{Refusal, Verb},
+    },
 };
 
 const SHARED: &str = "shared";
@@ -392,4 +397,81 @@ fn a_restart_writes_no_status_of_an_account_that_goes_on_failing() {
     crowd.settle();
     crowd.pass(2);
     assert_eq!((crowd.statuses, stored(&crowd)), (0, before));
+}
+
+/// Makes every call that is due, and statuses while those are under way. No Secret may be created.
+fn settle_without_secrets(crowd: &mut Crowd) {
+    loop {
+        crowd.hear();
+        let mut calls = Vec::new();
+        while let Some(call) = crowd.grants.take(&mut usize::MAX.clone(), crowd.server.now) {
+            calls.push(call);
+        }
+        while let Some((ticket, request)) = crowd.grants.take_status(1, crowd.server.now) {
+            crowd.statuses += 1;
+            crowd.perform(ticket, &request);
+        }
+        if calls.is_empty() {
+            return;
+        }
+        for (ticket, request) in calls {
+            let failure = Failure::new(FailureReason::AdmissionDenied, &request.what);
+            match request.verb {
+                Verb::Create => {
+                    let refusal = Box::new(Refusal { code: Some(403), object: None, failure });
+                    crowd.grants.answered(ticket, Err(refusal), crowd.server.now);
+                }
+                _ => crowd.perform(ticket, &request),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_standby_that_takes_over_tells_nothing_of_accounts_that_go_on_failing() {
+    let mut server = Server::new();
+    for account in ["app", "other"] {
+        server.account("ci", account, &[]);
+    }
+    server.policy("ci", "p", |policy| names(policy, vec!["app".into(), "other".into()]));
+    let mut crowd = Crowd::start(server);
+    settle_without_secrets(&mut crowd);
+    crowd.server.pass(TimeDelta::seconds(2));
+    settle_without_secrets(&mut crowd);
+    let stored = |crowd: &Crowd| crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone().unwrap();
+    let before = stored(&crowd);
+    assert_eq!(before.failures.len(), 2, "{before:?}");
+    crowd.restart();
+    crowd.server.pass(TimeDelta::seconds(60));
+    crowd.grants.lead(crowd.server.now);
+    for _ in 0..5 {
+        settle_without_secrets(&mut crowd);
+        crowd.server.pass(TimeDelta::seconds(1));
+    }
+    let told = crowd.events();
+    assert!(told.is_empty(), "{told:?}");
+    assert_eq!((crowd.statuses, stored(&crowd)), (0, before));
+    crowd.pass(60);
+    crowd.pass(2);
+    let recovered = crowd.events().into_iter().filter(|event| matches!(event.what, GrantNews::Recovered)).count();
+    assert_eq!((recovered, stored(&crowd).failures), (2, Vec::new()));
+}
+
+#[test]
+fn failures_of_one_end_are_told_in_the_order_of_their_names() {
+    let mut server = Server::new();
+    let accounts = ["c", "a", "b"];
+    for account in accounts {
+        server.account("ci", account, &[]);
+    }
+    server.policy("ci", "p", |policy| names(policy, accounts.map(Into::into).into()));
+    let mut crowd = Crowd::start(server);
+    for _ in 0..2 {
+        settle_without_secrets(&mut crowd);
+        crowd.server.pass(TimeDelta::seconds(2));
+    }
+    settle_without_secrets(&mut crowd);
+    let status = crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone().unwrap();
+    let told: Vec<String> = status.failures.into_iter().map(|failure| failure.service_account).collect();
+    assert_eq!(told, ["a", "b", "c"]);
 }
