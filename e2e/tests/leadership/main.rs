@@ -222,6 +222,7 @@ async fn one_acts_and_the_other_takes_over_when_it_is_killed() -> Result<()> {
     assert_eq!((a.of("policy_accounts").count(), b.of("policy_accounts").count()), (3, 0));
     assert_eq!(b.of("tokens_revoked_total").count(), 0, "what it sees is the leader's doing");
 
+    let failing = failing_policy(scene).await?;
     pair.a().kill9()?;
     let second = scene.target(TARGET).await?;
     let third = pair.rotated("2").await?;
@@ -236,7 +237,19 @@ async fn one_acts_and_the_other_takes_over_when_it_is_killed() -> Result<()> {
     assert_eq!(pair.turns()?, ["a", "b"]);
     let told = scene.events("p").await?;
     ensure!(!told.iter().any(|told| told.note.contains("by hand")), "{told:?}");
+    let still = scene.policies().get("q").await?;
+    assert_eq!(still.metadata.resource_version, failing, "what goes on failing is no news: {:?}", still.data["status"]);
     pair.stood_by()
+}
+
+/// Policy `q`, whose Secret has the name of another one; its resourceVersion when its status says so.
+async fn failing_policy(scene: &Scene) -> Result<Option<String>> {
+    let taken = json!({"metadata": {"name": "q-taken"}});
+    scene.secrets().create(&PostParams::default(), &serde_json::from_value(taken)?).await?;
+    scene.account("taken", &[]).await?;
+    scene.policy("q", &spec(&["taken"], json!({}))).await?;
+    scene.not_ready("q", "TargetNotOwned").await?;
+    Ok(scene.policies().get("q").await?.metadata.resource_version)
 }
 
 #[tokio::test]
