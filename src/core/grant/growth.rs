@@ -64,6 +64,7 @@ impl Crowd {
     /// As [`Crowd::start`], where consumers reach the server here.
     fn start_at(server: Server, address: KnownAddress) -> Self {
         let mut grants = Grants::new(address, Demanded::default(), vec![None], 7);
+        grants.lead(server.now);
         for change in server.lists() {
             grants.observe(0, change, server.now);
         }

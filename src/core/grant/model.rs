@@ -117,6 +117,7 @@ impl World {
     fn start(&mut self) -> Process {
         // No two processes draw the same names.
         let mut grants = Grants::new(self.address.clone(), Demanded::default(), vec![None], self.server.next());
+        grants.lead(self.server.now);
         for change in self.server.lists() {
             grants.observe(0, change, self.server.now);
         }

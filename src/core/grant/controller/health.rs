@@ -79,11 +79,16 @@ impl Grants {
 
     /// Takes down, once, that all lists should be complete by now.
     pub(super) fn note_late(&mut self, now: Time) {
-        let started = *self.started.get_or_insert(now);
+        let Some(started) = self.started else { return };
         if self.late || now < started + LISTED_WITHIN {
             return;
         }
         self.late = true;
+        self.mark_closed(now);
+    }
+
+    /// Policies whose grants cannot be decided yet may have to say so.
+    fn mark_closed(&mut self, now: Time) {
         for number in 0..u16::try_from(self.scopes.len()).unwrap_or(u16::MAX) {
             if !self.is_open(number) {
                 self.policies_in(number).into_iter().for_each(|policy| self.mark(policy, now));
@@ -148,19 +153,23 @@ impl Grants {
             for id in self.grants_of_policy(policy) {
                 self.admit(id, now);
             }
-            self.recall_failures(policy);
+            // A standby would recall what the leader tells something else of by the time it takes over.
+            if self.started.is_some() {
+                self.recall_failures(policy);
+            }
             self.mark(policy, now);
         }
     }
 
-    /// The process before has told of what the status names.
+    /// The process before has told of what the status names. That a policy does not parse is told once for all accounts.
     fn recall_failures(&mut self, policy: u32) {
         let (Some(state), Some(link)) = (self.policies.get(policy), self.policies.link(policy)) else { return };
         let Some(place) = self.namespaces.get(link.namespace) else { return };
         let recall = |failure: &AccountFailure| {
             let account = self.accounts.find(place.scope, &place.name, &failure.service_account)?;
             let since = Secs::of(meta::time(&failure.since)?);
-            Some((self.member(policy, account)?, (failure.reason.parse().ok()?, since)))
+            let reason = failure.reason.parse().ok().filter(|reason| *reason != FailureReason::PolicyUnreadable)?;
+            Some((self.member(policy, account)?, (reason, since)))
         };
         for (id, told) in state.head().status.failures.iter().filter_map(recall).collect::<Vec<_>>() {
             if let Some(grant) = self.grants.get_mut(id).filter(|grant| grant.reported().is_none()) {
@@ -185,7 +194,7 @@ impl Grants {
     pub(super) fn begin_to_lead(&mut self, now: Time) {
         // Statuses that have waited for minutes would go out before the first calls are answered.
         self.outbox = Outbox::default();
-        self.mark_all(now);
+        self.started = Some(now);
         let anchors: Vec<u32> = self.anchors.iter().map(|(id, ..)| id).collect();
         for id in anchors {
             if let Some(link) = self.anchors.link_mut(id) {
@@ -196,6 +205,7 @@ impl Grants {
             self.scopes[usize::from(number)].opened = false;
             self.open(number, now);
         }
+        self.mark_closed(now);
     }
 
     /// A process that dies right after every mint must not get a full budget each time.

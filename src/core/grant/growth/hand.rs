@@ -65,6 +65,7 @@ fn restart_before(crowd: &mut Crowd, kind: usize) {
         Change::Anchor(_) => kind != 3,
     };
     crowd.grants = Grants::new(address(), Demanded::default(), vec![None], 7);
+    crowd.grants.lead(crowd.server.now);
     crowd.server.log.clear();
     for change in crowd.server.lists().into_iter().filter(listed) {
         crowd.grants.observe(0, change, crowd.server.now);

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     api::token_policy::{Binding, DeletionPolicy},
     core::{
-        grant::event::GrantNews,
+        grant::event::{EVERY_ACCOUNT, GrantNews},
         id::Secs,
         place::record::Record,
         request::{Refusal, Verb},
@@ -399,6 +399,15 @@ fn a_restart_writes_no_status_of_an_account_that_goes_on_failing() {
     assert_eq!((crowd.statuses, stored(&crowd)), (0, before));
 }
 
+/// A process that has listed what the server has, and does not act.
+fn standby(server: &Server) -> Grants {
+    let mut grants = Grants::new(address(), Demanded::default(), vec![None], 7);
+    for change in server.lists() {
+        grants.observe(0, change, server.now);
+    }
+    grants
+}
+
 /// Makes every call that is due, and statuses while those are under way. No Secret may be created.
 fn settle_without_secrets(crowd: &mut Crowd) {
     loop {
@@ -441,7 +450,8 @@ fn a_standby_that_takes_over_tells_nothing_of_accounts_that_go_on_failing() {
     let stored = |crowd: &Crowd| crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone().unwrap();
     let before = stored(&crowd);
     assert_eq!(before.failures.len(), 2, "{before:?}");
-    crowd.restart();
+    crowd.grants = standby(&crowd.server);
+    crowd.statuses = 0;
     crowd.server.pass(TimeDelta::seconds(60));
     crowd.grants.lead(crowd.server.now);
     for _ in 0..5 {
@@ -455,6 +465,57 @@ fn a_standby_that_takes_over_tells_nothing_of_accounts_that_go_on_failing() {
     crowd.pass(2);
     let recovered = crowd.events().into_iter().filter(|event| matches!(event.what, GrantNews::Recovered)).count();
     assert_eq!((recovered, stored(&crowd).failures), (2, Vec::new()));
+}
+
+#[test]
+fn a_standby_that_takes_over_knows_what_the_leader_told_last() {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
+    let mut crowd = Crowd::start(server);
+    settle_without_secrets(&mut crowd);
+    crowd.pass(0);
+    let mut standby = standby(&crowd.server);
+    crowd.pass(61);
+    crowd.pass(2);
+    let recovered = |crowd: &mut Crowd| {
+        crowd.events().into_iter().filter(|event| matches!(event.what, GrantNews::Recovered)).count()
+    };
+    assert_eq!(recovered(&mut crowd), 1);
+    for change in crowd.server.lists() {
+        standby.observe(0, change, crowd.server.now);
+    }
+    crowd.grants = standby;
+    crowd.grants.lead(crowd.server.now);
+    crowd.pass(2);
+    assert_eq!(recovered(&mut crowd), 0, "the leader has told that");
+}
+
+#[test]
+fn a_policy_that_parses_again_after_a_restart_is_told_once_for_all_of_its_accounts() {
+    let mut server = Server::new();
+    server.account("ci", "app", &[]);
+    server.policy("ci", "p", |policy| names(policy, vec!["app".into()]));
+    let mut crowd = Crowd::start(server);
+    crowd.settle();
+    let windows = |crowd: &mut Crowd, windows: serde_json::Value| {
+        crowd.server.policy("ci", "p", |policy| {
+            names(policy, vec!["app".into()]);
+            policy.spec.rotation.windows = serde_json::from_value(windows).unwrap();
+        });
+        crowd.pass(2);
+        crowd.pass(2);
+    };
+    windows(&mut crowd, json!([{"schedule": "x", "duration": "1h"}]));
+    let status = crowd.server.policies[&("ci".to_owned(), "p".to_owned())].status.clone().unwrap();
+    assert_eq!(status.failures.first().map(|failure| &*failure.reason), Some("PolicyUnreadable"), "{status:?}");
+    crowd.restart();
+    crowd.pass(2);
+    crowd.pass(2);
+    crowd.events();
+    windows(&mut crowd, json!([]));
+    let told: Vec<String> = crowd.events().into_iter().map(|event| event.grant.account.to_string()).collect();
+    assert_eq!(told, [EVERY_ACCOUNT], "{told:?}");
 }
 
 #[test]
